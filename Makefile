@@ -1,0 +1,47 @@
+# `make demo` and `make test` need Python 3.11 or 3.12 and make; everything else they fetch into .venv themselves.
+
+PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do $$p -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all miniature format lint install clean
+
+help:  ## say what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(READY)  ## teach the miniature a character and report on it
+	$(BIN)/sdxl-flows run configs/miniature/dreambooth.yaml
+
+test: lint  ## lint, types, import contracts and tests (below ten minutes on two cores)
+	$(BIN)/python -m pytest
+
+test-all: lint  ## the same with slow tests, and GPU tests where there is a GPU
+	$(BIN)/python -m pytest -m 'slow or not slow'
+
+miniature: $(READY)  ## train the miniature from nothing (hours on two cores; resumes)
+	$(BIN)/python -m sdxl_core.miniature.recipe
+
+format: $(READY)  ## put the code into its one form
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: $(READY)  ## form, mistakes, types, direction of imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+install: $(READY)  ## only set up .venv
+
+# uv comes from the package index like everything else, and installs in a tenth of pip's time
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or 3.12 found; set PYTHON=/path/to/python3.11"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+clean:  ## remove .venv and the tools' caches; artifacts and runs stay
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build *.egg-info
