@@ -1,0 +1,35 @@
+"""What one forward pass is trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+# B rows, C latent channels, H W latent size, T text tokens, E text width, P pooled width
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """SDXL's text and micro-conditioning (Podell et al. 2023, section 2.2)."""
+
+    text_BTE: Tensor
+    pooled_BP: Tensor
+    time_ids_B6: Tensor
+    """float32: original height and width, crop top and left, target height and width, in pixels."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Latents with everything drawn for them; the draws are part of the batch, so an objective is a pure function."""
+
+    x_BCHW: Tensor
+    """Scaled latents."""
+    conditioning: Conditioning
+    eps_BCHW: Tensor
+    t_B: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        condition = Conditioning(*(getattr(self.conditioning, f.name).to(device) for f in fields(Conditioning)))
+        return Batch(self.x_BCHW.to(device), condition, self.eps_BCHW.to(device), self.t_B.to(device))

@@ -1,0 +1,1 @@
+"""Datasets: reading, checking, fingerprinting and preparing pictures with captions."""

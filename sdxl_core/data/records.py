@@ -1,0 +1,66 @@
+"""The record of one training picture, and the `records.jsonl` that lists them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from sdxl_core.errors import UserError
+
+FILE = "records.jsonl"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One picture of a dataset artifact."""
+
+    image: str
+    """File inside the artifact, `images/<sha256>.<suffix>`."""
+    sha256: str
+    """Of the file's bytes."""
+    width: int
+    """Pixels, after EXIF rotation."""
+    height: int
+    text: str
+    """Caption."""
+    concept: str | None
+    """Sub-folder the picture came from, where the source has concepts."""
+    source: str
+    """Name inside the dataset it came from, such as `people/ann.png` or `part-0.parquet#12`."""
+
+    def __post_init__(self) -> None:
+        strings = (self.image, self.sha256, self.text, self.source)
+        if not all(isinstance(value, str) for value in strings) or not isinstance(self.concept, str | None):
+            raise ValueError("image, sha256, text and source should be text, and concept text or null")
+        if not all(isinstance(side, int) and side > 0 for side in (self.width, self.height)):
+            raise ValueError(f"width and height should be positive integers, not {self.width!r} x {self.height!r}")
+
+
+def write_records(directory: Path, records: Iterable[Record]) -> Path:
+    """Write `records.jsonl` into `directory`, one record a line in the order given; nothing else decides its bytes."""
+    lines = [json.dumps(asdict(record), ensure_ascii=False, sort_keys=True) + "\n" for record in records]
+    path = directory / FILE
+    path.write_text("".join(lines), encoding="utf-8", newline="\n")
+    return path
+
+
+def read_records(directory: Path) -> list[Record]:
+    """Read what `write_records` wrote.
+
+    Raises:
+        UserError: the file is missing, or a line is not a record; the line is named.
+    """
+    path = directory / FILE
+    if not path.is_file():
+        raise UserError.about(str(path), expected="the list of a dataset artifact's pictures", got="no such file")
+    records = []
+    with path.open(encoding="utf-8", newline="\n") as lines:  # only \n ends a line; a caption may hold U+2028
+        for number, line in enumerate(lines, start=1):
+            try:
+                records.append(Record(**json.loads(line)))
+            except (TypeError, ValueError) as error:
+                names = ", ".join(field.name for field in fields(Record))
+                raise UserError.about(f"{path}:{number}", expected=f"a record with {names}", got=error) from None
+    return records

@@ -1,0 +1,191 @@
+"""What every source shares: entries, captions, and paths that stay inside the dataset's folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from sdxl_core.config import DatasetConfig
+from sdxl_core.data.decode import SUFFIXES
+from sdxl_core.errors import UserError, did_you_mean
+
+PICTURE_SUFFIXES = frozenset(
+    {f".{suffix}" for suffix in SUFFIXES.values()}
+    | {".jpeg", ".jfif", ".mpo", ".tiff", ".apng", ".pgm", ".pnm"}
+    # Not decodable here, yet somebody's pictures: they are reported as such instead of being overlooked.
+    | {".heic", ".heif", ".jxl", ".jp2", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"}
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A picture that a source offers, not yet looked at."""
+
+    source: str
+    """Name inside the dataset."""
+    picture: Path | bytes
+    text: str
+    concept: str | None = None
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something in a dataset that is not a usable picture with a caption."""
+
+    where: str
+    """Picture, row or file, named relative to the dataset."""
+    reason: str
+    always_refused: bool = False
+    """Whether the dataset is refused whatever `on_bad_image` says: rows that point outside it, or are not readable."""
+
+
+Entry = Row | Problem
+DigestFile = Callable[[Path], str]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a source holds, in its own stable order."""
+
+    total: int
+    """How many entries there are; for progress."""
+    entries: Iterable[Entry]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A kind of dataset."""
+
+    listing: Callable[[DatasetConfig], Listing]
+    """Raises UserError where the configuration does not fit the dataset; all else is among the entries."""
+    identity: Callable[[DatasetConfig, DigestFile], list[tuple[str, str]]]
+    """(name inside the dataset, digest of content) of all that `listing` reads."""
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The files of a folder, hidden ones left out, by POSIX name relative to it and sorted."""
+
+    root: Path
+    files: tuple[str, ...]
+    problems: tuple[Problem, ...]
+
+    @property
+    def pictures(self) -> tuple[str, ...]:
+        return tuple(name for name in self.files if PurePosixPath(name).suffix.lower() in PICTURE_SUFFIXES)
+
+
+def open_folder(config: DatasetConfig) -> Folder:
+    """List the folder `config.path`, following no link out of it.
+
+    Raises:
+        UserError: it is not a folder.
+    """
+    root = Path(config.path).expanduser()
+    if not root.is_dir():
+        got = "a file" if root.exists() else "nothing of that name"
+        siblings = [path.name for path in root.parent.iterdir()] if root.parent.is_dir() else []
+        near = did_you_mean(root.name, siblings)
+        raise UserError.about(f"dataset.path {root}", expected="a folder", got=got, fix=near)
+    files, problems = [], []
+    for name in sorted(_walk(root)):
+        try:
+            path = confine(root, name)
+        except ValueError as error:
+            problems.append(Problem(printable(name), str(error), always_refused=True))
+            continue
+        if path.is_file():
+            files.append(name)
+        else:
+            kind = "a link to a folder" if path.is_dir() else "neither a file nor a folder"
+            problems.append(Problem(name, f"{kind}; put the files themselves there"))
+    return Folder(root, tuple(files), tuple(problems))
+
+
+def confine(root: Path, name: object) -> Path:
+    """The path of `name` under `root`.
+
+    Raises:
+        ValueError: `name` is no relative path that stays inside `root`, links followed; with the reason.
+    """
+    if not isinstance(name, str) or not name.strip():
+        raise ValueError(f"expected a file name, got {name!r}")
+    if "\0" in name or printable(name) != name:
+        raise ValueError("the file name holds characters that are not text")
+    windows = PureWindowsPath(name)
+    if "\\" in name or windows.drive:
+        raise ValueError("a Windows path; write it relative to the dataset's folder, with / between folders")
+    if windows.root or ".." in windows.parts:
+        raise ValueError("leaves the dataset's folder; only files inside it are read")
+    try:
+        path = (root / name).resolve()
+    except (OSError, RuntimeError):
+        raise ValueError("its links lead nowhere") from None
+    if not path.is_relative_to(root.resolve()):
+        raise ValueError("a link that leaves the dataset's folder; put the file itself there")
+    return path
+
+
+def caption_from(value: object, fallback: str | None) -> str:
+    """The caption in a cell of a table or a file, or `fallback` where there is none.
+
+    Raises:
+        ValueError: with the reason.
+    """
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"the caption should be text, got {value!r:.60}")
+    caption = (value or "").strip() or (fallback or "").strip()
+    if not caption:
+        raise ValueError("no caption" if value is None else "the caption is empty")
+    if printable(caption) != caption:
+        raise ValueError("the caption holds half of a surrogate pair, which is no text")
+    return caption
+
+
+def read_caption_file(path: Path) -> str:
+    """The text of a caption file.
+
+    Raises:
+        ValueError: it is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path.name} is not UTF-8 text") from None
+
+
+def require_column(setting: str, column: str, columns: Iterable[str], where: str) -> None:
+    """Raises UserError, naming the nearest column, unless `column` is among `columns`."""
+    known = sorted(columns)
+    if column not in known:
+        raise UserError.about(
+            f"dataset.{setting} = {column!r}",
+            expected=f"a column of {where}, which has {', '.join(known) or 'none'}",
+            got="no such column",
+            fix=did_you_mean(column, known),
+        )
+
+
+def digest_names(root: Path, names: Iterable[str], digest_file: DigestFile) -> list[tuple[str, str]]:
+    """(name, digest) of files under `root`."""
+    return [(name, digest_file(root / name)) for name in names]
+
+
+def printable(text: str) -> str:
+    """`text` with lone surrogates (undecodable bytes of a file name, broken escapes) made visible."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _walk(root: Path) -> Iterator[str]:
+    for directory, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if not _hidden(name)]
+        links = [name for name in folders if os.path.islink(os.path.join(directory, name))]
+        for name in [*files, *links]:  # os.walk does not go into linked folders; they are named instead
+            if not _hidden(name):
+                yield (Path(directory) / name).relative_to(root).as_posix()
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"

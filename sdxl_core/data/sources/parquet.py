@@ -1,0 +1,104 @@
+"""A parquet file, or a folder of them, with the pictures inside: raw bytes, or the {bytes, path} of `datasets`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sdxl_core.config import DatasetConfig
+from sdxl_core.data.sources.base import (
+    DigestFile,
+    Entry,
+    Listing,
+    Problem,
+    Row,
+    caption_from,
+    digest_names,
+    open_folder,
+    require_column,
+)
+from sdxl_core.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow.parquet
+
+ROWS_AT_A_TIME = 16
+
+
+def listing(config: DatasetConfig) -> Listing:
+    root, names, problems = _files(config)
+    if not names:
+        raise UserError.about(f"dataset.path {root}", expected="parquet files", got="a folder without any")
+    tables = [(name, _open(root, name, config)) for name in names]
+    total = len(problems) + sum(table.metadata.num_rows for _, table in tables)
+    return Listing(total, _entries(problems, tables, config))
+
+
+def identity(config: DatasetConfig, digest_file: DigestFile) -> list[tuple[str, str]]:
+    root, names, _ = _files(config)
+    return digest_names(root, names, digest_file)
+
+
+def picture_bytes(cell: object) -> bytes:
+    """The file bytes in a cell.
+
+    Raises:
+        ValueError: the cell is empty, or names a file instead of holding it.
+    """
+    content = cell.get("bytes") if isinstance(cell, dict) else cell
+    if isinstance(content, bytes):
+        return content
+    raise ValueError("no picture" if cell is None else f"expected the picture's bytes, got {cell!r:.60}")
+
+
+def _files(config: DatasetConfig) -> tuple[Path, list[str], tuple[Problem, ...]]:
+    path = Path(config.path).expanduser()
+    if path.is_file():
+        return path.parent, [path.name], ()
+    folder = open_folder(config)
+    return folder.root, [name for name in folder.files if name.lower().endswith(".parquet")], folder.problems
+
+
+def _open(root: Path, name: str, config: DatasetConfig) -> pyarrow.parquet.ParquetFile:
+    import pyarrow
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        table = ParquetFile(root / name)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError.about(f"dataset {name}", expected="a parquet file", got=error) from None
+    columns = table.schema_arrow.names
+    require_column("image_column", _image_column(config), columns, name)
+    if config.prompt is None:
+        require_column("caption_column", config.caption_column, columns, name)
+    return table
+
+
+def _image_column(config: DatasetConfig) -> str:
+    return config.image_column or "image"
+
+
+def _entries(
+    problems: tuple[Problem, ...], tables: list[tuple[str, pyarrow.parquet.ParquetFile]], config: DatasetConfig
+) -> Iterator[Entry]:
+    import pyarrow
+
+    yield from problems
+    for name, table in tables:
+        try:
+            yield from _rows(name, table, config)
+        except (pyarrow.ArrowException, OSError) as error:
+            yield Problem(name, f"damaged: {error}", always_refused=True)
+
+
+def _rows(name: str, table: pyarrow.parquet.ParquetFile, config: DatasetConfig) -> Iterator[Entry]:
+    wanted, present = (_image_column(config), config.caption_column), table.schema_arrow.names
+    batches = table.iter_batches(batch_size=ROWS_AT_A_TIME, columns=[column for column in wanted if column in present])
+    for number, row in enumerate(row for batch in batches for row in batch.to_pylist()):
+        where = f"{name}#{number}"
+        try:
+            text = caption_from(row.get(config.caption_column), config.prompt)
+            yield Row(where, picture_bytes(row[_image_column(config)]), text)
+        except ValueError as error:
+            yield Problem(where, str(error))

@@ -1,0 +1,72 @@
+"""Exponential moving average of the trained weights, or none: the loop calls both alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from sdxl_core.config import EmaConfig
+
+
+class NoEma:
+    """The weights as they are."""
+
+    def update(self, step: int) -> None:
+        """Nothing to keep."""
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        assert not state, "a run without EMA was given averaged weights"
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        yield
+
+
+class Ema(NoEma):
+    """avg <- decay * avg + (1 - decay) * weight, after every optimizer step."""
+
+    def __init__(self, config: EmaConfig, parameters: Sequence[nn.Parameter]) -> None:
+        self.config = config
+        self.parameters = list(parameters)
+        self.averages = [p.detach().clone() for p in self.parameters]
+
+    def decay(self, step: int) -> float:
+        """Decay at optimizer step `step`, counted from 1; short at first when warming up."""
+        return min(self.config.decay, (1 + step) / (10 + step)) if self.config.warmup else self.config.decay
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        torch._foreach_lerp_(self.averages, [p.detach() for p in self.parameters], 1 - self.decay(step))
+
+    def state(self) -> dict[str, Tensor]:
+        return {f"{i:05d}": average for i, average in enumerate(self.averages)}
+
+    @torch.no_grad()
+    def load(self, state: dict[str, Tensor]) -> None:
+        for i, average in enumerate(self.averages):
+            average.copy_(state[f"{i:05d}"])
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """The model holds the average inside, and its own weights again afterwards."""
+        live = [p.detach().clone() for p in self.parameters]
+        self._put(self.averages)
+        try:
+            yield
+        finally:
+            self._put(live)
+
+    @torch.no_grad()
+    def _put(self, values: Sequence[Tensor]) -> None:
+        for parameter, value in zip(self.parameters, values, strict=True):
+            parameter.copy_(value)
+
+
+def build_ema(config: EmaConfig | None, parameters: Sequence[nn.Parameter]) -> NoEma:
+    return NoEma() if config is None else Ema(config, parameters)

@@ -1,0 +1,145 @@
+"""Loading the parts of a Stable Diffusion XL checkpoint, and putting a LoRA on its UNet.
+
+Everything loads from local folders, from safetensors alone, and runs no code that comes with a checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from diffusers.utils import logging as diffusers_logging
+from peft import LoraConfig as PeftLoraConfig
+from torch import nn
+from transformers.utils import logging as transformers_logging
+
+from sdxl_core.config import LoraConfig, LoraTargets, SamplingConfig
+from sdxl_core.errors import UserError
+from sdxl_core.runtime import choose_dtype
+from sdxl_core.schedule import NoiseSchedule
+
+# Bars and notes of every component's loading would bury the pipeline's own progress.
+for library in (diffusers_logging, transformers_logging):
+    library.set_verbosity_error()
+    library.disable_progress_bar()
+
+LORA_TARGETS: dict[LoraTargets, list[str]] = {
+    "attention": ["to_k", "to_q", "to_v", "to_out.0"],
+    "attention+feed-forward": ["to_k", "to_q", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2"],
+}
+SCHEDULERS: dict[str, Any] = {
+    "euler": EulerDiscreteScheduler,
+    "ddim": DDIMScheduler,
+    "dpmpp_2m": DPMSolverMultistepScheduler,
+}
+ADAPTER_NAME = "default"
+
+
+def stored(component: Path) -> dict[str, Any]:
+    """How to read a component's weights: float32, from safetensors, in the variant that is there (`fp16`, or none)."""
+    names = sorted(path.name for path in component.glob("*.safetensors"))
+    plain = [name for name in names if name.split(".")[1].startswith("safetensors")]
+    variant = names[0].split(".")[1].split("-")[0] if names and not plain else None
+    return {"dtype": torch.float32, "use_safetensors": True, "variant": variant, "local_files_only": True}
+
+
+def load_vae(folder: Path, device: torch.device) -> AutoencoderKL:
+    """The autoencoder in float32: half precision overflows in SDXL's own VAE."""
+    vae = AutoencoderKL.from_pretrained(folder, **stored(folder))
+    return vae.to(device).eval().requires_grad_(False)
+
+
+def vae_folder(model: Path, vae: Path | None) -> Path:
+    """The VAE that a configuration means: the replacement if one is named, else the checkpoint's own."""
+    return vae if vae is not None else model / "vae"
+
+
+def load_unet(model: Path) -> UNet2DConditionModel:
+    """The UNet on the CPU in float32, frozen.
+
+    Raises:
+        UserError: the checkpoint's UNet lacks SDXL's added conditioning.
+    """
+    unet = UNet2DConditionModel.from_pretrained(model / "unet", **stored(model / "unet"))
+    if unet.config.addition_embed_type != "text_time":
+        raise UserError(
+            f"model.base: {model} is no Stable Diffusion XL checkpoint: its UNet has addition_embed_type = "
+            f"{unet.config.addition_embed_type!r}, expected 'text_time'"
+        )
+    return unet.requires_grad_(False)
+
+
+def load_noise_schedule(model: Path) -> NoiseSchedule:
+    """The training schedule that the checkpoint's scheduler configuration describes."""
+    scheduler = DDPMScheduler.from_pretrained(model, subfolder="scheduler")
+    return NoiseSchedule(scheduler.alphas_cumprod.float(), scheduler.config.prediction_type)
+
+
+def load_pipeline(
+    model: Path, vae: Path | None, sampling: SamplingConfig, device: torch.device
+) -> StableDiffusionXLPipeline:
+    """The checkpoint as diffusers' own pipeline, ready to sample as `sampling` says, without a progress bar."""
+    dtype = choose_dtype(sampling.precision, device, "sampling")
+    parts: dict[str, Any] = {}
+    if vae is not None:
+        parts["vae"] = AutoencoderKL.from_pretrained(vae, **stored(vae) | {"dtype": dtype})
+    pipeline = StableDiffusionXLPipeline.from_pretrained(
+        model, **stored(model / "unet") | {"dtype": dtype}, add_watermarker=False, **parts
+    )
+    pipeline.scheduler = SCHEDULERS[sampling.scheduler].from_config(pipeline.scheduler.config)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device)
+
+
+def zeros_for_empty_prompt(model: Path) -> bool:
+    """Whether the checkpoint stands for "no caption" by zeros (as SDXL base does) or by the empty text's embedding.
+
+    Caption dropout in training must say "nothing" as guidance will say it in sampling.
+    """
+    index = json.loads((model / "model_index.json").read_text(encoding="utf-8"))
+    return bool(index.get("force_zeros_for_empty_prompt", True))
+
+
+def add_lora(unet: UNet2DConditionModel, config: LoraConfig, seed: int) -> list[nn.Parameter]:
+    """Put a fresh LoRA on `unet` (Hu et al. 2021: A Gaussian, B zero) and return its float32 parameters.
+
+    The initial weights are a function of `seed` alone.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        unet.add_adapter(
+            PeftLoraConfig(
+                r=config.rank,
+                lora_alpha=config.scaled_alpha,
+                lora_dropout=config.dropout,
+                init_lora_weights="gaussian",
+                target_modules=LORA_TARGETS[config.targets],
+            ),
+            adapter_name=ADAPTER_NAME,
+        )
+    trainable = [p for p in unet.parameters() if p.requires_grad]
+    for parameter in trainable:
+        parameter.data = parameter.data.float()
+    return trainable
+
+
+def cast_frozen(unet: nn.Module, dtype: torch.dtype) -> None:
+    """Convert the frozen weights to `dtype`; what is trained stays float32."""
+    for parameter in unet.parameters():
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.to(dtype)
+    for module in unet.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if buffer.is_floating_point():
+                setattr(module, name, buffer.to(dtype))

@@ -1,0 +1,17 @@
+"""The training objectives. To add one: a file here, a line below, a configuration class in `sdxl_core.config`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sdxl_core.objectives.base import LossOutput, Objective
+from sdxl_core.objectives.diffusion import Diffusion
+from sdxl_core.objectives.prior_preservation import PriorPreservation
+
+OBJECTIVES: dict[str, Callable[[Any], Objective]] = {
+    "diffusion": Diffusion,
+    "prior_preservation": PriorPreservation,
+}
+
+__all__ = ["OBJECTIVES", "LossOutput", "Objective"]

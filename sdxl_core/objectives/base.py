@@ -1,0 +1,28 @@
+"""What the training loop knows of an objective."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor
+
+from sdxl_core.batch import Batch
+from sdxl_core.denoiser import Denoiser
+
+
+@dataclass(frozen=True)
+class LossOutput:
+    loss: Tensor
+    """A scalar to differentiate."""
+    scalars: dict[str, Tensor] = field(default_factory=dict)
+    """Detached figures to log."""
+
+
+class Objective(Protocol):
+    """A training method, as a value: calls the denoiser on a batch and says what to minimise."""
+
+    uses_class_images: bool
+    """Batches are then instance rows followed by as many class rows."""
+
+    def __call__(self, denoiser: Denoiser, batch: Batch) -> LossOutput: ...

@@ -1,0 +1,101 @@
+"""A dataset's fingerprint is a function of names and bytes, and of nothing else."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sdxl_core.config import DatasetConfig
+from sdxl_core.data.fingerprint import dataset_fingerprint
+from sdxl_core.errors import UserError
+
+Build = Callable[[str, Path], DatasetConfig]
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def fingerprint(config: DatasetConfig) -> str:
+    return dataset_fingerprint(config, digest)
+
+
+def test_place_and_time_do_not_matter(local_source: str, build: Build, tmp_path: Path) -> None:
+    here = build(local_source, tmp_path / "here")
+    before = fingerprint(here)
+    shutil.copytree(tmp_path / "here", tmp_path / "elsewhere/there")
+    for path in (tmp_path / "elsewhere/there").rglob("*"):
+        os.utime(path, (1, 1))
+    there = here.model_copy(update={"path": str(tmp_path / "elsewhere/there")})
+    assert fingerprint(there) == fingerprint(here) == before
+
+
+def test_any_byte_of_any_file_and_any_name_matters(local_source: str, build: Build, tmp_path: Path) -> None:
+    config = build(local_source, tmp_path / "set")
+    seen = {fingerprint(config)}
+    files = sorted(path for path in (tmp_path / "set").rglob("*") if path.is_file())
+    for path in files:
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        seen.add(fingerprint(config))
+        path.write_bytes(whole)
+    pictures = [path for path in files if path.suffix in (".png", ".parquet")]
+    for path in pictures:
+        renamed = path.rename(path.with_stem(path.stem + "-renamed"))
+        seen.add(fingerprint(config))
+        renamed.rename(path)
+    for path in pictures:
+        moved = path.rename(path.with_suffix(".away"))
+        seen.add(fingerprint(config))
+        moved.rename(path)
+    assert len(seen) == 1 + len(files) + 2 * len(pictures)
+
+
+def test_files_that_are_not_read_do_not_matter(local_source: str, build: Build, tmp_path: Path) -> None:
+    config = build(local_source, tmp_path / "set")
+    before = fingerprint(config)
+    (tmp_path / "set/notes.md").write_text("notes")
+    (tmp_path / "set/.DS_Store").write_text("junk")
+    assert fingerprint(config) == before
+
+
+def test_swapping_two_pictures_or_two_captions_matters(build: Build, tmp_path: Path) -> None:
+    config = build("captions", tmp_path / "set")
+    before = fingerprint(config)
+    for suffix in (".png", ".txt"):
+        ann, bob = tmp_path / f"set/ann{suffix}", tmp_path / f"set/people/bob{suffix}"
+        first, second = ann.read_bytes(), bob.read_bytes()
+        ann.write_bytes(second), bob.write_bytes(first)
+        assert fingerprint(config) != before
+        ann.write_bytes(first), bob.write_bytes(second)
+    assert fingerprint(config) == before
+
+
+def test_a_file_that_only_metadata_names_matters(build: Build, tmp_path: Path) -> None:
+    config = build("imagefolder", tmp_path / "set")
+    with (tmp_path / "set/metadata.jsonl").open("a") as file:
+        file.write('\n{"file_name": "scan.img", "text": "x"}')
+    (tmp_path / "set/scan.img").write_bytes(b"1")
+    before = fingerprint(config)
+    (tmp_path / "set/scan.img").write_bytes(b"2")
+    assert fingerprint(config) != before
+
+
+def test_a_hub_dataset_is_its_id_split_and_commit() -> None:
+    def never(path: Path) -> str:
+        raise AssertionError("no file of a pinned hub dataset needs reading")
+
+    base = DatasetConfig(source="hub", path="someone/pictures", revision="0" * 40)
+    changes = [{}, {"path": "someone/else"}, {"split": "test"}, {"revision": "1" * 40}]
+    assert len({dataset_fingerprint(base.model_copy(update=change), never) for change in changes}) == len(changes)
+
+
+def test_an_unpinned_hub_dataset_cannot_be_identified_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=r"Set dataset\.revision to a commit"):
+        fingerprint(DatasetConfig(source="hub", path="someone/pictures", revision="main"))

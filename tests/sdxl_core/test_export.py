@@ -1,0 +1,127 @@
+"""What is exported loads elsewhere, and is what was trained."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionXLPipeline
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from sdxl_core.config import LoraConfig, SamplingConfig
+from sdxl_core.export import DIFFUSERS_FILE, KOHYA_FILE, export_lora, original_module_name
+from sdxl_core.generate import generate_images, pixel_digest
+from sdxl_core.model import add_lora, load_unet
+from sdxl_core.prompts import Prompt, prompt_seed
+
+SAMPLING = SamplingConfig(steps=3, width_px=64, height_px=64)
+LORA = LoraConfig(rank=3, alpha=12, targets="attention+feed-forward")  # alpha differs from rank: a scale of 4
+PROMPT = Prompt("one", "a photo of a person in the snow")
+
+STRANGER = """
+import hashlib, sys, torch
+from diffusers import StableDiffusionXLPipeline
+assert not any(name.split(".")[0] in ("sdxl_core", "tasks", "flows") for name in sys.modules)
+pipe = StableDiffusionXLPipeline.from_pretrained(sys.argv[1], add_watermarker=False)
+pipe.load_lora_weights(sys.argv[2], weight_name=sys.argv[3])
+picture = pipe(sys.argv[4], num_inference_steps=3, guidance_scale=5.0, width=64, height=64,
+               generator=torch.Generator("cpu").manual_seed(int(sys.argv[5]))).images[0]
+print(hashlib.sha256(b"RGB,64,64," + picture.tobytes()).hexdigest())
+"""
+
+
+@pytest.fixture(scope="module")
+def exported(random_sdxl: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA with all weights non-zero, exported."""
+    unet = load_unet(random_sdxl)
+    torch.manual_seed(1)
+    for parameter in add_lora(unet, LORA, seed=0):
+        parameter.data.normal_(0, 0.1)
+    out = tmp_path_factory.mktemp("export")
+    export_lora(unet, LORA, out, {"base": "digest"})
+    return out
+
+
+@pytest.fixture(scope="module")
+def own_picture(random_sdxl: Path, exported: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Pixel digest of the project's own picture with the exported LoRA."""
+    out = tmp_path_factory.mktemp("own")
+    generate_images(
+        sampling=SAMPLING,
+        prompts=(PROMPT,),
+        replicates=1,
+        seed=7,
+        model=random_sdxl,
+        vae=None,
+        adapter=exported / DIFFUSERS_FILE,
+        model_digest="candidate",
+        out=out,
+        cells={},
+    )
+    return pixel_digest((out / "images" / "one-0.png").read_bytes())
+
+
+@pytest.mark.parametrize("file", [DIFFUSERS_FILE, KOHYA_FILE])
+def test_plain_diffusers_makes_the_same_picture(
+    random_sdxl: Path, exported: Path, own_picture: str, file: str, tmp_path: Path
+) -> None:
+    """In a process and a folder without the project's code, both files give the project's own picture."""
+    arguments = [str(random_sdxl), str(exported), file, PROMPT.prompt, str(prompt_seed(7, PROMPT.id, 0))]
+    run = subprocess.run(
+        [sys.executable, "-I", "-c", STRANGER, *arguments], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split()[-1] == own_picture
+
+
+def test_the_adapter_changes_the_picture(random_sdxl: Path, own_picture: str) -> None:
+    pipeline = StableDiffusionXLPipeline.from_pretrained(random_sdxl, add_watermarker=False)
+    generator = torch.Generator("cpu").manual_seed(prompt_seed(7, PROMPT.id, 0))
+    picture = pipeline(PROMPT.prompt, num_inference_steps=3, width=64, height=64, generator=generator).images[0]
+    assert hashlib.sha256(b"RGB,64,64," + picture.tobytes()).hexdigest() != own_picture
+
+
+def test_alpha_stands_in_both_files(exported: Path) -> None:
+    with safe_open(exported / DIFFUSERS_FILE, "pt") as file:
+        metadata = json.loads(file.metadata()["lora_adapter_metadata"])
+    assert (metadata["unet.r"], metadata["unet.lora_alpha"]) == (3, 12.0)
+    alphas = [v.item() for k, v in load_file(exported / KOHYA_FILE).items() if k.endswith(".alpha")]
+    assert alphas and set(alphas) == {12.0}
+
+
+def test_bytes_are_a_function_of_the_weights(random_sdxl: Path, exported: Path, tmp_path: Path) -> None:
+    unet = load_unet(random_sdxl)
+    torch.manual_seed(1)
+    for parameter in add_lora(unet, LORA, seed=0):
+        parameter.data.normal_(0, 0.1)
+    export_lora(unet, LORA, tmp_path, {"base": "digest"})
+    for file in (DIFFUSERS_FILE, KOHYA_FILE):
+        assert (tmp_path / file).read_bytes() == (exported / file).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("diffusers", "original"),
+    [  # SDXL: two layers a level, so three entries with the resampler; names as in Stability's checkpoint
+        ("down_blocks.1.attentions.0.proj_in", "input_blocks.4.1.proj_in"),
+        (
+            "down_blocks.2.attentions.1.transformer_blocks.9.attn2.to_k",
+            "input_blocks.8.1.transformer_blocks.9.attn2.to_k",
+        ),
+        ("mid_block.attentions.0.transformer_blocks.0.attn1.to_q", "middle_block.1.transformer_blocks.0.attn1.to_q"),
+        ("up_blocks.0.attentions.2.proj_out", "output_blocks.2.1.proj_out"),
+        ("up_blocks.1.attentions.0.proj_in", "output_blocks.3.1.proj_in"),
+    ],
+)
+def test_names_of_the_original_unet(diffusers: str, original: str) -> None:
+    assert original_module_name(diffusers, layers_per_block=2) == original
+
+
+def test_unknown_module_is_not_guessed() -> None:
+    with pytest.raises(ValueError, match="no place in the original UNet for conv_in"):
+        original_module_name("conv_in", layers_per_block=2)

@@ -1,0 +1,101 @@
+"""Laws of the draws, the noise schedule, the weighting, the learning rate and the average."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from diffusers import DDPMScheduler
+from torch import nn
+
+from sdxl_core import randomness
+from sdxl_core.config import EmaConfig, TrainingConfig
+from sdxl_core.ema import Ema, NoEma
+from sdxl_core.objectives.weighting import timestep_weight
+from sdxl_core.optim import LR_SHAPES, learning_rate
+from sdxl_core.schedule import NoiseSchedule
+
+REFERENCE = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+
+
+def schedule(prediction_type: str = "epsilon") -> NoiseSchedule:
+    return NoiseSchedule(REFERENCE.alphas_cumprod, prediction_type)
+
+
+def test_draws_depend_on_their_counters_alone() -> None:
+    first = randomness.normal((4,), "noise", 0, 5, 2)
+    torch.rand(17)  # other use of randomness in between
+    assert torch.equal(first, randomness.normal((4,), "noise", 0, 5, 2))
+    assert not torch.equal(first, randomness.normal((4,), "noise", 0, 5, 3))
+    assert not torch.equal(first, randomness.normal((4,), "posterior", 0, 5, 2))
+    assert randomness.derived_seed("a", 1, 23) != randomness.derived_seed("a", 12, 3)
+
+
+def test_draws_are_distributed_as_they_say() -> None:
+    integers = [randomness.integer(10, "t", i) for i in range(5000)]
+    counts = [integers.count(v) for v in range(10)]
+    assert sum((c - 500) ** 2 / 500 for c in counts) < 33.7  # chi-square, 9 degrees of freedom, p = 1e-4
+    normals = torch.cat([randomness.normal((8,), "n", i) for i in range(2000)])
+    assert abs(normals.mean()) < 0.03 and abs(normals.std() - 1) < 0.03
+    assert sorted(randomness.permutation(50, "order", 1)) == list(range(50))
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_schedule_agrees_with_diffusers(prediction_type: str) -> None:
+    x, eps, t = torch.randn(5, 4, 3, 3), torch.randn(5, 4, 3, 3), torch.tensor([0, 1, 400, 998, 999])
+    ours = schedule(prediction_type)
+    assert torch.allclose(ours.add_noise(x, eps, t), REFERENCE.add_noise(x, eps, t), atol=1e-6)
+    expected = eps if prediction_type == "epsilon" else REFERENCE.get_velocity(x, eps, t)
+    assert torch.allclose(ours.target(x, eps, t), expected, atol=1e-6)
+
+
+def test_min_snr_weights() -> None:
+    """Against the definition by hand, at high and at low noise."""
+    snr = torch.tensor([0.01, 1.0, 5.0, 100.0])
+    assert timestep_weight(snr, "epsilon", None).tolist() == [1, 1, 1, 1]
+    assert timestep_weight(snr, "epsilon", 5).tolist() == pytest.approx([1, 1, 1, 0.05])
+    assert timestep_weight(snr, "v_prediction", 5).tolist() == pytest.approx([0.01 / 1.01, 0.5, 5 / 6, 5 / 101])
+
+
+def test_velocity_and_epsilon_weights_mean_the_same_loss() -> None:
+    """An error d in x_0 is d sqrt(SNR) in eps and d sqrt(SNR + 1) in v: weighted, both are min(SNR, gamma) d^2."""
+    snr = torch.tensor([0.1, 2.0, 50.0])
+    d = 0.3
+    by_eps = timestep_weight(snr, "epsilon", 5) * d**2 * snr
+    by_v = timestep_weight(snr, "v_prediction", 5) * d**2 * (snr + 1)
+    assert torch.allclose(by_eps, by_v)
+
+
+@pytest.mark.parametrize("shape", LR_SHAPES)
+def test_learning_rate_rises_then_follows_its_shape(shape: str) -> None:
+    config = TrainingConfig(max_steps=100, warmup_steps=10, learning_rate=0.5, lr_schedule=shape)
+    rates = [learning_rate(config, s) for s in range(100)]
+    assert rates[0] == pytest.approx(0.5 / 11) and rates[10] == pytest.approx(0.5)
+    assert all(a < b for a, b in pairwise(rates[:11]))
+    assert all(a >= b for a, b in pairwise(rates[10:]))
+    middle = {"constant": 0.5, "linear": 0.25, "cosine": 0.25}[shape]
+    assert learning_rate(config, 55) == pytest.approx(middle)
+
+
+def test_average_is_the_sum_it_stands_for() -> None:
+    parameter = nn.Parameter(torch.tensor([1.0]))
+    ema = Ema(EmaConfig(decay=0.9, warmup=False), [parameter])
+    values = [2.0, -1.0, 4.0]
+    for step, value in enumerate(values, start=1):
+        parameter.data.fill_(value)
+        ema.update(step)
+    expected = 0.9**3 * 1.0 + 0.1 * (0.9**2 * 2.0 + 0.9 * -1.0 + 4.0)
+    assert ema.averages[0].item() == pytest.approx(expected, rel=1e-6)
+    with ema.applied():
+        assert parameter.item() == pytest.approx(expected, rel=1e-6)
+    assert parameter.item() == 4.0
+    with NoEma().applied():
+        assert parameter.item() == 4.0
+
+
+def test_average_warms_up() -> None:
+    ema = Ema(EmaConfig(decay=0.99), [])
+    assert [ema.decay(1), ema.decay(10**6)] == [pytest.approx(2 / 11), 0.99]
+    assert not math.isclose(ema.decay(1), Ema(EmaConfig(decay=0.99, warmup=False), []).decay(1))
