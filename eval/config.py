@@ -1,0 +1,57 @@
+"""Configuration of an evaluation. Importing this imports no torch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Annotated
+
+from pydantic import Field, field_validator
+
+from eval.scorers import MetricConfig
+from eval.settings import Config
+
+PositiveInt = Annotated[int, Field(ge=1)]
+GallerySize = Annotated[int, Field(ge=0, le=120)]
+
+
+class GalleryConfig(Config):
+    """How many pictures the report shows. Changes the report only, never a score."""
+
+    wins: GallerySize = 12
+    """Pairs in which the candidate gains most on the leading metric."""
+    losses: GallerySize = 12
+    """Pairs in which it loses most."""
+    sample: GallerySize = 12
+    """Pairs drawn at random, so that the gallery is not only extremes."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of that draw."""
+    references: GallerySize = 12
+    """Instance pictures shown for orientation."""
+    max_side_px: Annotated[int, Field(ge=32, le=2048)] = 512
+    """Larger pictures are scaled down to this side before they go into the page."""
+
+
+class EvaluationConfig(Config):
+    """Which pictures are compared, by which metrics, and how surely."""
+
+    prompts: str
+    """Prompt file: `.jsonl` with `prompt` and optionally `id` and `category`, or `.txt` with one prompt a line."""
+    replicates: PositiveInt = 1
+    """Seeds per prompt. The prompt is the unit of inference: more prompts tell more than more seeds."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Base of the pictures' seeds and of the resampling."""
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
+    """Of every interval; 1 - confidence is the false-positive rate of the tests."""
+    resamples: Annotated[int, Field(ge=999, le=1_000_000)] = 9999
+    """Bootstrap and permutation draws."""
+    metrics: Annotated[tuple[MetricConfig, ...], Field(min_length=1)]
+    """What is measured. Those marked `primary` decide the verdict, jointly corrected; all others are exploratory."""
+    gallery: GalleryConfig = GalleryConfig()
+
+    @field_validator("metrics")
+    @classmethod
+    def _one_name_each(cls, metrics: tuple[MetricConfig, ...]) -> tuple[MetricConfig, ...]:
+        repeated = sorted(name for name, count in Counter(metric.id for metric in metrics).items() if count > 1)
+        if repeated:
+            raise ValueError(f"metric {repeated[0]!r} is there more than once; give each its own `name`")
+        return metrics

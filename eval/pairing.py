@@ -1,0 +1,68 @@
+"""From rows to numbers per prompt: base and candidate side by side."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from eval.errors import EvalError
+from eval.stats import FloatArray
+from eval.table import Row
+
+Key = tuple[str, int]  # prompt id, replicate
+
+
+@dataclass(frozen=True)
+class Paired:
+    """One metric's scores where both sides have one, in the order of the base's rows."""
+
+    keys: tuple[Key, ...]
+    base: FloatArray
+    candidate: FloatArray
+
+    @property
+    def delta(self) -> FloatArray:
+        return self.candidate - self.base
+
+    def by_key(self) -> dict[Key, tuple[float, float]]:
+        """Pair -> its scores, base first."""
+        return dict(zip(self.keys, zip(self.base.tolist(), self.candidate.tolist(), strict=True), strict=True))
+
+    def per_prompt(self, values: FloatArray) -> FloatArray:
+        """Mean over the replicates of each prompt, prompts in order of appearance."""
+        return group_means([prompt for prompt, _ in self.keys], values)
+
+
+def group_means(groups: Sequence[Hashable], values: Iterable[float]) -> FloatArray:
+    """Mean of the values of each group, groups in order of appearance."""
+    members: dict[Hashable, list[float]] = defaultdict(list)
+    for group, value in zip(groups, values, strict=True):
+        members[group].append(value)
+    return np.array([np.mean(numbers) for numbers in members.values()])
+
+
+def paired_scores(rows: Iterable[Row], metric_id: str) -> Paired:
+    """Raises EvalError when sides do not belong together or no pair has both scores."""
+    sides: dict[str, dict[Key, Row]] = {"base": {}, "candidate": {}}
+    for row in rows:
+        if row.metric_id == metric_id:
+            sides[row.model_id][row.key] = row
+    base, candidate = sides["base"], sides["candidate"]
+    for key in base.keys() & candidate.keys():
+        if base[key].seed != candidate[key].seed:
+            raise EvalError(
+                f"metric {metric_id}: prompt {key[0]!r}, replicate {key[1]}: base and candidate have different seeds "
+                f"({base[key].seed} and {candidate[key].seed}); they must start from the same noise to be compared"
+            )
+    keys = tuple(key for key in base if key in candidate and base[key].is_scored and candidate[key].is_scored)
+    if not keys:
+        reasons = sorted({row.reason for row in (*base.values(), *candidate.values()) if row.reason})
+        raise EvalError(f"metric {metric_id}: no prompt is scored on both sides ({'; '.join(reasons) or 'no rows'})")
+    return Paired(
+        keys,
+        np.array([base[key].value for key in keys]),
+        np.array([candidate[key].value for key in keys]),
+    )

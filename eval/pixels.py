@@ -1,0 +1,31 @@
+"""Pictures as tensors, for metrics that compare pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from eval.errors import NotScored
+from eval.images import Picture
+
+if TYPE_CHECKING:
+    import torch
+
+
+def same_size_pair(pictures: Sequence[Picture]) -> tuple[Image.Image, Image.Image]:
+    """Decode two pictures. Raises NotScored when one is unreadable or their sizes differ."""
+    first, second = (picture.load() for picture in pictures)
+    if first.size != second.size:
+        sizes = [f"{image.width}x{image.height}" for image in (first, second)]
+        raise NotScored(f"sizes differ: {sizes[0]} against {sizes[1]}")
+    return first, second
+
+
+def pixels_1CHW(image: Image.Image) -> torch.Tensor:
+    """uint8 HWC [0, 255] => float32 1CHW [0, 1]."""
+    import torch
+
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255

@@ -1,0 +1,162 @@
+"""The report's figures as inline SVG, in the page's own colours and fonts.
+
+Matplotlib draws with stand-in colours, which become CSS variables in the markup; so one figure suits light and dark.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from io import StringIO
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from eval.result import JudgedMetric
+from eval.stats import FloatArray
+
+INK, MUTED, RULE = "#010101", "#020202", "#030303"
+BETTER, WORSE, NEUTRAL, ACCENT = "#040404", "#050505", "#060606", "#070707"
+VARIABLES = {
+    INK: "ink",
+    MUTED: "muted",
+    RULE: "rule",
+    BETTER: "better",
+    WORSE: "worse",
+    NEUTRAL: "neutral",
+    ACCENT: "accent",
+}
+OUTCOME_COLOUR = {"better": BETTER, "worse": WORSE, "no_difference": NEUTRAL, "too_few_prompts": NEUTRAL}
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",  # text stays text: searchable, and in the page's font
+    "font.size": 9.5,
+    "axes.edgecolor": RULE,
+    "axes.labelcolor": MUTED,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "text.color": INK,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "lines.solid_capstyle": "round",
+}
+INCH_WIDE = 11.0  # 1 pt of text is then about 1.3 px in the page
+UNWANTED = (
+    r"<metadata>.*?</metadata>",
+    r"<style.*?</style>",  # would apply to the whole page
+    r" font-family: [^;]*;",  # the page's own font is better
+    r' (?:id|xmlns:xlink|xmlns)="(?![mp][0-9a-f]{9})[^"]*"',  # all but markers and clip paths, which are referred to
+)
+
+
+def forest(metrics: Sequence[JudgedMetric]) -> str:
+    """Improvement of each metric in its own standard deviations, with its interval; right of zero is better."""
+    shown = [metric for metric in metrics if metric.d_z is not None]
+    if not shown:
+        return ""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(INCH_WIDE, 0.85 + 0.42 * len(shown)), layout="constrained")
+        axes = figure.add_subplot()
+        axes.axvline(0, color=MUTED, linewidth=1)
+        for height, metric in enumerate(reversed(shown)):
+            colour = OUTCOME_COLOUR[metric.outcome]
+            assert metric.d_z is not None
+            low, high = metric.d_z_interval or (metric.d_z, metric.d_z)
+            axes.plot([low, high], [height, height], color=colour, linewidth=2.4)
+            axes.plot(metric.d_z, height, "o", color=colour, markersize=7 if metric.primary else 5)
+            axes.annotate(
+                f"{metric.d_z:+.2f}", (high, height), (7, 0), textcoords="offset points", va="center", color=INK
+            )
+        axes.set_yticks(range(len(shown)), [_label(metric) for metric in reversed(shown)])
+        axes.tick_params(axis="y", length=0, labelcolor=INK)
+        axes.spines["left"].set_visible(False)
+        axes.set_ylim(-0.6, len(shown) - 0.1)
+        axes.margins(x=0.12)
+        axes.set_xlabel("effect in standard deviations of the difference")
+        for side, text in ((0.0, "\N{LEFTWARDS ARROW} worse"), (1.0, "better \N{RIGHTWARDS ARROW}")):
+            align = "left" if side == 0 else "right"
+            axes.annotate(text, (side, 1), xycoords="axes fraction", ha=align, va="top", color=MUTED)
+        return _svg(figure, "forest", "Standardised improvement of each metric with its confidence interval")
+
+
+def difference_histogram(metric: JudgedMetric, delta_P: FloatArray) -> str:
+    """How the prompts' differences are spread, with their mean and its interval over zero."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(INCH_WIDE / 2, 2.6), layout="constrained")
+        axes = figure.add_subplot()
+        bins = np.histogram_bin_edges(delta_P, bins=min(24, max(6, len(delta_P) // 2)))
+        axes.hist(delta_P, bins=list(bins), color=NEUTRAL, alpha=0.55, edgecolor="none", rwidth=0.92)
+        axes.axvline(0, color=MUTED, linewidth=1)
+        colour = OUTCOME_COLOUR[metric.outcome]
+        if metric.delta_interval is not None:
+            axes.axvspan(metric.delta_interval.low, metric.delta_interval.high, color=colour, alpha=0.22, linewidth=0)
+        axes.axvline(metric.delta, color=colour, linewidth=2)
+        axes.set_xlabel(f"candidate - base, {metric.facts.unit}".replace(" - ", " \N{MINUS SIGN} "))
+        axes.set_ylabel("prompts")
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+        label = f"Differences of {metric.facts.title} by prompt"
+        return _svg(figure, f"differences-{metric.facts.name}", label)
+
+
+def training_curves(history: Sequence[Mapping[str, float]]) -> str:
+    """One small panel per logged quantity over optimizer steps; a smoothed line over the pale raw one."""
+    names = [name for name in _quantities(history) if name not in ("step", "epoch")]
+    if not names:
+        return ""
+    columns = min(len(names), 3)
+    rows = math.ceil(len(names) / columns)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(INCH_WIDE, 2.3 * rows), layout="constrained")
+        for place, name in enumerate(names, start=1):
+            axes = figure.add_subplot(rows, columns, place)
+            points = [(entry["step"], entry[name]) for entry in history if entry.get(name) is not None]
+            _curve(axes, [step for step, _ in points], np.array([value for _, value in points]))
+            axes.set_title(name.replace("_", " "), loc="left", fontsize=9.5, color=INK)
+            axes.set_xlabel("optimizer step")
+        return _svg(figure, "training", "Training curves")
+
+
+def _curve(axes: Axes, steps: Sequence[float], values: FloatArray) -> None:
+    window = max(1, len(values) // 12)
+    if window == 1 or np.ptp(np.diff(values)) < 1e-12:
+        axes.plot(steps, values, color=ACCENT, linewidth=1.8)
+        return
+    padded = np.concatenate([np.full(window - 1, values[0]), values])
+    axes.plot(steps, values, color=NEUTRAL, alpha=0.5, linewidth=1)
+    axes.plot(steps, np.convolve(padded, np.full(window, 1 / window), mode="valid"), color=ACCENT, linewidth=1.8)
+
+
+def _quantities(history: Iterable[Mapping[str, float]]) -> list[str]:
+    """Names in order of first appearance, the loss first."""
+    names = list(dict.fromkeys(name for entry in history for name in entry))
+    return sorted(names, key=lambda name: name != "loss")
+
+
+def _label(metric: JudgedMetric) -> str:
+    return metric.facts.title + ("" if metric.primary else " (exploratory)")
+
+
+def _svg(figure: Figure, name: str, description: str) -> str:
+    """Markup that is the same for the same figure, with `description` for those who cannot see it."""
+    text = StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        FigureCanvasSVG(figure).print_svg(  # type: ignore[no-untyped-call]
+            text, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
+        )
+    markup = text.getvalue()
+    markup = markup[markup.index("<svg") :]
+    for colour, variable in VARIABLES.items():
+        markup = markup.replace(colour, f"var(--{variable})")
+    for unwanted in UNWANTED:
+        markup = re.sub(unwanted, "", markup, flags=re.DOTALL)
+    markup = markup.replace("xlink:href", "href")
+    frame = rf'<svg role="img" aria-label="{html.escape(description)}" \1>'
+    return re.sub(r'<svg\b[^>]*?(viewBox="[^"]*")[^>]*>', frame, markup, count=1)

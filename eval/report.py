@@ -1,0 +1,202 @@
+"""The report stage: one self-contained page for people, and the same findings for machines."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from eval import plots, wording
+from eval.breakdown import CategoryDelta, by_category
+from eval.config import GalleryConfig
+from eval.errors import EvalError
+from eval.gallery import Card, Thumbnail, choose, improvements, shown_cards, thumbnail
+from eval.images import GeneratedImage, Picture, read_image_set, read_references
+from eval.pairing import Paired, paired_scores
+from eval.result import Comparison, read_comparison
+from eval.summary import summary_markdown
+from eval.table import SCORES, read_scores
+from eval.training import Training, read_training
+
+SCHEMA_VERSION = 1
+TEMPLATES = Path(__file__).parent / "templates"
+IMAGE_SET_FACTS = "set.json"
+TABS = {"wins": "Biggest wins", "losses": "Biggest losses", "sample": "Random sample"}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """One line of "what was compared"."""
+
+    name: str
+    base: str
+    candidate: str
+
+
+def build_report(
+    *,
+    title: str,
+    comparison: Path,
+    base: Path,
+    candidate: Path,
+    references: Path | None,
+    training: Path | None,
+    provenance: Mapping[str, Any],
+    command: str,
+    config_yaml: str,
+    out: Path,
+    gallery: GalleryConfig | None = None,
+) -> dict[str, object]:
+    """Write report.html, report.json, summary.md and scores.parquet into `out`. The same inputs give the same bytes.
+
+    Args:
+        title: what the page is called.
+        comparison: comparison artifact.
+        base, candidate: the two image sets.
+        references: dataset artifact with the instance pictures, or None to show none.
+        training: train artifact, or None to show none.
+        provenance: digests, versions and whatever else identifies the inputs; shown as it comes.
+        command: how to make this report again.
+        config_yaml: the whole configuration as text.
+        out: folder for the results, made if absent.
+        gallery: which pictures are shown; default: `GalleryConfig()`.
+
+    Returns:
+        A summary: outcome, headline and the number of picture pairs shown.
+
+    Raises:
+        EvalError: an input folder is not what it should be.
+    """
+    sizes = gallery or GalleryConfig()
+    found, rows = read_comparison(comparison), read_scores(comparison)
+    images = {"base": read_image_set(base), "candidate": read_image_set(candidate)}
+    paired = {metric.facts.name: paired_scores(rows, metric.facts.name) for metric in found.judged}
+    cards = choose(images["base"], images["candidate"], _leading(found, paired), sizes)
+    categories = _categories(found, paired, images["base"])
+    compared = {
+        "base": _set_facts(base, images["base"]),
+        "candidate": _set_facts(candidate, images["candidate"]),
+    }
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "title": title,
+        "headline": wording.headline(found),
+        "summary": wording.summary(found),
+        "comparison": found.model_dump(mode="json"),
+        "categories": [asdict(category) for category in categories],
+        "image_sets": compared,
+        "gallery": {tab: _tab_keys(cards, tab) for tab in TABS},
+        "provenance": dict(provenance),
+        "command": command,
+        "config": config_yaml,
+    }
+    page = _page().render(
+        **document,
+        found=found,
+        words=wording,
+        category_rows=categories,
+        facts=_side_by_side(compared),
+        provenance_lines=_flat(provenance),
+        tabs={tab: label for tab, label in TABS.items() if _tab_keys(cards, tab)},
+        cards=shown_cards(cards, found, rows, paired, sizes),
+        prompts={image.prompt_id: image.prompt for image in images["base"]},
+        references=_references(references, sizes),
+        training=(seen := read_training(training, sizes.max_side_px) if training else None),
+        figures=_figures(found, paired, seen),
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "report.html").write_text(page, encoding="utf-8")
+    text = json.dumps(document, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    (out / "report.json").write_text(text + "\n", encoding="utf-8")
+    (out / "summary.md").write_text(summary_markdown(title, found), encoding="utf-8")
+    shutil.copyfile(comparison / SCORES, out / SCORES)
+    return {"outcome": found.outcome, "headline": wording.headline(found), "pairs_shown": len(cards)}
+
+
+def _page() -> Any:
+    # prompts, titles and file names are untrusted text: everything is escaped
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2")
+
+
+def _leading(found: Comparison, paired: Mapping[str, Paired]) -> Paired | None:
+    if found.leading is None:
+        return None
+    facts = found.leading.facts
+    return improvements(paired[facts.name], facts.direction)
+
+
+def _categories(
+    found: Comparison, paired: Mapping[str, Paired], images: Sequence[GeneratedImage]
+) -> list[CategoryDelta]:
+    if found.leading is None:
+        return []
+    names = {image.prompt_id: image.category for image in images}
+    return by_category(paired[found.leading.facts.name], names, found)
+
+
+def _set_facts(folder: Path, images: Sequence[GeneratedImage]) -> dict[str, Any]:
+    path = folder / IMAGE_SET_FACTS
+    if not path.is_file():
+        raise EvalError(f"{folder.name}: expected {IMAGE_SET_FACTS} in it; this is not an image set")
+    stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    digest = hashlib.sha256("\n".join(image.identity for image in images).encode()).hexdigest()
+    return {**stored, "pictures": {"count": len(images), "digest": digest}}
+
+
+def _side_by_side(compared: Mapping[str, Mapping[str, Any]]) -> list[Facts]:
+    base, candidate = (dict(_flat(compared[side])) for side in ("base", "candidate"))
+    dash = "\N{EN DASH}"
+    return [Facts(name, base.get(name, dash), candidate.get(name, dash)) for name in dict.fromkeys([*base, *candidate])]
+
+
+def _flat(nested: Mapping[str, Any], above: str = "") -> list[tuple[str, str]]:
+    """Nested mappings as lines of dotted name and text."""
+    lines: list[tuple[str, str]] = []
+    for key, value in nested.items():
+        name = f"{above}{key}"
+        if isinstance(value, Mapping):
+            lines += _flat(value, f"{name}.")
+        else:
+            lines.append((name, value if isinstance(value, str) else json.dumps(value, sort_keys=True)))
+    return lines
+
+
+def _tab_keys(cards: Sequence[Card], tab: str) -> list[list[str | int]]:
+    """Prompt id and replicate of the tab's pairs, in its order."""
+    inside = sorted((card for card in cards if tab in card.places), key=lambda card: card.places[tab])
+    return [[card.base.prompt_id, card.base.replicate] for card in inside]
+
+
+def _references(folder: Path | None, sizes: GalleryConfig) -> list[Thumbnail]:
+    if folder is None:
+        return []
+    pictures: Sequence[Picture] = read_references(folder)[: sizes.references]
+    return [shown for picture in pictures if (shown := thumbnail(picture, sizes.max_side_px))]
+
+
+def _figures(found: Comparison, paired: Mapping[str, Paired], training: Training | None) -> dict[str, Any]:
+    """Figures are our own markup, so they alone are not escaped; their labels are, inside `plots`."""
+    differences = {
+        metric.facts.title: plots.difference_histogram(metric, pairs.per_prompt(pairs.delta))
+        for metric, pairs in ((metric, paired[metric.facts.name]) for metric in found.judged)
+        if metric.prompts > 1
+    }
+    return {
+        "forest": Markup(plots.forest(found.judged)),
+        "differences": {title: Markup(figure) for title, figure in differences.items()},
+        "training": Markup(plots.training_curves(training.history)) if training else "",
+    }

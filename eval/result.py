@@ -1,0 +1,146 @@
+"""What a comparison found: the content of comparison.json."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from eval.errors import EvalError
+from eval.settings import Config
+from eval.stats import Interval
+
+COMPARISON = "comparison.json"
+SCHEMA_VERSION: Literal[1] = 1
+INDICATIVE_BELOW_PROMPTS = 50  # fewer, and bootstrap intervals of heavy-tailed scores cover less than they say
+
+MetricOutcome = Literal["better", "worse", "no_difference", "too_few_prompts"]
+Outcome = Literal["better", "worse", "mixed", "no_difference", "not_judged"]
+
+
+class MetricFacts(Config):
+    """What a metric is; see `eval.scorers.base.Metric`."""
+
+    name: str
+    title: str
+    direction: Literal[1, -1, 0]
+    unit: str
+    convention: str
+    licence: str
+    decimals: int
+    tie: float
+    version: int
+    weights: dict[str, str]
+    """Weight field -> digest."""
+
+
+class JudgedMetric(Config):
+    """Base against candidate on a metric with a better direction. Means are over prompts, of means over replicates."""
+
+    facts: MetricFacts
+    primary: bool
+    prompts: int
+    pairs: int
+    """Pictures scored on both sides."""
+    base_mean: float
+    candidate_mean: float
+    delta: float
+    """Candidate minus base, in the metric's unit; whether that is good depends on the direction."""
+    delta_interval: Interval | None
+    spread: float | None
+    """Standard deviation over prompts of the difference; none where it does not vary."""
+    d_z: float | None
+    """Mean over standard deviation of the improvements (positive is better in every metric)."""
+    d_z_interval: tuple[float, float] | None
+    """The interval of the delta in the same standard deviations."""
+    p: float | None
+    p_holm: float | None
+    """Adjusted over the primary metrics; none for exploratory ones."""
+    wins: int
+    ties: int
+    losses: int
+    """Pairs, counted for the candidate."""
+    win_rate: float
+    """Mean over prompts; a tie is half a win."""
+    win_rate_interval: Interval | None
+    detectable_d_z: float | None
+    """The true effect that a comparison of this size finds four times in five."""
+    detectable_delta: float | None
+    """The same in the metric's unit, at the spread found here."""
+    outcome: MetricOutcome
+
+    @property
+    def decisive_p(self) -> float | None:
+        return self.p_holm if self.primary else self.p
+
+
+class DescribedMetric(Config):
+    """A metric without a better direction: how far the candidate's pictures moved."""
+
+    facts: MetricFacts
+    prompts: int
+    pairs: int
+    mean: float
+    mean_interval: Interval | None
+    lowest: float
+    highest: float
+    """Extremes of single pairs."""
+
+
+class Unscored(Config):
+    prompt_id: str
+    replicate: int
+    model_id: str
+    metric: str
+    reason: str
+
+
+class Health(Config):
+    """What a reader should know before trusting the numbers."""
+
+    pictures: dict[str, int]
+    """Model -> pictures in its set."""
+    unscored: tuple[Unscored, ...]
+    truncated_prompts: dict[str, tuple[str, ...]]
+    """Metric -> prompts of which it saw only the beginning."""
+    repeated_pictures: dict[str, int]
+    """Model -> pictures that equal an earlier one of the same set, pixel for pixel."""
+    identical_pairs: int
+    """Pairs in which the candidate's picture is the base's, pixel for pixel."""
+
+
+class Comparison(Config):
+    schema_version: Literal[1] = SCHEMA_VERSION
+    outcome: Outcome
+    confidence: float
+    resamples: int
+    seed: int
+    prompts: int
+    replicates: int
+    """The most of any prompt."""
+    judged: tuple[JudgedMetric, ...]
+    described: tuple[DescribedMetric, ...]
+    health: Health
+
+    @property
+    def primaries(self) -> tuple[JudgedMetric, ...]:
+        return tuple(metric for metric in self.judged if metric.primary)
+
+    @property
+    def leading(self) -> JudgedMetric | None:
+        """By which the gallery is sorted: the first primary metric, or the first that judges at all."""
+        return next(iter(self.primaries or self.judged), None)
+
+    @property
+    def is_indicative(self) -> bool:
+        return self.prompts < INDICATIVE_BELOW_PROMPTS
+
+
+def read_comparison(folder: Path) -> Comparison:
+    """Raises EvalError when the folder holds no comparison of this version."""
+    try:
+        return Comparison.model_validate_json((folder / COMPARISON).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValidationError) as problem:
+        place = f"{folder.name}/{COMPARISON}"
+        raise EvalError(f"{place}: not a comparison of version {SCHEMA_VERSION} ({problem})") from None

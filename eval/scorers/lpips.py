@@ -1,0 +1,104 @@
+"""LPIPS between the base's and the candidate's picture: how far did pictures move, to the eye?"""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from eval.cells import cell_key, remembered_float
+from eval.errors import EvalError
+from eval.pixels import pixels_1CHW, same_size_pair
+from eval.scorers.base import Direction, Judge, Metric, Needs, Resources, Sample, Score
+
+if TYPE_CHECKING:
+    import torch
+
+Net = Literal["alex", "vgg", "squeeze"]
+
+
+class Lpips(Metric):
+    """Learned perceptual distance (Zhang et al. 2018, arXiv:1801.03924, version 0.1), 0 for equal pictures."""
+
+    title: ClassVar[str] = "LPIPS"
+    needs: ClassVar[Needs] = "pair"
+    direction: ClassVar[Direction] = 0
+    unit: ClassVar[str] = "distance"
+    convention: ClassVar[str] = "base against candidate from the same noise, at full size; 0 means the same picture"
+    licence: ClassVar[str] = "lpips BSD-2-Clause; the trunk's own"
+    decimals: ClassVar[int] = 3
+    version: ClassVar[int] = 1
+    weight_fields: ClassVar[tuple[str, ...]] = ("trunk",)
+
+    metric: Literal["lpips"]
+    net: Net = "alex"
+    trunk: str
+    """File with the network's convolutions in torchvision's layout, `features.N.weight` or `N.weight`: .safetensors, or
+    torchvision's own .pth (alexnet-owt-7be5be79.pth, vgg16-397923af.pth, squeezenet1_1-b8a52dc0.pth)."""
+    linear: bool = True
+    """Weigh channels by the learned heads that come with lpips. They fit torchvision's ImageNet trunks only; with any
+    other trunk say false, and all channels count alike."""
+
+    def judge(self, resources: Resources) -> Judge:
+        @cache
+        def network() -> Any:
+            return load_lpips(self.net, resources.weights["trunk"], self.linear).to(resources.device)
+
+        def distance(sample: Sample) -> float:
+            import torch
+
+            first, second = (pixels_1CHW(image).to(resources.device) for image in same_size_pair(sample.pictures))
+            with torch.inference_mode():
+                return float(network()(first, second, normalize=True))  # normalize: [0, 1] => [-1, 1]
+
+        def score(sample: Sample) -> Score:
+            key = cell_key(
+                "lpips",
+                images=[picture.identity for picture in sample.pictures],
+                trunk=resources.digests["trunk"],
+                net=self.net,
+                linear=self.linear,
+                version=self.version,
+            )
+            return Score(remembered_float(resources.cells, key, lambda: distance(sample)))
+
+        return score
+
+
+def load_lpips(net: Net, trunk: Path, linear: bool) -> Any:
+    """An `lpips.LPIPS` whose trunk comes from a local file; nothing is ever downloaded.
+
+    Raises EvalError when the file is not the convolutions of `net`.
+    """
+    import lpips
+
+    with warnings.catch_warnings():  # lpips calls torchvision in a way that torchvision has deprecated
+        warnings.simplefilter("ignore")
+        model = lpips.LPIPS(net=net, pnet_rand=True, lpips=linear, verbose=False)
+    stored = {key.removeprefix("features."): tensor for key, tensor in _read_trunk(trunk).items()}
+    wanted = model.net.state_dict()  # sliceK.N.weight: slices keep torchvision's numbers N
+    expected = {key: key.partition(".")[2] for key in wanted}
+    wrong = sorted(
+        name for key, name in expected.items() if name not in stored or stored[name].shape != wanted[key].shape
+    )
+    if wrong:
+        raise EvalError(
+            f"{trunk.name}: not the convolutions of {net!r}: {len(wrong)} of {len(expected)} tensors are missing or of "
+            f"another shape, first {wrong[0]!r}. Set lpips.net to the network the file belongs to."
+        )
+    model.net.load_state_dict({key: stored[name] for key, name in expected.items()})
+    return model.eval()
+
+
+def _read_trunk(path: Path) -> dict[str, torch.Tensor]:
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+    except Exception as problem:  # unpickling garbage raises nearly anything
+        kind = "a safetensors file" if isinstance(problem, SafetensorError) else "a file of plain tensors"
+        raise EvalError(f"{path.name}: cannot be read as {kind} ({type(problem).__name__})") from problem
+    return {key: tensor.float() for key, tensor in tensors.items()}

@@ -1,0 +1,50 @@
+"""The comparison in a few lines of Markdown, for Prefect artifacts and pull requests."""
+
+from __future__ import annotations
+
+import re
+
+from eval import wording
+from eval.result import Comparison, DescribedMetric, JudgedMetric
+
+HEADER = """| metric | base | candidate | difference | d_z | wins | p |
+|---|---:|---:|---:|---:|---:|---:|"""
+
+
+def summary_markdown(title: str, found: Comparison) -> str:
+    lines = [f"# {_escaped(title)}", "", f"**{wording.headline(found)}**", ""]
+    lines += [f"- {_escaped(sentence)}" for sentence in wording.summary(found)]
+    lines += ["", HEADER]
+    lines += [_judged(metric) for metric in found.judged]
+    lines += [_described(metric) for metric in found.described]
+    lines += [
+        "",
+        f"Differences with {wording.percent(found.confidence)} bootstrap intervals over "
+        f"{wording.plural(found.prompts, 'prompt')}; p by sign flips, Holm-corrected for primary metrics (bold).",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _judged(metric: JudgedMetric) -> str:
+    decimals = metric.facts.decimals
+    name = _escaped(metric.facts.title)
+    cells = [
+        f"**{name}**" if metric.primary else name,
+        wording.plain(metric.base_mean, decimals),
+        wording.plain(metric.candidate_mean, decimals),
+        f"{wording.signed(metric.delta, decimals)} {wording.interval(metric.delta_interval, decimals)}",
+        "" if metric.d_z is None else wording.signed(metric.d_z, 2),
+        wording.percent(metric.win_rate),
+        wording.p_value(metric.decisive_p).replace("<", "&lt;"),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _described(metric: DescribedMetric) -> str:
+    return f"| {_escaped(metric.facts.title)} (drift) | | | {wording.described_sentence(metric)} | | | |"
+
+
+def _escaped(text: str) -> str:
+    """Nothing in `text` is markup: neither Markdown nor HTML, nor a line of its own."""
+    flat = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([\\`*_\[\]|#>])", r"\\\1", flat)
