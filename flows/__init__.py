@@ -1,0 +1,1 @@
+"""Wiring: which stage feeds which, the Prefect flows and the command line."""

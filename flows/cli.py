@@ -1,0 +1,121 @@
+"""The command line `sdxl-flows`. What a command needs is imported when it runs, so that help and plans come at once."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows import cli_artifacts, cli_runs, console
+
+app = typer.Typer(
+    name="sdxl-flows",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Fine-tune Stable Diffusion XL, and know whether the result is better than the base.\n\n"
+    "Every stage's result is kept under the digest of what it was made from, so nothing is ever computed twice.",
+    epilog="First steps: `sdxl-flows run configs/miniature/dreambooth.yaml`, then open the report it names.",
+)
+app.command("run")(cli_runs.run)
+app.command("plan")(cli_runs.plan)
+app.command("evaluate")(cli_runs.evaluate)
+app.command("report")(cli_runs.report)
+app.add_typer(cli_artifacts.app, name="artifacts")
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine has of what a run needs: versions, device, memory, disk, extras, hub access.
+
+    Exit code 1 if something that every run needs is missing.
+    """
+    from tasks.config import RuntimeConfig
+    from tasks.doctor import examine
+
+    findings = []
+    for finding in examine(RuntimeConfig()):
+        console.out(f"{finding.state:<5} {finding.subject:<13} {finding.text}")
+        findings.append(finding)
+    if any(finding.state == "bad" for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command("make-metadata")
+def make_metadata(
+    directory: Annotated[Path, typer.Argument(help="Folder of pictures, sub-folders included.")],
+    prompt: Annotated[str, typer.Option(help="The caption of every picture, to be edited afterwards.")],
+    extend: Annotated[bool, typer.Option("--extend", help="Keep what is listed, add what is not.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file, captions and all.")] = False,
+    image_column: Annotated[str, typer.Option(help="Key of the file name.")] = "file_name",
+    caption_column: Annotated[str, typer.Option(help="Key of the caption.")] = "text",
+) -> None:
+    """Write metadata.jsonl into a folder of pictures, one line for each.
+
+    Example: `sdxl-flows make-metadata my-dog --prompt "a photo of sks dog"`
+    """
+    from tasks.metadata import write_metadata
+
+    written = write_metadata(directory, prompt, extend, overwrite, image_column, caption_column)
+    console.out(f"{directory / 'metadata.jsonl'}: {written['added']} added, {written['kept']} kept")
+
+
+@app.command()
+def schema(
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write; default: standard output.")] = None,
+) -> None:
+    """Print the JSON Schema of configuration files, for editors.
+
+    Example: `sdxl-flows schema -o sdxl-flows.schema.json`, and in the YAML's first line
+    `# yaml-language-server: $schema=sdxl-flows.schema.json`
+    """
+    from tasks.config import schema_text
+
+    if out is None:
+        console.out(schema_text())
+    else:
+        out.write_text(schema_text() + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """The command's entry: mistakes of the user's end in one message and exit code 2, without a traceback."""
+    _log_to_stderr()
+    try:
+        app()
+    except Exception as error:
+        message = _for_user(error)
+        if message is None:
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _for_user(error: Exception) -> str | None:
+    """The message for an error that the user can mend, or None."""
+    from tasks.errors import USER_ERRORS
+
+    if isinstance(error, USER_ERRORS):
+        return str(error)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return (
+            f"the disk is full ({error.filename or 'store'}); `sdxl-flows artifacts gc` frees what no recent run needs"
+        )
+    return None
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("sdxl_flows")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""The commands that run or plan the pipeline."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flows import console
+
+if TYPE_CHECKING:
+    from tasks.experiment import Experiment
+    from tasks.plan import Planner
+    from tasks.runs import Recorder
+    from tasks.store import ArtifactStore
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, such as those in configs/.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change a setting, such as training.learning_rate=5e-5. Repeatable."
+    ),
+]
+AdapterPath = Annotated[Path | None, typer.Option(help="Judge this LoRA file instead of what CONFIG trains.")]
+
+
+def run(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Run the whole pipeline: dataset to report. What is there already is reused.
+
+    Killed or interrupted, it goes on from where it was when you run it again. Ends with `report: PATH`.
+
+    Examples: `sdxl-flows run configs/miniature/dreambooth.yaml`,
+    `sdxl-flows run configs/miniature/dreambooth.yaml --set training.learning_rate=5e-4 --set training.max_steps=200`
+    """
+    prepared = _prepare(config, overrides)
+
+    def start() -> dict[str, Any]:
+        from flows.finetune import finetune
+
+        return finetune(prepared.experiment.config, command=prepared.experiment.command)
+
+    _carry_out(prepared, start)
+
+
+def plan(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Say what `run` would do: each stage reused or run, and which input changed since the nearest earlier result.
+
+    Example: `sdxl-flows plan configs/miniature/dreambooth.yaml --set training.lora.rank=16`
+    """
+    stages = _prepare(config, overrides).planner.stages
+    console.table([(stage.label, stage.action, stage.why) for stage in stages])
+    count = sum(stage.action == "run" for stage in stages)
+    console.out(f"{len(stages) - count} reused, {count} to run")
+
+
+def evaluate(config: ConfigFile, adapter: AdapterPath = None, overrides: Overrides = None) -> None:
+    """Draw and judge base and candidate again, training nothing: for new prompts, metrics or seeds, or another LoRA.
+
+    Examples: `sdxl-flows evaluate configs/miniature/dreambooth.yaml --set evaluation.replicates=4`,
+    `sdxl-flows evaluate configs/sdxl/dreambooth.yaml --adapter my-lora.safetensors`
+    """
+    from flows.wiring import TRAINED
+
+    prepared = _prepare(config, overrides, TRAINED, adapter)
+
+    def start() -> dict[str, Any]:
+        from flows.evaluate import evaluate
+
+        return evaluate(prepared.experiment.config, adapter=adapter, command=prepared.experiment.command)
+
+    _carry_out(prepared, start)
+
+
+def report(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Make statistics and report again from the scores that are there.
+
+    Example: `sdxl-flows report configs/miniature/dreambooth.yaml --set evaluation.confidence=0.99`
+    """
+    from flows.wiring import SCORED
+
+    prepared = _prepare(config, overrides, SCORED)
+
+    def start() -> dict[str, Any]:
+        from flows.report import report
+
+        return report(prepared.experiment.config, command=prepared.experiment.command)
+
+    _carry_out(prepared, start)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A configuration, checked, and what running it would do."""
+
+    store: ArtifactStore
+    experiment: Experiment
+    planner: Planner
+    reused: Recorder
+
+
+def _prepare(
+    path: Path, overrides: list[str] | None, expecting: Collection[str] = (), adapter: Path | None = None
+) -> Prepared:
+    """Everything that can be wrong with a configuration comes to light here, before Prefect or a model loads."""
+    from flows.wiring import evaluate as wiring
+    from tasks.experiment import prepare_experiment
+    from tasks.plan import Expecting, Planner
+    from tasks.runs import Recorder
+    from tasks.store import ArtifactStore
+    from tasks.yaml_config import read_config
+
+    config = read_config(path, overrides or [])
+    store = ArtifactStore(config.runtime.store_root())
+    experiment = prepare_experiment(config, store, _command(path, overrides or [], adapter), adapter)
+    planner = Planner(store)
+    reused = Recorder(planner)
+    wiring(experiment, Expecting(expecting, store, reused))
+    return Prepared(store, experiment, planner, reused)
+
+
+def _carry_out(prepared: Prepared, start: Callable[[], dict[str, Any]]) -> None:
+    """Run what has to run, under Prefect; with nothing to run, Prefect's own start would be all of the work."""
+    from tasks.prefect_home import local_prefect
+    from tasks.runs import finish_run
+
+    store, experiment = prepared.store, prepared.experiment
+    if prepared.planner.complete:
+        console.table([(stage.label, "reused", stage.why) for stage in prepared.planner.stages])
+        place = str(finish_run(store, experiment.name, experiment.command, prepared.reused.refs))
+    else:
+        with local_prefect(store.root):
+            place = start()["report"]
+    console.out(f"report: {place}")
+
+
+def _command(config: Path, overrides: Sequence[str], adapter: Path | None) -> str:
+    """What makes the report again, the same for all commands that come to the same report."""
+    place = os.path.relpath(config)
+    changes = [word for override in overrides for word in ("--set", override)]
+    given = ["evaluate", place, "--adapter", os.path.relpath(adapter)] if adapter else ["run", place]
+    return shlex.join(["sdxl-flows", *given, *changes])

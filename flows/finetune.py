@@ -1,0 +1,24 @@
+"""The flow `finetune`: teach the base a dataset, and report whether it is better for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+
+from flows import wiring
+from flows.common import Configured, configure, run_flow
+
+
+@flow(name="finetune")
+def finetune(
+    config: Configured, overrides: list[str] | None = None, command: str = "prefect deployment run finetune/finetune"
+) -> dict[str, Any]:
+    """From dataset to report.
+
+    Args:
+        config: the whole configuration, or the path of its YAML file.
+        overrides: `key.path=value`, such as `training.learning_rate=5e-5`.
+        command: what the report says makes it again.
+    """
+    return run_flow(configure(config, overrides or []), command, wiring.finetune)

@@ -1,0 +1,62 @@
+"""The whole configuration: the sections of the core and of the evaluation, composed. Importing this loads no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from eval.config import EvaluationConfig
+from sdxl_core.config import (
+    Config,
+    DatasetConfig,
+    ModelConfig,
+    PriorConfig,
+    SamplingConfig,
+    TrainingConfig,
+    TransformConfig,
+)
+
+DEFAULT_STORE = ".sdxl-flows"
+
+
+class RuntimeConfig(Config):
+    """Where and on what to run. Nothing here changes a result, so nothing here enters a key."""
+
+    store: str | None = None
+    """Folder of the artifact store. Unset: SDXL_FLOWS_STORE of the environment, else `.sdxl-flows` where you are."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes a GPU where there is one. Choose among several by CUDA_VISIBLE_DEVICES."""
+
+    def store_root(self) -> Path:
+        """The store's folder, absolute."""
+        return Path(self.store or os.environ.get("SDXL_FLOWS_STORE") or DEFAULT_STORE).expanduser().absolute()
+
+
+class PipelineConfig(Config):
+    """One experiment: a base model, pictures to learn, how to train, and how to judge the result."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+    """Lower-case letters, digits and `-`: names the run, its folder below `runs/` and its report."""
+    model: ModelConfig
+    dataset: DatasetConfig
+    transform: TransformConfig = TransformConfig()
+    prior: PriorConfig | None = None
+    """Class images, for the objective `prior_preservation`."""
+    training: TrainingConfig = TrainingConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    """How the evaluation's pictures (and the validation pictures of training) are generated."""
+    evaluation: EvaluationConfig
+    runtime: RuntimeConfig = RuntimeConfig()
+
+
+def config_schema() -> dict[str, Any]:
+    """JSON Schema of the YAML files, for editors."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **PipelineConfig.model_json_schema()}
+
+
+def schema_text() -> str:
+    return json.dumps(config_schema(), indent=1)

@@ -1,0 +1,116 @@
+"""An experiment: a configuration with everything it points at found, checked and digested, before anything runs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from eval.config import EvaluationConfig
+from sdxl_core.data.fingerprint import dataset_fingerprint
+from sdxl_core.prompts import read_prompts
+from tasks.config import PipelineConfig
+from tasks.errors import ConfigError
+from tasks.images import AdapterFile, PromptSet
+from tasks.manifest import Json
+from tasks.store import ArtifactStore
+from tasks.weights import BaseModel, MetricWeights, locate_base_model, locate_metric_weights
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What the wiring needs to know."""
+
+    config: PipelineConfig
+    fingerprint: str
+    """Of the dataset's content."""
+    model: BaseModel
+    drawn: PromptSet
+    metric_weights: Mapping[str, MetricWeights]
+    command: str
+    """How to make the report again; it stands in the report."""
+    adapter: AdapterFile | None = None
+    """A LoRA from elsewhere, to judge instead of training one."""
+
+    @property
+    def name(self) -> str:
+        """Names the run, its folder and its report."""
+        return f"{self.config.name}-{_slug(self.adapter.path.stem)}" if self.adapter else self.config.name
+
+    @property
+    def shown_config(self) -> dict[str, Json]:
+        """What was configured; without `runtime`, and with places below the working folder shown relative to it."""
+        document = self.config.model_dump(mode="json", exclude={"runtime"}, exclude_unset=True)
+        return {name: _relative(section, f"{Path.cwd()}/") for name, section in document.items()}
+
+
+def prepare_experiment(
+    config: PipelineConfig, store: ArtifactStore, command: str, adapter: Path | None = None
+) -> Experiment:
+    """Resolve a configuration. Loads no model and reads no picture beyond its bytes.
+
+    Raises:
+        UserError, EvalError: something the configuration points at is not there or does not fit.
+    """
+    check_sections(config)
+    evaluation = config.evaluation
+    prompts = read_prompts(_local_file(evaluation))
+    return Experiment(
+        config=config,
+        fingerprint=dataset_fingerprint(config.dataset, store.digest_file),
+        model=locate_base_model(config.model, store.digest_file),
+        drawn=PromptSet(prompts, evaluation.replicates, evaluation.seed),
+        metric_weights=locate_metric_weights(evaluation, store.digest_file),
+        command=command,
+        adapter=_adapter_file(adapter, store) if adapter else None,
+    )
+
+
+def check_sections(config: PipelineConfig) -> None:
+    """Refuse sections that do not fit each other.
+
+    Raises:
+        ConfigError: naming both.
+    """
+    objective = config.training.objective.kind
+    if objective == "prior_preservation" and config.prior is None:
+        raise ConfigError(
+            "training.objective.kind = prior_preservation needs class images: add a section "
+            "`prior: {prompt: a photo of a person}`, or set training.objective.kind=diffusion"
+        )
+    if objective != "prior_preservation" and config.prior is not None:
+        raise ConfigError(
+            f"prior: class images are not used by training.objective.kind = {objective}: "
+            "remove the section (--set prior=null), or set training.objective.kind=prior_preservation"
+        )
+    if not any(metric.primary for metric in config.evaluation.metrics):
+        raise ConfigError(
+            "evaluation.metrics: expected one at least with `primary: true`, got none; "
+            "the primary metrics decide the verdict, so name them before you see results"
+        )
+
+
+def _adapter_file(path: Path, store: ArtifactStore) -> AdapterFile:
+    if path.suffix != ".safetensors" or not path.is_file():
+        raise ConfigError.about("--adapter", expected="an existing LoRA file ending in .safetensors", got=path)
+    return AdapterFile(path.resolve(), store.digest_file(path))
+
+
+def _local_file(evaluation: EvaluationConfig) -> Path:
+    if not evaluation.prompts.startswith("/"):
+        fix = f"A local path begins with ./: ./{evaluation.prompts}"
+        raise ConfigError.about("evaluation.prompts", expected="a local file", got=repr(evaluation.prompts), fix=fix)
+    return Path(evaluation.prompts)
+
+
+def _relative(value: Json, prefix: str) -> Json:
+    if isinstance(value, dict):
+        return {key: _relative(entry, prefix) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_relative(entry, prefix) for entry in value]
+    return f"./{value.removeprefix(prefix)}" if isinstance(value, str) and value.startswith(prefix) else value
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

@@ -1,0 +1,101 @@
+"""Garbage collection: what no recent run reaches goes."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from tasks.lineage import lineage
+from tasks.locks import held_if_free
+from tasks.manifest import Manifest
+from tasks.runs import read_runs
+from tasks.store import ArtifactStore
+
+_HOUR_S = 3600.0
+
+
+@dataclass(frozen=True)
+class Retention:
+    """What is kept."""
+
+    runs: int = 3
+    """Of every name, the last so many; with all they were made from."""
+    min_age_h: float = 24.0
+    """Nothing younger goes: a run in progress has no record yet."""
+    cells_age_h: float = 24.0 * 30
+    """Cells not used for so long go; they cost recomputation only."""
+
+
+@dataclass(frozen=True)
+class Garbage:
+    artifacts: tuple[Manifest, ...]
+    leftovers: tuple[Path, ...]
+    """Damaged artifacts, and work and staging folders of runs that never came back."""
+    cells: tuple[Path, ...]
+
+    @property
+    def total_bytes(self) -> int:
+        loose = sum(_bytes_of(path) for path in (*self.leftovers, *self.cells))
+        return loose + sum(manifest.total_bytes for manifest in self.artifacts)
+
+
+def find_garbage(store: ArtifactStore, retention: Retention) -> Garbage:
+    """What `collect` would remove."""
+    seen: Counter[str] = Counter()
+    roots = []
+    for record in read_runs(store):
+        seen[record.name] += 1
+        if seen[record.name] <= retention.runs:
+            roots += list(record.refs.values())
+    kept = {manifest.ref for manifest in lineage(store, roots)}
+    newest = time.time() - retention.min_age_h * _HOUR_S
+    artifacts = tuple(
+        manifest
+        for manifest in store.manifests()
+        if manifest.ref not in kept and datetime.fromisoformat(manifest.created).timestamp() < newest
+    )
+    places = [store.root.glob(pattern) for pattern in ("work/*/*", "staging/*", "damaged/*")]
+    leftovers = tuple(path for found in places for path in sorted(found) if path.stat().st_mtime < newest)
+    return Garbage(artifacts, leftovers, tuple(_old_cells(store, retention.cells_age_h)))
+
+
+def collect(store: ArtifactStore, garbage: Garbage) -> int:
+    """Remove garbage; what another process is building or waiting for is left. Returns the bytes freed."""
+    freed = 0
+    for manifest in garbage.artifacts:
+        with held_if_free(store.lock_path(manifest.recipe.kind, manifest.key)) as free:
+            if free:
+                store.remove(manifest.recipe.kind, manifest.key)
+                freed += manifest.total_bytes
+    for path in garbage.leftovers:
+        with held_if_free(store.lock_path(*_owner(path))) as free:
+            if free:
+                freed += _bytes_of(path)
+                shutil.rmtree(path, ignore_errors=True)
+    for path in garbage.cells:
+        freed += _bytes_of(path)
+        path.unlink(missing_ok=True)
+    return freed
+
+
+def _old_cells(store: ArtifactStore, age_h: float) -> Iterator[Path]:
+    oldest = time.time() - age_h * _HOUR_S
+    return (path for path in sorted(store.root.glob("cells/*/??/*")) if path.stat().st_mtime < oldest)
+
+
+def _owner(leftover: Path) -> tuple[str, str]:
+    """Kind and key of the artifact that a work (`kind/key`) or staging (`kind-key`) folder is for."""
+    if leftover.parent.parent.name == "work":
+        return leftover.parent.name, leftover.name
+    kind, key, *_ = leftover.name.split("-")
+    return kind, key
+
+
+def _bytes_of(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())

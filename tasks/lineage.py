@@ -1,0 +1,53 @@
+"""Where an artifact comes from: its manifest, its inputs' manifests, and so on to the sources."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tasks.manifest import Json, Manifest, Ref
+from tasks.store import ArtifactStore, DamagedArtifact
+
+
+def lineage(store: ArtifactStore, roots: Iterable[Ref]) -> list[Manifest]:
+    """The manifests of the roots and of all they were made from, inputs first; what is gone is left out."""
+    found: dict[tuple[str, str], Manifest] = {}
+
+    def visit(ref: Ref) -> None:
+        place = (ref.kind, ref.key)
+        if place in found:
+            return
+        try:
+            manifest = store.manifest(*place)
+        except DamagedArtifact:
+            return
+        if manifest is None:
+            return
+        for _, below in sorted(manifest.recipe.inputs.items()):
+            visit(below)
+        found[place] = manifest
+
+    for root in roots:
+        visit(root)
+    return list(found.values())
+
+
+def provenance(store: ArtifactStore, roots: Iterable[Ref]) -> dict[str, Json]:
+    """What a report says about where its numbers come from. Holds digests and versions, no times and no places."""
+    manifests = lineage(store, roots)
+    return {
+        "stages": {
+            manifest.label: {
+                "artifact": str(manifest.ref),
+                "content": manifest.digest,
+                "code": manifest.recipe.code,
+                "params": _small(manifest.recipe.params),
+            }
+            for manifest in manifests
+        },
+        "libraries": manifests[-1].libraries if manifests else {},
+    }
+
+
+def _small(params: dict[str, Json]) -> dict[str, Json]:
+    """Parameters without long lists, which the report shows elsewhere or not at all."""
+    return {name: value for name, value in params.items() if not isinstance(value, list) or len(value) <= 8}

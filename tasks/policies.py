@@ -1,0 +1,98 @@
+"""Stages as Prefect tasks: cache, retry and serialisation policy, named once."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from prefect import Task
+from prefect.cache_policies import CachePolicy
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.context import TaskRunContext
+from prefect.results import ResultStore
+from prefect.types import DateTime
+from pydantic import ValidationError
+
+from tasks.errors import USER_ERRORS
+from tasks.manifest import Ref
+from tasks.stage import Call, Handle, Runner, Stage, materialise
+from tasks.store import ArtifactStore
+
+_LOG = logging.getLogger("sdxl_flows")
+RETRY_DELAYS_S = [5.0, 30.0]
+
+
+@dataclass
+class ArtifactPolicy(CachePolicy):
+    """Prefect's record of a stage is an index to the store: it counts only while the artifact is there whole."""
+
+    def compute_key(
+        self, task_ctx: TaskRunContext, inputs: dict[str, Any], flow_parameters: dict[str, Any], **kwargs: Any
+    ) -> str:
+        """The artifact's own key. A record whose artifact is gone, damaged or another is expired on the way."""
+        call: Call = inputs["call"]
+        recipe = call.recipe()
+        key = f"{recipe.kind}-{recipe.key}"
+        records = task_ctx.result_store
+        if records is not None and records.exists(key):
+            present = ArtifactStore(Path(inputs["store_root"])).find_whole(recipe.kind, recipe.key)
+            if present is None or present != _recorded(records, key):
+                _expire(records, key)
+        return key
+
+
+def prefect_runner(store: ArtifactStore, device: str) -> Runner:
+    """A runner that runs every stage as a Prefect task, directly in the flow's own thread."""
+
+    def run(call: Call) -> Handle:
+        recipe = call.recipe()
+        reused = store.find_whole(recipe.kind, recipe.key) is not None
+        named = stage_task(call.stage).with_options(task_run_name=call.label)
+        # Prefect gives a plain dict back from its records, silently, when it cannot rebuild a class: so dicts it is
+        ref = Ref.model_validate(named(call, str(store.root), device))
+        if reused:
+            _LOG.info("%-22s reused", call.label)
+        return ref
+
+    return run
+
+
+@cache
+def stage_task(stage: Stage) -> Task[..., dict[str, str]]:
+    """The Prefect task of a stage."""
+
+    def run_stage(call: Call, store_root: str, device: str) -> dict[str, str]:
+        return materialise(call, ArtifactStore(Path(store_root)), device, publish=stage.heavy).model_dump()
+
+    return Task(
+        run_stage,
+        name=stage.kind,
+        cache_policy=ArtifactPolicy(),
+        persist_result=True,
+        result_serializer="json",
+        retries=stage.retries,
+        retry_delay_seconds=RETRY_DELAYS_S[: stage.retries],
+        retry_condition_fn=is_worth_retrying,
+    )
+
+
+def is_worth_retrying(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
+    """Not when the user has to change something first."""
+    return not isinstance(state.result(raise_on_failure=False), USER_ERRORS)
+
+
+def _recorded(records: ResultStore, key: str) -> Ref | None:
+    try:
+        return Ref.model_validate(records.read(key).result)
+    except ValidationError:
+        return None
+
+
+def _expire(records: ResultStore, key: str) -> None:
+    """An expired record is a miss on every kind of storage; deleting is not possible on all."""
+    records.write(obj=None, key=key, expiration=DateTime.now("UTC"))
+    # what Prefect has read before stays in its memory; this is not part of its public interface
+    records.cache.pop(records._resolved_key_path(key), None)

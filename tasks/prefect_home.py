@@ -1,0 +1,67 @@
+"""Prefect's surroundings for a run on this machine. Importing this imports no Prefect; its settings must come first."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from tasks.locks import held
+
+_QUIET = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    "PREFECT_LOGGING_LEVEL": "WARNING",
+}
+_CHOSEN_BY_USER = ("PREFECT_HOME", "PREFECT_API_URL", "PREFECT_PROFILE")
+
+
+def prepare_environment(store_root: Path) -> None:
+    """Set what Prefect should find in the environment. What the user has set stays."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    chosen = any(name in os.environ for name in _CHOSEN_BY_USER)
+    if not chosen and not (Path.home() / ".prefect" / "profiles.toml").exists():
+        os.environ["PREFECT_HOME"] = str(store_root / "prefect")
+    # records index the store, so they lie with it
+    os.environ.setdefault("PREFECT_RESULTS_LOCAL_STORAGE_PATH", str(store_root / "prefect" / "records"))
+
+
+@contextmanager
+def local_prefect(store_root: Path) -> Iterator[None]:
+    """Prefect ready for a flow in this process: with the server that is configured, or a temporary one of its own."""
+    prepare_environment(store_root)
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+    with ExitStack() as stack:
+        if not PREFECT_API_URL.value():
+            # temporary servers that migrate one new database at the same time all fail
+            with held(store_root / "locks" / "prefect-start.lock", lambda holder: None):
+                get_client(sync_client=True)
+            stack.enter_context(_stopped_with_us())
+        # the heartbeat's thread costs a second at the end of every flow, and nobody watches a run in the foreground
+        stack.enter_context(temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}))
+        yield
+
+
+@contextmanager
+def _stopped_with_us() -> Iterator[None]:
+    """See to it that the temporary server goes even if this process is killed, when Prefect cannot stop it itself."""
+    from prefect.server.api.server import SubprocessASGIServer
+
+    server = SubprocessASGIServer().server_process
+    if server is None:
+        yield
+        return
+    waits = f"import os, sys; sys.stdin.read(); os.kill({server.pid}, 15)"
+    watch = subprocess.Popen([sys.executable, "-c", waits], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        watch.kill()
+        watch.wait()

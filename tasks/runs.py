@@ -1,0 +1,110 @@
+"""What runs leave outside the artifacts: a record that keeps their artifacts from collection, and files for people."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from tasks.manifest import Frozen, Json, Ref
+from tasks.stage import Call, Handle, Runner
+from tasks.store import ArtifactStore
+
+_PUBLISHED: dict[str, tuple[str, ...]] = {
+    "report": ("report.html", "report.json", "summary.md", "scores.parquet"),
+    "train": ("pytorch_lora_weights.safetensors", "kohya_lora.safetensors"),
+}
+
+
+class RunRecord(Frozen):
+    """One finished run."""
+
+    name: str
+    command: str
+    finished: str
+    refs: dict[str, Ref]
+    """By label, all that the run made or reused."""
+
+
+class Recorder:
+    """A runner that remembers what another gave, by label."""
+
+    def __init__(self, run: Runner) -> None:
+        self._run = run
+        self.refs: dict[str, Ref] = {}
+
+    def __call__(self, call: Call) -> Handle:
+        handle = self._run(call)
+        if isinstance(handle, Ref):
+            self.refs[call.label] = handle
+        return handle
+
+
+def finish_run(store: ArtifactStore, name: str, command: str, refs: Mapping[str, Ref]) -> Path:
+    """Note a finished run and copy its report and adapter to `./runs/<name>/`; returns the report's place there."""
+    record_run(store, name, command, refs)
+    return publish(store, refs, Path.cwd() / "runs" / name)
+
+
+def record_run(store: ArtifactStore, name: str, command: str, refs: Mapping[str, Ref]) -> None:
+    """Write down a finished run; garbage collection keeps what the last few of every name reach."""
+    finished = datetime.now(UTC).isoformat(timespec="microseconds")
+    record = RunRecord(name=name, command=command, finished=finished, refs=dict(refs))
+    folder = store.root / "runs" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{finished.replace(':', '')}.json"
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(record.model_dump_json(indent=1), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def read_runs(store: ArtifactStore) -> Iterator[RunRecord]:
+    """All records, newest first. A record that does not read counts as none."""
+    for path in sorted((store.root / "runs").glob("*/*.json"), key=lambda path: path.name, reverse=True):
+        try:
+            yield RunRecord.model_validate_json(path.read_bytes())
+        except ValidationError:
+            continue
+
+
+def publish(store: ArtifactStore, refs: Mapping[str, Ref], folder: Path) -> Path:
+    """Copy report and adapter to where people look for them; returns the report's place there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for ref in refs.values():
+        for file in _PUBLISHED.get(ref.kind, ()):
+            shutil.copyfile(store.path(ref) / file, folder / f".{file}")
+            os.replace(folder / f".{file}", folder / file)
+    return folder / "report.html"
+
+
+def report_files(store: ArtifactStore, report: Ref) -> tuple[str, dict[str, Json]]:
+    """-> summary.md and report.json of a report artifact."""
+    place = store.path(report)
+    text = (place / "summary.md").read_text(encoding="utf-8")
+    return text, json.loads((place / "report.json").read_text(encoding="utf-8"))
+
+
+def score_rows(report: Mapping[str, Json]) -> list[dict[str, Json]]:
+    """One row per judged metric, of JSON values, from a report.json."""
+    rows = []
+    for judged in report["comparison"]["judged"]:
+        interval = judged["delta_interval"] or {}
+        rows.append(
+            {
+                "metric": judged["facts"]["title"],
+                "primary": judged["primary"],
+                "base": judged["base_mean"],
+                "candidate": judged["candidate_mean"],
+                "difference": judged["delta"],
+                "from": interval.get("low"),
+                "to": interval.get("high"),
+                "win rate": judged["win_rate"],
+                "outcome": judged["outcome"],
+            }
+        )
+    return rows

@@ -1,0 +1,234 @@
+"""The artifact store: a folder of immutable, content-addressed results. It is the truth; Prefect's records index it.
+
+artifacts/<kind>/<key>/   files and manifest.json, written once
+work/<kind>/<key>/        what an unfinished stage can resume from; survives kills, goes when the stage is done
+staging/                  results on their way in; never read
+damaged/                  what failed its check, set aside
+cells/<name>/             small cached values
+locks/, digests.sqlite, runs/, prefect/
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from tasks.cells import DiskCells
+from tasks.digests import FileDigests
+from tasks.errors import StoreError
+from tasks.locks import held
+from tasks.manifest import (
+    MANIFEST,
+    Json,
+    Manifest,
+    Recipe,
+    Ref,
+    content_digest,
+    flush,
+    library_versions,
+    problems,
+    seal,
+)
+
+_LOG = logging.getLogger("sdxl_flows.store")
+
+
+class DamagedArtifact(Exception):
+    """An artifact is there but not whole."""
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where a build works."""
+
+    out: Path
+    """Empty; what lies here when the build returns becomes the artifact."""
+    work: Path
+    """For what an interrupted build can resume from; kept until one succeeds."""
+    lock: int
+    """Descriptor of the artifact's lock. A child that inherits it holds off other builders until it ends."""
+
+
+Build = Callable[[Workplace], dict[str, Json]]
+
+
+class ArtifactStore:
+    """Artifacts below one local folder.
+
+    Raises:
+        StoreError: the folder cannot be made or written.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"runtime.store: cannot make the folder {root}: {error.strerror}") from None
+        if not os.access(root, os.W_OK):
+            raise StoreError(f"runtime.store: {root} is not writable; set runtime.store or SDXL_FLOWS_STORE")
+        self.digest_file = FileDigests(root / "digests.sqlite")
+
+    def path(self, ref: Ref) -> Path:
+        return self._place(ref.kind, ref.key)
+
+    def cells(self, name: str) -> DiskCells:
+        return DiskCells(self.root / "cells" / name)
+
+    def lock_path(self, kind: str, key: str) -> Path:
+        return self.root / "locks" / f"{kind}-{key}.lock"
+
+    def work_path(self, kind: str, key: str) -> Path:
+        return self.root / "work" / kind / key
+
+    def manifest(self, kind: str, key: str) -> Manifest | None:
+        """The manifest, or None where there is no artifact.
+
+        Raises:
+            DamagedArtifact: the folder is there, but its manifest is missing, unreadable or another artifact's.
+        """
+        place = self._place(kind, key)
+        if not place.is_dir():
+            return None
+        try:
+            manifest = Manifest.model_validate_json((place / MANIFEST).read_bytes())
+        except (OSError, ValidationError):
+            raise DamagedArtifact(f"{MANIFEST} is missing or unreadable") from None
+        if (manifest.recipe.kind, manifest.key, manifest.digest) != (kind, key, content_digest(manifest.files)):
+            raise DamagedArtifact(f"{MANIFEST} describes something else")
+        return manifest
+
+    def find(self, kind: str, key: str) -> Ref | None:
+        """The artifact if it is there with every file at its size.
+
+        Raises:
+            DamagedArtifact: it is there, but not whole.
+        """
+        manifest = self.manifest(kind, key)
+        if manifest is None:
+            return None
+        if found := problems(self._place(kind, key), manifest, deep=False):
+            raise DamagedArtifact("; ".join(found[:3]))
+        return manifest.ref
+
+    def find_whole(self, kind: str, key: str) -> Ref | None:
+        """Like `find`, with a damaged artifact counting as none."""
+        try:
+            return self.find(kind, key)
+        except DamagedArtifact:
+            return None
+
+    def manifests(self, kind: str = "*") -> Iterator[Manifest]:
+        """Every readable manifest, oldest first."""
+        found = []
+        for place in (self.root / "artifacts").glob(f"{kind}/*"):
+            try:
+                manifest = self.manifest(place.parent.name, place.name)
+            except DamagedArtifact:
+                continue
+            if manifest is not None:
+                found.append(manifest)
+        return iter(sorted(found, key=lambda manifest: (manifest.created, manifest.key)))
+
+    def summary(self, ref: Ref) -> dict[str, Json]:
+        manifest = self.manifest(ref.kind, ref.key)
+        return manifest.summary if manifest else {}
+
+    def materialise(self, recipe: Recipe, label: str, build: Build) -> Ref:
+        """Return the recipe's artifact, building it if it is not there whole.
+
+        One process builds; others that want the same key wait and then reuse. A damaged artifact is set aside, named
+        in the log, and built again.
+        """
+        kind, key = recipe.kind, recipe.key
+        if ref := self.find_whole(kind, key):
+            return ref
+        with held(self.lock_path(kind, key), _say_waiting(label)) as lock:
+            try:
+                if ref := self.find(kind, key):
+                    return ref
+            except DamagedArtifact as damage:
+                self.set_aside(kind, key, str(damage))
+            return self._build(recipe, label, build, lock)
+
+    def remove(self, kind: str, key: str) -> None:
+        """Delete an artifact: out of its place in one step, then from the disk."""
+        leaving = self.root / "staging" / f"{kind}-{key}"
+        shutil.rmtree(leaving, ignore_errors=True)
+        leaving.parent.mkdir(exist_ok=True)
+        os.rename(self._place(kind, key), leaving)
+        shutil.rmtree(leaving)
+
+    def _build(self, recipe: Recipe, label: str, build: Build, lock: int) -> Ref:
+        kind, key = recipe.kind, recipe.key
+        staging, work = self.root / "staging" / f"{kind}-{key}", self.work_path(kind, key)
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        work.mkdir(parents=True, exist_ok=True)
+        started = time.monotonic()
+        try:
+            summary = build(Workplace(staging, work, lock))
+            ref = self._commit(recipe, label, staging, summary, time.monotonic() - started)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+        shutil.rmtree(work, ignore_errors=True)
+        return ref
+
+    def _commit(self, recipe: Recipe, label: str, staging: Path, summary: dict[str, Json], seconds: float) -> Ref:
+        """Digest and flush the files, write the manifest last, and rename the folder into its place."""
+        files = seal(staging)
+        manifest = Manifest(
+            recipe=recipe,
+            key=recipe.key,
+            label=label,
+            digest=content_digest(files),
+            files=files,
+            summary=summary,
+            libraries=library_versions(),
+            seconds=round(seconds, 3),
+            created=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        )
+        (staging / MANIFEST).write_text(manifest.model_dump_json(indent=1))
+        flush(staging / MANIFEST)
+        flush(staging)
+        place = self.path(manifest.ref)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(staging, place)
+        flush(place.parent)
+        return manifest.ref
+
+    def set_aside(self, kind: str, key: str, reason: str) -> None:
+        """Move a damaged artifact out of its place, so that the next run that needs it builds it again."""
+        aside = self.root / "damaged"
+        aside.mkdir(exist_ok=True)
+        target = aside / f"{kind}-{key}-{time.time_ns()}"
+        os.rename(self._place(kind, key), target)
+        _LOG.warning("damaged artifact %s/%s (%s): set aside in %s, to be built again", kind, key, reason, target)
+
+    def _place(self, kind: str, key: str) -> Path:
+        return self.root / "artifacts" / kind / key
+
+
+def damage_of_all(store: ArtifactStore) -> Iterator[tuple[str, str, str]]:
+    """Kind and key of every artifact whose files are not what was written, with what is wrong. Reads every byte."""
+    for place in sorted((store.root / "artifacts").glob("*/*")):
+        kind, key = place.parent.name, place.name
+        try:
+            manifest = store.manifest(kind, key)
+        except DamagedArtifact as damage:
+            yield kind, key, str(damage)
+            continue
+        if manifest and (found := problems(place, manifest, deep=True)):
+            yield kind, key, "; ".join(found)
+
+
+def _say_waiting(label: str) -> Callable[[str], None]:
+    return lambda holder: _LOG.warning("%s: being built by %s; waiting for it", label, holder)

@@ -1,0 +1,179 @@
+"""Model locations into local files and digests. A model's name and place mean nothing; its bytes do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict
+
+from eval.config import EvaluationConfig
+from sdxl_core.config import ModelConfig
+from tasks.digests import FileDigests, digest_json
+from tasks.errors import ConfigError
+from tasks.manifest import Json
+
+SDXL_COMPONENTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
+_WEIGHTED = ("unet", "vae", "text_encoder", "text_encoder_2")
+_READ_SUFFIXES = (".json", ".txt", ".model", ".safetensors")
+
+
+class LocatedModel(TypedDict):
+    """A base model as stages get it: JSON."""
+
+    model: str
+    vae: str | None
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A checkpoint on this machine."""
+
+    folder: Path
+    vae: Path | None
+    """The VAE that replaces the checkpoint's own."""
+    components: Mapping[str, str]
+    """Digest by component; `vae` is the one in use. `index` is model_index.json."""
+
+    def digest(self, *names: str) -> str:
+        """Digest of the named components, or of all."""
+        return digest_json({name: self.components[name] for name in names or sorted(self.components)})
+
+    @property
+    def vae_folder(self) -> Path:
+        return self.vae or self.folder / "vae"
+
+    @property
+    def located(self) -> LocatedModel:
+        return {"model": str(self.folder), "vae": str(self.vae) if self.vae else None}
+
+
+@dataclass(frozen=True)
+class MetricWeights:
+    """What one metric measures with: local place and digest by weight field."""
+
+    places: Mapping[str, str]
+    digests: Mapping[str, str]
+
+
+def locate_base_model(config: ModelConfig, digests: FileDigests) -> BaseModel:
+    """Find (or download) the base model, check that it is a whole SDXL checkpoint, and digest its parts.
+
+    Raises:
+        ConfigError: it is not there, not an SDXL checkpoint, lacks a component, or has weights only as pickles.
+    """
+    folder = _local_or_hub(config.base, config.revision, "model.base", variant=config.variant)
+    _check_checkpoint(folder)
+    vae = _local_or_hub(config.vae, config.vae_revision, "model.vae") if config.vae else None
+    if vae is not None:
+        _check_component(vae, "model.vae")
+    components = {
+        name: _digest_folder(vae if name == "vae" and vae else folder / name, digests) for name in SDXL_COMPONENTS
+    }
+    return BaseModel(folder, vae, {"index": digests(folder / "model_index.json"), **components})
+
+
+def locate_metric_weights(evaluation: EvaluationConfig, digests: FileDigests) -> dict[str, MetricWeights]:
+    """Find (or download) what the metrics measure with, by metric id.
+
+    Raises:
+        ConfigError: a metric's weights are not there.
+    """
+    return {metric.id: _metric_weights(index, metric, digests) for index, metric in enumerate(evaluation.metrics)}
+
+
+def _metric_weights(index: int, metric: object, digests: FileDigests) -> MetricWeights:
+    places, found = {}, {}
+    revision = getattr(metric, "revision", None)
+    for field, location in metric.locations().items():  # type: ignore[attr-defined]
+        place = _local_or_hub(location, revision, f"evaluation.metrics.{index}.{field}")
+        places[field] = str(place)
+        found[field] = _digest_folder(place, digests) if place.is_dir() else digests(place)
+    return MetricWeights(places, found)
+
+
+def _local_or_hub(location: str, revision: str | None, where: str, variant: str | None = None) -> Path:
+    if location.startswith("/"):
+        path = Path(location)
+        if not path.exists():
+            raise ConfigError.about(where, expected="a folder or file that exists", got=path, fix=_nearest(path))
+        return path
+    return _download(location, revision, where, variant)
+
+
+def _download(repository: str, revision: str | None, where: str, variant: str | None) -> Path:
+    """The snapshot in the hub's own cache; what is already there at a pinned revision needs no network."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    patterns = ["*.json", "*.txt", "*.model"] + ([f"*.{variant}.safetensors"] if variant else ["*.safetensors"])
+    # single-file checkpoints, exports and other variants lie beside the folders and would double the download
+    ignored = ["sd_xl_*", "*onnx*", "*openvino*", "*flax*"] + ([] if variant else ["*.fp16.safetensors"])
+    try:
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns, ignore_patterns=ignored))
+    except HFValidationError:
+        fix = "A local path begins with /, ./, ../ or ~/."
+        raise ConfigError.about(where, expected="a local path or a hub id", got=repr(repository), fix=fix) from None
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        fix = "Check the name, `hf auth login` and the network; or name a local folder, beginning with ./"
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(f"{where}: cannot get {repository!r} from the hub: {reason}. {fix}") from None
+
+
+def _check_checkpoint(folder: Path) -> None:
+    where = "model.base"
+    index = folder / "model_index.json"
+    if not index.is_file():
+        fix = (
+            "Give the folder that holds model_index.json."
+            if folder.is_dir()
+            else "Convert it to a diffusers folder first."
+        )
+        raise ConfigError.about(where, expected="a diffusers folder with model_index.json", got=folder, fix=fix)
+    try:
+        kind = json.loads(index.read_text(encoding="utf-8")).get("_class_name", "")
+    except (ValueError, AttributeError):
+        raise ConfigError(f"{where}: {index} is not JSON; copy the checkpoint again") from None
+    if not str(kind).startswith("StableDiffusionXL"):
+        raise ConfigError.about(
+            where, expected="a Stable Diffusion XL checkpoint", got=f"{kind or 'nothing'} in {folder}"
+        )
+    for name in SDXL_COMPONENTS:
+        if not (folder / name).is_dir():
+            raise ConfigError(f"{where}: {folder} lacks the component {name}/; copy the checkpoint again")
+    for name in _WEIGHTED:
+        _check_component(folder / name, where)
+
+
+def _check_component(folder: Path, where: str) -> None:
+    if not (folder / "config.json").is_file():
+        raise ConfigError.about(where, expected="config.json", got=f"none in {folder}")
+    if any(folder.glob("*.safetensors")):
+        return
+    pickles = sorted(path.name for path in folder.glob("*.bin"))
+    if pickles:
+        fix = "Pickled weights can run code and are never loaded; convert them to safetensors."
+        raise ConfigError.about(where, expected="safetensors weights", got=f"{pickles[0]} in {folder}", fix=fix)
+    raise ConfigError.about(where, expected="safetensors weights", got=f"none in {folder}")
+
+
+def _digest_folder(folder: Path, digests: FileDigests) -> str:
+    """Digest of the files that loading reads; notes, pictures and pickles beside them do not matter."""
+    return digests.folder(folder, sorted(_read_files(folder)))
+
+
+def _read_files(folder: Path) -> Sequence[Path]:
+    return [path for path in folder.rglob("*") if path.suffix in _READ_SUFFIXES and path.is_file()]
+
+
+def _nearest(path: Path) -> str:
+    from sdxl_core.errors import did_you_mean
+
+    here = path.parent
+    return did_you_mean(path.name, [entry.name for entry in here.iterdir()]) if here.is_dir() else ""
+
+
+def local_folders(local: Mapping[str, Json]) -> tuple[Path, Path | None]:
+    """-> model and VAE folder, from what `BaseModel.located` put into a call."""
+    return Path(local["model"]), Path(local["vae"]) if local["vae"] else None

@@ -1,0 +1,115 @@
+"""The command line: what it prints, how it ends, and what it leaves unloaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tasks.store import ArtifactStore
+from tests.flows.conftest import Cli
+from tests.tasks.toy import fill_store, write_experiment
+
+HEAVY = ("torch", "diffusers", "transformers", "datasets", "prefect", "pandas", "matplotlib")
+TELL_HEAVY = f"""
+import atexit
+atexit.register(lambda: print("loaded:", [name for name in {HEAVY!r} if name in sys.modules]))
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    return write_experiment(tmp_path / "toy")
+
+
+@pytest.fixture
+def filled(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ArtifactStore:
+    """A store in which `sdxl-flows run toy/toy.yaml` finds everything."""
+    monkeypatch.chdir(tmp_path)
+    store = ArtifactStore(tmp_path / "store")
+    fill_store(config, store, "sdxl-flows run toy/toy.yaml")
+    return store
+
+
+def test_a_cached_run_loads_nothing_heavy_and_names_its_report(cli: Cli, filled: ArtifactStore, tmp_path: Path) -> None:
+    done = cli("run", "toy/toy.yaml", before=TELL_HEAVY)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[-1] == "loaded: []"
+    assert lines[-2] == f"report: {tmp_path / 'runs' / 'toy' / 'report.html'}"
+    assert (tmp_path / "runs" / "toy" / "report.html").is_file()
+    assert sum("reused" in line for line in lines) == len(list(filled.manifests()))
+
+
+def test_a_plan_loads_nothing_heavy_and_explains(cli: Cli, filled: ArtifactStore) -> None:
+    done = cli("plan", "toy/toy.yaml", "--set", "training.learning_rate=5e-4", before=TELL_HEAVY)
+    assert "training.learning_rate: 0.001 → 0.0005" in done.stdout
+    assert done.stdout.splitlines()[-1] == "loaded: []"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "nowhere.yaml"], "no such configuration file"),
+        (["plan", "toy/toy.yaml", "--set", "training.lora.rnk=3"], "Did you mean 'rank'?"),
+        (["run", "toy/toy.yaml", "--set", "model.base=/nowhere"], "model.base: expected a folder or file that exists"),
+        (["evaluate", "toy/toy.yaml", "--adapter", "nowhere.safetensors"], "--adapter"),
+        (["report", "toy/toy.yaml"], "not in the store for this configuration"),
+        (["make-metadata", "nowhere", "--prompt", "a dog"], "nowhere"),
+        (["artifacts", "show", "train/"], "no artifact"),
+        (["artifacts", "ls", "--store", "nowhere"], "there is no store"),
+    ],
+)
+def test_a_mistake_ends_in_a_message_and_exit_code_2(
+    cli: Cli, config: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    (tmp_path / "store").mkdir()
+    done = cli(*arguments, before=TELL_HEAVY)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "torch" not in done.stdout
+
+
+def test_evaluate_and_report_come_to_the_runs_own_report(cli: Cli, filled: ArtifactStore) -> None:
+    for command in ("evaluate", "report"):
+        done = cli(command, "toy/toy.yaml")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-1].startswith("report: ")
+
+
+@pytest.mark.parametrize(
+    "command", [[], ["run"], ["plan"], ["evaluate"], ["report"], ["artifacts"], ["artifacts", "gc"], ["doctor"]]
+)
+def test_help_is_worth_reading(cli: Cli, command: list[str]) -> None:
+    done = cli(*command, "--help")
+    assert done.returncode == 0
+    assert len(done.stdout) > 300
+
+
+def test_artifacts_are_listed_shown_verified_and_cleared(cli: Cli, filled: ArtifactStore) -> None:
+    count = len(list(filled.manifests()))
+    assert f"{count} artifacts" in cli("artifacts", "ls").stdout
+    [report] = filled.manifests("report")
+    shown = cli("artifacts", "show", f"report/{report.key[:8]}").stdout
+    assert "dataset" in shown and "report.html" in shown
+    assert cli("artifacts", "verify").stdout == "all artifacts are whole\n"
+    (filled.path(report.ref) / "summary.md").write_bytes(b"x" * report.files["summary.md"].bytes)
+    damaged = cli("artifacts", "verify")
+    assert damaged.returncode == 1 and f"report/{report.key}" in damaged.stderr
+    assert f"{count - 1} artifacts, " in cli("artifacts", "gc", "--min-age-hours", "0").stdout
+    assert len(list(filled.manifests())) == count - 1
+    cli("artifacts", "gc", "--min-age-hours", "0", "--apply")
+    assert not list(filled.manifests())
+
+
+def test_make_metadata_lists_pictures(cli: Cli, config: Path, tmp_path: Path) -> None:
+    listed = tmp_path / "toy" / "pictures" / "metadata.jsonl"
+    listed.unlink()
+    assert cli("make-metadata", "toy/pictures", "--prompt", "a dog").returncode == 0
+    assert [json.loads(line)["text"] for line in listed.read_text().splitlines()] == ["a dog"] * 3
+
+
+def test_the_schema_is_json(cli: Cli) -> None:
+    assert "training" in json.loads(cli("schema").stdout)["properties"]

@@ -1,0 +1,187 @@
+"""The whole pipeline on the shipped miniature, short: what is computed, what is reused, and that it heals."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flows.wiring import finetune
+from sdxl_core.miniature.render import render
+from sdxl_core.miniature.world import CHARACTERS, draw_view
+from tasks.experiment import prepare_experiment
+from tasks.manifest import Ref
+from tasks.plan import Planner
+from tasks.runs import Recorder
+from tasks.stage import Runner, materialise
+from tasks.store import ArtifactStore
+from tasks.yaml_config import read_config
+
+WEIGHTS = Path(__file__).parents[2] / "sdxl_core" / "miniature" / "weights"
+CONFIG = """\
+name: short
+model: {{base: {weights}/sdxl}}
+dataset: {{path: ./pictures}}
+transform: {{resolution_px: 64}}
+prior: {{prompt: a photo of a person, count: 2, sampling: {{steps: 1, width_px: 64, height_px: 64}}}}
+training:
+  objective: {{kind: prior_preservation}}
+  lora: {{rank: 2}}
+  learning_rate: 1e-3
+  max_steps: 2
+  save_every_steps: 1
+sampling: {{steps: 2, width_px: 64, height_px: 64}}
+evaluation:
+  prompts: ./prompts.txt
+  metrics:
+    - {{metric: clip_i, model: {weights}/clip, primary: true}}
+    - {{metric: ssim}}
+"""
+JUDGING = ["train", "images/candidate", "scores/clip_i/candidate", "scores/ssim/base-candidate", "comparison", "report"]
+
+
+def write_pictures(folder: Path, count: int) -> None:
+    folder.mkdir(exist_ok=True)
+    lines = []
+    for i in range(count):
+        rng = random.Random(i)
+        person = CHARACTERS["kestrel"].appear(rng, style="photo")
+        render(person, draw_view(rng)).save(folder / f"{i}.png")
+        lines.append(json.dumps({"file_name": f"{i}.png", "text": f"a photo of kestrel person {person.scene}"}) + "\n")
+    (folder / "metadata.jsonl").write_text("".join(lines))
+
+
+class Pipeline:
+    """An experiment in a folder, run without Prefect."""
+
+    def __init__(self, folder: Path) -> None:
+        self.config = folder / "short.yaml"
+        self.store = ArtifactStore(folder / "store")
+
+    def run(self, *overrides: str) -> dict[str, Ref]:
+        recorder = Recorder(lambda call: materialise(call, self.store, "cpu"))
+        self._wire(recorder, overrides)
+        return recorder.refs
+
+    def would_run(self, *overrides: str) -> list[str]:
+        """Labels of the stages that a run would not reuse."""
+        planner = Planner(self.store)
+        self._wire(planner, overrides)
+        return [stage.label for stage in planner.stages if stage.action == "run"]
+
+    def _wire(self, runner: Runner, overrides: Sequence[str]) -> None:
+        """In the experiment's folder, since the report shows places relative to where one is."""
+        with contextlib.chdir(self.config.parent):
+            finetune(prepare_experiment(read_config(self.config, overrides), self.store, "test"), runner)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished experiment; tests work on copies."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    write_pictures(folder / "pictures", 3)
+    (folder / "prompts.txt").write_text("a photo of kestrel person on a beach\na photo of kestrel person at night\n")
+    (folder / "short.yaml").write_text(CONFIG.format(weights=WEIGHTS))
+    Pipeline(folder).run()
+    return folder
+
+
+@pytest.fixture
+def pipeline(finished: Path, tmp_path: Path) -> Pipeline:
+    shutil.copytree(finished, tmp_path / "copy")
+    return Pipeline(tmp_path / "copy")
+
+
+def test_finished_pipeline_has_nothing_to_do(pipeline: Pipeline) -> None:
+    assert pipeline.would_run() == []
+
+
+def test_touched_but_identical_file_changes_nothing(pipeline: Pipeline) -> None:
+    for path in (pipeline.config.parent / "pictures").iterdir():
+        os.utime(path, (1, 1))
+    assert pipeline.would_run() == []
+
+
+def test_learning_rate_trains_and_judges_anew(pipeline: Pipeline) -> None:
+    assert pipeline.would_run("training.learning_rate=5e-4") == JUDGING
+
+
+@pytest.mark.parametrize("setting", ["training.save_every_steps=2", "sampling.batch_size=1", "training.keep_bundles=1"])
+def test_settings_that_change_no_byte_change_nothing(pipeline: Pipeline, setting: str) -> None:
+    assert [label for label in pipeline.would_run(setting) if label != "report"] == []
+
+
+def test_changed_metrics_only_score(pipeline: Pipeline) -> None:
+    metrics = f"[{{metric: clip_i, model: {WEIGHTS}/clip, primary: true}}]"
+    assert pipeline.would_run(f"evaluation.metrics={metrics}") == ["comparison", "report"]
+    metrics = f"[{{metric: clip_score, model: {WEIGHTS}/clip, primary: true}}, {{metric: ssim}}]"
+    assert pipeline.would_run(f"evaluation.metrics={metrics}") == [
+        "scores/clip_score/base",
+        "scores/clip_score/candidate",
+        "comparison",
+        "report",
+    ]
+
+
+def test_one_more_picture_is_one_encode(pipeline: Pipeline) -> None:
+    write_pictures(pipeline.config.parent / "pictures", 4)
+    cells = pipeline.store.cells("latents")
+    before = len(cells)
+    pipeline.run()
+    assert len(cells) == before + 1
+
+
+@pytest.mark.parametrize("label", ["dataset", "latents", "text", "train", "images/candidate", "comparison", "report"])
+def test_a_deleted_artifact_is_rebuilt_alone_with_the_same_bytes(pipeline: Pipeline, label: str) -> None:
+    before = pipeline.run()
+    made = {name: pipeline.store.path(ref).stat().st_mtime_ns for name, ref in before.items()}
+    shutil.rmtree(pipeline.store.path(before[label]))
+    assert label in pipeline.would_run()
+    after = pipeline.run()
+    assert after == before
+    rebuilt = [name for name, ref in after.items() if pipeline.store.path(ref).stat().st_mtime_ns != made[name]]
+    assert rebuilt == [label]
+
+
+def save_as(kind: str) -> Callable[[Image.Image, Path], None]:
+    def phone(picture: Image.Image, path: Path) -> None:
+        exif = Image.Exif()
+        exif[0x0112] = 6  # stored lying, to be shown turned
+        picture.rotate(90, expand=True).save(path.with_suffix(".jpg"), exif=exif)
+
+    def transparent(picture: Image.Image, path: Path) -> None:
+        picture.putalpha(picture.convert("L"))
+        picture.save(path.with_suffix(".png"))
+
+    def deep(picture: Image.Image, path: Path) -> None:
+        grey = np.asarray(picture.convert("L"), dtype=np.uint16) * 257
+        Image.fromarray(grey).save(path.with_suffix(".png"))
+
+    def printed(picture: Image.Image, path: Path) -> None:
+        picture.convert("CMYK").save(path.with_suffix(".jpg"))
+
+    return {"phone": phone, "transparent": transparent, "deep": deep, "printed": printed}[kind]
+
+
+def test_photographs_of_all_kinds_go_through(finished: Path, tmp_path: Path) -> None:
+    """Mixed sizes, EXIF rotation, alpha, 16 bits and CMYK, from pictures to report."""
+    folder = tmp_path / "photos"
+    (folder / "pictures").mkdir(parents=True)
+    for i, kind in enumerate(["phone", "transparent", "deep", "printed"]):
+        rng = random.Random(i)
+        picture = render(CHARACTERS["corvo"].appear(rng, style="photo"), draw_view(rng), 90 + 40 * i)
+        save_as(kind)(picture.crop((0, 0, picture.width, picture.height - 11 * i)), folder / "pictures" / kind)
+    shutil.copy(finished / "prompts.txt", folder)
+    text = CONFIG.format(weights=WEIGHTS).replace("path: ./pictures", "source: prompt, path: ./pictures, prompt: corvo")
+    (folder / "short.yaml").write_text(text)
+    refs = Pipeline(folder).run()
+    page = (Pipeline(folder).store.path(refs["report"]) / "report.html").read_text()
+    assert "<html" in page and "http://" not in page.replace("http://www.w3.org", "")

@@ -1,0 +1,124 @@
+"""What Prefect is trusted with, and that its server works with the libraries that are pinned."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sdxl_core.errors import UserError
+from tasks.manifest import Json, Ref
+from tasks.stage import Call, Job, Runner, Stage
+from tasks.store import ArtifactStore
+
+pytestmark = pytest.mark.usefixtures("prefect_api")
+BUILT: list[str] = []
+
+
+def build(job: Job) -> dict[str, Json]:
+    BUILT.append(job.params["text"])
+    (job.out / "text.txt").write_text(job.params["text"])
+    return {}
+
+
+def refuse(job: Job) -> dict[str, Json]:
+    BUILT.append(job.params["text"])
+    raise UserError("mend your picture")
+
+
+def fail_once(job: Job) -> dict[str, Json]:
+    if len(BUILT) % 2 == 0:
+        BUILT.append(job.params["text"])
+        raise RuntimeError("a passing trouble")
+    return build(job)
+
+
+STAGE = Stage(kind="toy", version="1", build=build, heavy=False)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    BUILT.clear()
+    return ArtifactStore(tmp_path / "store")
+
+
+def in_flow(store: ArtifactStore, *calls: Call) -> list[Ref]:
+    from prefect import flow
+
+    from tasks.policies import prefect_runner
+
+    @flow(name="toy")
+    def run_all() -> list[dict[str, str]]:
+        run: Runner = prefect_runner(store, "cpu")
+        return [run(call).model_dump() for call in calls]  # type: ignore[union-attr]
+
+    return [Ref.model_validate(ref) for ref in run_all()]
+
+
+def test_a_record_is_reused_while_its_artifact_is_whole(store: ArtifactStore) -> None:
+    call = Call(STAGE, "toy", {"text": "a"})
+    [first] = in_flow(store, call)
+    assert in_flow(store, call) == [first]
+    assert BUILT == ["a"]
+    shutil.rmtree(store.path(first))
+    assert in_flow(store, call) == [first]
+    assert BUILT == ["a", "a"]
+    (store.path(first) / "text.txt").write_text("longer")
+    assert in_flow(store, call) == [first]
+    assert BUILT == ["a", "a", "a"]
+
+
+def test_records_of_another_store_count_for_nothing(store: ArtifactStore, tmp_path: Path) -> None:
+    call = Call(STAGE, "toy", {"text": "b"})
+    in_flow(store, call)
+    in_flow(ArtifactStore(tmp_path / "other"), call)
+    assert BUILT == ["b", "b"]
+
+
+def test_stages_with_the_same_parameters_do_not_share_records(store: ArtifactStore) -> None:
+    other = replace(STAGE, kind="other")
+    refs = in_flow(store, Call(STAGE, "toy", {"text": "c"}), Call(other, "other", {"text": "c"}))
+    assert [ref.kind for ref in refs] == ["toy", "other"]
+
+
+def test_mistakes_of_the_users_are_not_tried_again(store: ArtifactStore) -> None:
+    with pytest.raises(UserError, match="mend your picture"):
+        in_flow(store, Call(replace(STAGE, build=refuse, retries=2), "toy", {"text": "d"}))
+    assert BUILT == ["d"]
+
+
+def test_passing_troubles_are(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.policies.RETRY_DELAYS_S", [0.0])
+    in_flow(store, Call(replace(STAGE, build=fail_once, retries=1), "toy", {"text": "e"}))
+    assert BUILT == ["e", "e"]
+
+
+def test_the_servers_own_modules_import() -> None:
+    """A fastapi that Prefect does not cap breaks exactly this, and nothing else says so."""
+    import prefect.server.api.server as server
+
+    assert server.create_app is not None
+
+
+@pytest.mark.slow
+def test_a_cron_schedule_yields_runs(tmp_path: Path) -> None:
+    """A sqlalchemy that Prefect does not cap lets its scheduler fail in silence."""
+    import asyncio
+
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import DeploymentScheduleCreate
+    from prefect.client.schemas.schedules import CronSchedule
+    from prefect.server.services.scheduler import Scheduler
+
+    async def schedule() -> list[object]:
+        async with get_client() as client:
+            flow = await client.create_flow_from_name("toy")
+            weekly = DeploymentScheduleCreate(schedule=CronSchedule(cron="0 3 * * 0"), active=True)
+            await client.create_deployment(flow_id=flow, name="weekly", schedules=[weekly])
+            await Scheduler().run_once()
+            return list(await client.read_flow_runs())
+
+    runs = asyncio.run(schedule())
+    assert len([run for run in runs if run.state_name == "Scheduled"]) >= 3  # type: ignore[attr-defined]

@@ -1,0 +1,117 @@
+"""What is checked before anything runs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sdxl_core.errors import UserError
+from tasks.experiment import Experiment, prepare_experiment
+from tasks.store import ArtifactStore
+from tasks.yaml_config import read_config
+from tests.tasks.toy import write_experiment
+
+Prepare = Callable[..., Experiment]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_experiment(tmp_path / "toy").parent
+
+
+@pytest.fixture
+def prepare(folder: Path, tmp_path: Path) -> Prepare:
+    def prepared(*overrides: str, adapter: Path | None = None) -> Experiment:
+        store = ArtifactStore(tmp_path / "store")
+        return prepare_experiment(read_config(folder / "toy.yaml", overrides), store, "command", adapter)
+
+    return prepared
+
+
+OVERRIDES = {
+    "prior=null": "training.objective.kind = prior_preservation needs class images",
+    "training.objective={kind: diffusion}": "prior: class images are not used",
+    "evaluation.metrics=[{metric: ssim}]": "primary: true",
+    "evaluation.prompts=/nowhere/prompts.jsonl": "evaluation.prompts: no such file",
+    "evaluation.prompts=prompts.jsonl": r"evaluation\.prompts: expected a local file.*\./prompts\.jsonl",
+    "model.base=/nowhere": r"model\.base: expected a folder or file that exists, got /nowhere",
+    "model.vae=/nowhere": r"model\.vae: expected a folder or file that exists",
+    "evaluation.metrics.0.model=/nowhere": r"evaluation\.metrics\.0\.model: expected a folder",
+    "model.base=not a hub id": r"model\.base: expected a local path or a hub id",
+    "model.base=someone/something": r"model\.base: cannot get 'someone/something' from the hub",
+    "dataset.path=/nowhere": "/nowhere",
+}
+
+
+@pytest.mark.parametrize("override", OVERRIDES)
+def test_sections_and_places_that_do_not_fit_are_refused(prepare: Prepare, override: str) -> None:
+    with pytest.raises(UserError, match=OVERRIDES[override]):
+        prepare(override)
+
+
+def pickled(sdxl: Path) -> None:
+    (sdxl / "unet" / "model.safetensors").rename(sdxl / "unet" / "model.bin")
+
+
+def other_pipeline(sdxl: Path) -> None:
+    (sdxl / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda sdxl: (sdxl / "model_index.json").unlink(), "model_index.json"),
+        (lambda sdxl: (sdxl / "model_index.json").write_text("{"), "not JSON"),
+        (lambda sdxl: shutil.rmtree(sdxl / "text_encoder_2"), "lacks the component text_encoder_2"),
+        (lambda sdxl: (sdxl / "vae" / "config.json").unlink(), "config.json"),
+        (pickled, "expected safetensors weights, got model.bin"),
+        (other_pipeline, "expected a Stable Diffusion XL checkpoint, got StableDiffusionPipeline"),
+    ],
+)
+def test_what_is_not_a_whole_sdxl_checkpoint_is_refused(
+    prepare: Prepare, folder: Path, harm: Callable[[Path], object], message: str
+) -> None:
+    harm(folder / "sdxl")
+    with pytest.raises(UserError, match=message):
+        prepare()
+
+
+def test_a_model_is_its_bytes(prepare: Prepare, folder: Path) -> None:
+    before = prepare().model
+    shutil.copytree(folder / "sdxl", folder / "copy")
+    assert prepare(f"model.base={folder / 'copy'}").model.components == before.components
+    (folder / "sdxl" / "README.md").write_text("notes do not matter")
+    assert prepare().model.digest() == before.digest()
+    (folder / "sdxl" / "unet" / "model.safetensors").write_bytes(b"other")
+    after = prepare().model
+    assert after.digest() != before.digest()
+    assert after.digest("vae") == before.digest("vae")
+
+
+def test_another_vae_takes_the_place_of_the_own_one(prepare: Prepare, folder: Path) -> None:
+    shutil.copytree(folder / "sdxl" / "vae", folder / "vae")
+    (folder / "vae" / "model.safetensors").write_bytes(b"other")
+    before, after = prepare().model, prepare(f"model.vae={folder / 'vae'}").model
+    assert after.vae_folder == folder / "vae"
+    assert after.digest("vae") != before.digest("vae")
+    assert after.digest("unet") == before.digest("unet")
+
+
+def test_an_adapter_should_be_a_safetensors_file(prepare: Prepare, folder: Path) -> None:
+    with pytest.raises(UserError, match="--adapter"):
+        prepare(adapter=folder / "lora.bin")
+    (folder / "My LoRA.safetensors").write_bytes(b"x")
+    assert prepare(adapter=folder / "My LoRA.safetensors").name == "toy-my-lora"
+
+
+def test_what_is_shown_of_a_configuration_names_no_place_outside(
+    prepare: Prepare, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    shown = prepare("runtime.store=./x").shown_config
+    assert shown["model"] == {"base": "./sdxl"}
+    assert str(folder) not in json.dumps(shown)

@@ -1,0 +1,217 @@
+"""Laws of the artifact store."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tasks.manifest import MANIFEST, Ref
+from tasks.stage import Call, Job, materialise
+from tasks.store import ArtifactStore, DamagedArtifact, damage_of_all
+from tests.tasks.conftest import MakeCall, write_text
+
+FORK = multiprocessing.get_context("fork")
+
+
+def run_in_child(work: Callable[[], None]) -> int:
+    """Do the work in a forked process; returns its exit code (negative: killed)."""
+    child = FORK.Process(target=work)
+    child.start()
+    child.join(60)
+    assert child.exitcode is not None
+    return child.exitcode
+
+
+def counting_builds(call: Call, log: Path, pause_s: float = 0) -> Call:
+    """The same call, noting every build in a file that other processes share."""
+
+    def build(job: Job) -> dict[str, object]:
+        with log.open("a") as stream:
+            stream.write("built\n")
+        time.sleep(pause_s)
+        return write_text(job)
+
+    return replace(call, stage=replace(call.stage, build=build))
+
+
+def test_the_second_time_nothing_is_built(store: ArtifactStore, call: MakeCall, tmp_path: Path) -> None:
+    counted = counting_builds(call(), tmp_path / "log")
+    assert materialise(counted, store, "cpu") == materialise(counted, store, "cpu")
+    assert (tmp_path / "log").read_text() == "built\n"
+
+
+def test_content_digest_depends_on_bytes_and_names_alone(tmp_path: Path, call: MakeCall) -> None:
+    first = materialise(call(), ArtifactStore(tmp_path / "a"), "cpu")
+    again = materialise(call(label="another name"), ArtifactStore(tmp_path / "elsewhere" / "b"), "cpu")
+    other = materialise(call("other"), ArtifactStore(tmp_path / "a"), "cpu")
+    assert first == again  # the log in it differs every time
+    assert first.digest != other.digest
+
+
+def test_downstream_keys_follow_content_not_history(store: ArtifactStore, call: MakeCall) -> None:
+    one, two = Ref(kind="text", key="1", digest="same"), Ref(kind="text", key="2", digest="same")
+    assert call(inputs={"source": one}).recipe().key == call(inputs={"source": two}).recipe().key
+    three = Ref(kind="text", key="1", digest="other")
+    assert call(inputs={"source": one}).recipe().key != call(inputs={"source": three}).recipe().key
+
+
+def test_key_depends_on_kind_code_and_params(call: MakeCall) -> None:
+    base = call()
+    others = [
+        replace(base, params={"text": "x"}),
+        replace(base, stage=replace(base.stage, version="2")),
+        replace(base, stage=replace(base.stage, kind="prose")),
+    ]
+    assert len({base.recipe().key, *(other.recipe().key for other in others)}) == 4
+    assert replace(base, label="x", local={"place": "y"}).recipe().key == base.recipe().key
+
+
+def test_deleting_an_artifact_costs_its_recomputation_only(store: ArtifactStore, call: MakeCall) -> None:
+    source = materialise(call("source"), store, "cpu")
+    result = materialise(call(inputs={"source": source}), store, "cpu")
+    shutil.rmtree(store.path(source))
+    assert materialise(call("source"), store, "cpu") == source
+    assert store.find(result.kind, call(inputs={"source": source}).recipe().key) == result
+
+
+@pytest.mark.parametrize("harm", ["missing", "short", "no manifest", "broken manifest", "foreign manifest"])
+def test_a_damaged_artifact_is_set_aside_named_and_rebuilt(
+    store: ArtifactStore, call: MakeCall, caplog: pytest.LogCaptureFixture, harm: str
+) -> None:
+    ref = materialise(call(), store, "cpu")
+    other = materialise(call("other"), store, "cpu")
+    place = store.path(ref)
+    if harm == "missing":
+        (place / "inputs.txt").unlink()
+    elif harm == "short":
+        (place / "deep/er/text.txt").write_text("hell")
+    elif harm == "no manifest":
+        (place / MANIFEST).unlink()
+    elif harm == "broken manifest":
+        (place / MANIFEST).write_text("{")
+    else:
+        shutil.copy(store.path(other) / MANIFEST, place / MANIFEST)
+    with pytest.raises(DamagedArtifact):
+        store.find(ref.kind, ref.key)
+    with caplog.at_level(logging.WARNING, "sdxl_flows.store"):
+        assert materialise(call(), store, "cpu") == ref
+    assert str(ref) in caplog.text
+    assert store.find(ref.kind, ref.key) == ref
+    assert len(list((store.root / "damaged").iterdir())) == 1
+
+
+def test_verify_finds_bytes_changed_at_the_same_size(store: ArtifactStore, call: MakeCall) -> None:
+    ref = materialise(call("hello"), store, "cpu")
+    assert list(damage_of_all(store)) == []
+    (store.path(ref) / "deep/er/text.txt").write_text("jello")
+    assert store.find(ref.kind, ref.key) == ref  # a hit is checked by presence and size only
+    [(kind, key, damage)] = damage_of_all(store)
+    assert (kind, key) == (ref.kind, ref.key) and "deep/er/text.txt" in damage
+
+
+def test_a_failed_build_leaves_no_artifact_and_keeps_its_work(store: ArtifactStore, call: MakeCall) -> None:
+    def fails_once(job: Job) -> dict[str, object]:
+        seen = job.work / "seen"
+        if not seen.exists():
+            seen.write_text("x")
+            (job.out / "half").write_text("half")
+            raise RuntimeError("no luck")
+        return write_text(job)
+
+    flaky = replace(call(), stage=replace(call().stage, build=fails_once))
+    with pytest.raises(RuntimeError, match="no luck"):
+        materialise(flaky, store, "cpu")
+    assert store.find_whole("text", flaky.recipe().key) is None
+    ref = materialise(flaky, store, "cpu")
+    assert not (store.path(ref) / "half").exists()
+    assert not store.work_path(ref.kind, ref.key).exists()
+
+
+def test_links_are_refused(store: ArtifactStore, call: MakeCall, tmp_path: Path) -> None:
+    def links(job: Job) -> dict[str, object]:
+        (job.out / "link").symlink_to(tmp_path)
+        return {}
+
+    with pytest.raises(ValueError, match="plain file"):
+        materialise(replace(call(), stage=replace(call().stage, build=links)), store, "cpu")
+
+
+def test_a_kill_at_any_point_of_a_write_leaves_all_or_nothing(tmp_path: Path, call: MakeCall) -> None:
+    """The process kills itself at its n-th touch of the file system, for every n until it gets through."""
+    intact = materialise(call(), ArtifactStore(tmp_path / "intact"), "cpu")
+    killed = 0
+    for n in range(1000):
+        root = tmp_path / str(n)
+        if run_in_child(lambda n=n, root=root: materialise_until(n, root, call())) == 0:
+            break
+        killed += 1
+        survivor = ArtifactStore(root)
+        found = survivor.find(intact.kind, intact.key)  # raises DamagedArtifact if half of it were visible
+        assert found in (None, intact)
+        assert materialise(call(), survivor, "cpu") == intact
+        assert list(damage_of_all(survivor)) == []
+        assert not list((root / "staging").iterdir())
+    assert killed > 20
+
+
+def materialise_until(n: int, root: Path, call: Call) -> None:
+    touches = 0
+    store = ArtifactStore(root)
+
+    def count(event: str, arguments: tuple[object, ...]) -> None:
+        nonlocal touches
+        if event in ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "shutil.rmtree"):
+            touches += 1
+            if touches > n:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(count)
+    materialise(call, store, "cpu")
+    os._exit(0)
+
+
+def test_two_processes_build_once(store: ArtifactStore, call: MakeCall, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    slow = counting_builds(call(), log, pause_s=0.5)
+    children = [FORK.Process(target=materialise, args=(slow, store, "cpu")) for _ in range(3)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(60)
+    assert [child.exitcode for child in children] == [0, 0, 0]
+    assert log.read_text() == "built\n"
+
+
+def test_who_waits_says_for_whom(
+    store: ArtifactStore, call: MakeCall, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = tmp_path / "log"
+    child = FORK.Process(target=materialise, args=(counting_builds(call(), log, pause_s=1), store, "cpu"))
+    child.start()
+    while not log.exists():
+        time.sleep(0.01)
+    with caplog.at_level(logging.WARNING, "sdxl_flows.store"):
+        materialise(call(), store, "cpu")
+    child.join()
+    assert f"process {child.pid}" in caplog.text
+
+
+def test_the_lock_of_a_killed_builder_is_free(store: ArtifactStore, call: MakeCall, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    child = FORK.Process(target=materialise, args=(counting_builds(call(), log, pause_s=60), store, "cpu"))
+    child.start()
+    while not log.exists():
+        time.sleep(0.01)
+    child.kill()
+    child.join()
+    assert store.find(*(lambda ref: (ref.kind, ref.key))(materialise(call(), store, "cpu"))) is not None

@@ -1,0 +1,94 @@
+"""An experiment's files without any network in them: what is checked and digested before anything runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from flows.wiring import finetune
+from tasks.experiment import prepare_experiment
+from tasks.manifest import Json, Ref
+from tasks.stage import Call, Handle, Job, materialise
+from tasks.store import ArtifactStore
+from tasks.weights import SDXL_COMPONENTS
+from tasks.yaml_config import read_config
+
+CONFIG = """\
+name: toy
+model: {base: ./sdxl}
+dataset: {path: ./pictures}
+transform: {resolution_px: 64}
+prior: {prompt: a photo of a person, count: 2, sampling: {steps: 1, width_px: 64, height_px: 64}}
+training: {objective: {kind: prior_preservation}, learning_rate: 1e-3, max_steps: 2}
+sampling: {steps: 2, width_px: 64, height_px: 64}
+evaluation:
+  prompts: ./prompts.jsonl
+  metrics:
+    - {metric: clip_i, model: ./clip, primary: true}
+    - {metric: ssim}
+"""
+PRODUCTS = {
+    "report": ("report.html", "report.json", "summary.md", "scores.parquet"),
+    "train": ("pytorch_lora_weights.safetensors", "kohya_lora.safetensors"),
+}
+
+
+def write_experiment(folder: Path, config: str = CONFIG) -> Path:
+    """A folder with a configuration and all it points at; returns the configuration's path."""
+    write_checkpoint(folder / "sdxl")
+    write_component(folder / "clip")
+    write_pictures(folder / "pictures", 3)
+    prompts = [{"id": f"p{number}", "prompt": f"a photo of a person {number}"} for number in range(3)]
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(prompt) + "\n" for prompt in prompts))
+    path = folder / "toy.yaml"
+    path.write_text(config)
+    return path
+
+
+def write_checkpoint(folder: Path) -> None:
+    for name in SDXL_COMPONENTS:
+        write_component(folder / name)
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionXLPipeline"}))
+
+
+def write_component(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(folder.name.encode())
+
+
+def write_pictures(folder: Path, count: int) -> None:
+    folder.mkdir()
+    lines = []
+    for number in range(count):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / f"{number}.png")
+        lines.append(json.dumps({"file_name": f"{number}.png", "text": f"a photo {number}"}) + "\n")
+    (folder / "metadata.jsonl").write_text("".join(lines))
+
+
+def leave_products(job: Job) -> dict[str, Json]:
+    """Stands in for a stage's computation: as many bytes as it takes for what comes after to be reusable."""
+    names = [name for products in PRODUCTS.values() for name in products]
+    for name in names:
+        (job.out / name).write_text(json.dumps({"comparison": {"judged": []}, "params": dict(job.params)}))
+    return {}
+
+
+def fill_store(
+    config: Path, store: ArtifactStore, command: str, overrides: Mapping[str, Any] | None = None
+) -> list[Ref]:
+    """Artifacts of every stage, under the very keys that a run would give them."""
+    refs = []
+
+    def run(call: Call) -> Handle:
+        refs.append(materialise(replace(call, stage=replace(call.stage, build=leave_products)), store, "cpu"))
+        return refs[-1]
+
+    settings = [f"{name}={value}" for name, value in (overrides or {}).items()]
+    finetune(prepare_experiment(read_config(config, settings), store, command), run)
+    return refs
