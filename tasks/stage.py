@@ -136,7 +136,7 @@ def _run(
 def _free_device_memory() -> None:
     """Give cached GPU memory back: the next stage may be another process. A build that loaded no torch has none."""
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
+    if torch is not None and torch.cuda.is_initialized():
         gc.collect()
         torch.cuda.empty_cache()
 
