@@ -9,39 +9,47 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 
-from tasks.manifest import MANIFEST, Ref
+from tasks.manifest import MANIFEST, Json, Ref
 from tasks.stage import Call, Job, materialise
 from tasks.store import ArtifactStore, DamagedArtifact, damage_of_all
 from tests.tasks.conftest import MakeCall, write_text
 
-FORK = multiprocessing.get_context("fork")
+# A forked copy of the tests' own process would inherit the threads' locks of whatever ran before, held or not.
+CLEAN = multiprocessing.get_context("forkserver")
+CLEAN.set_forkserver_preload(["tests.tasks.conftest"])
 
 
-def run_in_child(work: Callable[[], None]) -> int:
-    """Do the work in a forked process; returns its exit code (negative: killed)."""
-    child = FORK.Process(target=work)
+def in_child(call: Call, store: ArtifactStore) -> BaseProcess:
+    """Materialise in another process, already started."""
+    child = CLEAN.Process(target=materialise, args=(call, store, "cpu"))
     child.start()
-    child.join(60)
-    assert child.exitcode is not None
-    return child.exitcode
+    return child
 
 
 def counting_builds(call: Call, log: Path, pause_s: float = 0) -> Call:
     """The same call, noting every build in a file that other processes share."""
+    return replace(call, stage=replace(call.stage, build=partial(write_text_slowly, log, pause_s)))
 
-    def build(job: Job) -> dict[str, object]:
-        with log.open("a") as stream:
-            stream.write("built\n")
-        time.sleep(pause_s)
-        return write_text(job)
 
-    return replace(call, stage=replace(call.stage, build=build))
+def write_text_slowly(log: Path, pause_s: float, job: Job) -> dict[str, Json]:
+    with log.open("a") as stream:
+        stream.write("built\n")
+    time.sleep(pause_s)
+    return write_text(job)
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path.name} never came"
+        time.sleep(0.01)
 
 
 def test_the_second_time_nothing_is_built(store: ArtifactStore, call: MakeCall, tmp_path: Path) -> None:
@@ -152,8 +160,12 @@ def test_a_kill_at_any_point_of_a_write_leaves_all_or_nothing(tmp_path: Path, ca
     killed = 0
     for n in range(1000):
         root = tmp_path / str(n)
-        if run_in_child(lambda n=n, root=root: materialise_until(n, root, call())) == 0:
+        child = CLEAN.Process(target=materialise_until, args=(n, root, call()))
+        child.start()
+        child.join(60)
+        if child.exitcode == 0:
             break
+        assert child.exitcode == -signal.SIGKILL
         killed += 1
         survivor = ArtifactStore(root)
         found = survivor.find(intact.kind, intact.key)  # raises DamagedArtifact if half of it were visible
@@ -182,10 +194,7 @@ def materialise_until(n: int, root: Path, call: Call) -> None:
 
 def test_two_processes_build_once(store: ArtifactStore, call: MakeCall, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    slow = counting_builds(call(), log, pause_s=0.5)
-    children = [FORK.Process(target=materialise, args=(slow, store, "cpu")) for _ in range(3)]
-    for child in children:
-        child.start()
+    children = [in_child(counting_builds(call(), log, pause_s=0.5), store) for _ in range(3)]
     for child in children:
         child.join(60)
     assert [child.exitcode for child in children] == [0, 0, 0]
@@ -196,10 +205,8 @@ def test_who_waits_says_for_whom(
     store: ArtifactStore, call: MakeCall, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     log = tmp_path / "log"
-    child = FORK.Process(target=materialise, args=(counting_builds(call(), log, pause_s=1), store, "cpu"))
-    child.start()
-    while not log.exists():
-        time.sleep(0.01)
+    child = in_child(counting_builds(call(), log, pause_s=1), store)
+    wait_for(log)
     with caplog.at_level(logging.WARNING, "sdxl_flows.store"):
         materialise(call(), store, "cpu")
     child.join()
@@ -208,10 +215,9 @@ def test_who_waits_says_for_whom(
 
 def test_the_lock_of_a_killed_builder_is_free(store: ArtifactStore, call: MakeCall, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    child = FORK.Process(target=materialise, args=(counting_builds(call(), log, pause_s=60), store, "cpu"))
-    child.start()
-    while not log.exists():
-        time.sleep(0.01)
+    child = in_child(counting_builds(call(), log, pause_s=60), store)
+    wait_for(log)
     child.kill()
     child.join()
-    assert store.find(*(lambda ref: (ref.kind, ref.key))(materialise(call(), store, "cpu"))) is not None
+    ref = materialise(call(), store, "cpu")
+    assert store.find(ref.kind, ref.key) == ref
