@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -46,7 +47,33 @@ def local_prefect(store_root: Path) -> Iterator[None]:
             stack.enter_context(_stopped_with_us())
         # the heartbeat's thread costs a second at the end of every flow, and nobody watches a run in the foreground
         stack.enter_context(temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}))
+        stack.enter_context(_errors_told_once())
         yield
+
+
+class _Errors(logging.Filter):
+    """Keeps from a console what Prefect says of an exception that the flow's caller gets as well, and tells."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        told = record.exc_info or "Finished in state Failed(" in record.getMessage()
+        return not (told and record.name.startswith("prefect."))
+
+
+@contextmanager
+def _errors_told_once() -> Iterator[None]:
+    """Prefect would print every exception twice with its traceback, mistakes in a configuration as well."""
+    import prefect.main  # noqa: F401  # sets logging up, so that the handlers below are those that stay
+    from prefect.logging.handlers import PrefectConsoleHandler
+
+    consoles = [handler for handler in logging.root.handlers if isinstance(handler, PrefectConsoleHandler)]
+    errors = _Errors()
+    for console in consoles:
+        console.addFilter(errors)
+    try:
+        yield
+    finally:
+        for console in consoles:
+            console.removeFilter(errors)
 
 
 @contextmanager

@@ -72,6 +72,15 @@ def test_a_mistake_ends_in_a_message_and_exit_code_2(
     assert "torch" not in done.stdout
 
 
+def test_a_stage_that_refuses_its_input_says_so_once(cli: Cli, config: Path, tmp_path: Path) -> None:
+    """Through Prefect, whose own account of it, tracebacks and all, stays off the console."""
+    (config.parent / "pictures" / "0.png").write_text("<html>not found</html>")
+    done = cli("run", "toy/toy.yaml")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: dataset pictures: 1 entry cannot be used:\n  0.png:")
+    assert "Traceback" not in done.stderr and done.stderr.count("0.png") == 1
+
+
 def test_evaluate_and_report_come_to_the_runs_own_report(cli: Cli, filled: ArtifactStore) -> None:
     for command in ("evaluate", "report"):
         done = cli(command, "toy/toy.yaml")
