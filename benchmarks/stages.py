@@ -16,18 +16,20 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
+from sdxl_core.adapters import ADAPTERS
 from sdxl_core.batch import Batch
 from sdxl_core.config import DiffusionObjective, LoraConfig, SamplingConfig, TrainingConfig
 from sdxl_core.denoiser import Denoiser
 from sdxl_core.ema import NoEma
-from sdxl_core.loop import TrainState, rows_per_step, train_step
-from sdxl_core.model import add_lora, load_noise_schedule, load_pipeline, load_unet, load_vae
+from sdxl_core.loop import Trainer, TrainState, rows_per_step
+from sdxl_core.model import load_noise_schedule, load_pipeline, load_unet, load_vae
 from sdxl_core.objectives.diffusion import Diffusion
 from sdxl_core.optim import build_optimizer
 from sdxl_core.runtime import choose_device
 from sdxl_core.sampling import Request, sample
 from sdxl_core.text import TextEncoders
 from sdxl_core.training_set import CachedImages, CachedText, TrainingSet
+from sdxl_core.workers import Workers
 
 REPEATS = 7
 
@@ -48,10 +50,10 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
 
 def training_seconds(model: Path, latents_px: int, rows: int, device: torch.device) -> tuple[float, float]:
     """(one step of the loop, the bare UNet's forward and backward) with LoRA rank 16, float32."""
-    config = TrainingConfig(lora=LoraConfig(rank=16), micro_batch_size=rows)
+    config = TrainingConfig(adapter=LoraConfig(rank=16), micro_batch_size=rows)
     accelerator = Accelerator(cpu=device.type == "cpu")
     unet, schedule = load_unet(model), load_noise_schedule(model)
-    trainable = add_lora(unet, config.lora, seed=0)
+    trainable = ADAPTERS[config.adapter.kind](config.adapter).attach(unet, seed=0)
     unet.to(device).train()
     width = unet.config.cross_attention_dim
     pooled = unet.config.projection_class_embeddings_input_dim - 6 * unet.config.addition_time_embed_dim
@@ -70,15 +72,16 @@ def training_seconds(model: Path, latents_px: int, rows: int, device: torch.devi
         caption_dropout=0.0,
         rows_per_step=rows_per_step(config, 1),
     )
-    optimizer = accelerator.prepare(build_optimizer(config, trainable))
-    state = TrainState(Denoiser(unet, schedule.to(device)), trainable, optimizer, NoEma())
+    optimizer = accelerator.prepare(build_optimizer(config, list(trainable.values())))
+    state = TrainState(Denoiser(unet, schedule.to(device)), trainable, optimizer, NoEma(), rows)
     objective = Diffusion(DiffusionObjective())
     batch: Batch = data.batch(0, range(rows)).to(device)
 
     def bare() -> None:
         state.denoiser.predict(batch).square().mean().backward()  # type: ignore[no-untyped-call]
 
-    step = seconds(lambda: train_step(state, data, objective, accelerator, config), device)
+    trainer = Trainer(state, data, objective, accelerator, Workers(1, 0), config, print)
+    step = seconds(trainer.train_step, device)
     return step, seconds(bare, device)
 
 

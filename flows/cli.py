@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -82,29 +83,47 @@ def schema(
         out.write_text(schema_text() + "\n", encoding="utf-8")
 
 
+EXIT_STOPPED = 75
+"""As the trainer ends when it was asked to: what is done is saved."""
+
+
+class Stopped(BaseException):
+    """SIGTERM came: whatever runs is left, and the trainer, if one runs, saves on the way out."""
+
+
+def _stop(number: int, frame: object) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    raise Stopped
+
+
 def main() -> None:
-    """The command's entry: mistakes of the user's end in one message and exit code 2, without a traceback."""
+    """The command's entry: what is for the user to know ends in one message and its exit code, without a traceback."""
     _log_to_stderr()
+    signal.signal(signal.SIGTERM, _stop)
     try:
         app()
+    except Stopped:
+        print("stopped; run the same command again to go on", file=sys.stderr)
+        sys.exit(EXIT_STOPPED)
     except Exception as error:
-        message = _for_user(error)
-        if message is None:
+        found = _for_user(error)
+        if found is None:
             raise
+        code, message = found
         print(f"error: {message}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(code)
 
 
-def _for_user(error: Exception) -> str | None:
-    """The message for an error that the user can mend, or None."""
-    from tasks.errors import USER_ERRORS
+def _for_user(error: Exception) -> tuple[int, str] | None:
+    """Exit code and message for an error that needs no traceback to be understood, or None."""
+    from tasks.errors import EXIT_CODES
 
-    if isinstance(error, USER_ERRORS):
-        return str(error)
+    for kind, code in EXIT_CODES.items():
+        if isinstance(error, kind):
+            return code, str(error)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return (
-            f"the disk is full ({error.filename or 'store'}); `sdxl-flows artifacts gc` frees what no recent run needs"
-        )
+        full = f"the disk is full ({error.filename or 'store'})"
+        return 2, f"{full}; `sdxl-flows artifacts gc` frees what no recent run needs"
     return None
 
 

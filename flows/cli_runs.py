@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tasks.plan import Planner
     from tasks.runs import Recorder
     from tasks.store import ArtifactStore
+    from tasks.trainings import Resume
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, such as those in configs/.")]
 Overrides = Annotated[
@@ -26,23 +27,50 @@ Overrides = Annotated[
         "--set", metavar="KEY=VALUE", help="Change a setting, such as training.learning_rate=5e-5. Repeatable."
     ),
 ]
+Override = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--override",
+        metavar="KEY",
+        help="Go on with the last training of this name although this setting changed. Repeatable.",
+    ),
+]
+FromBundle = Annotated[Path | None, typer.Option(help="Go on from this bundle instead of the newest.")]
+Fresh = Annotated[
+    bool,
+    typer.Option("--fresh", help="Start at step 0 although a training of this name with other settings is unfinished."),
+]
 AdapterPath = Annotated[Path | None, typer.Option(help="Judge this LoRA file instead of what CONFIG trains.")]
 
 
-def run(config: ConfigFile, overrides: Overrides = None) -> None:
+def run(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    override: Override = None,
+    from_bundle: FromBundle = None,
+    fresh: Fresh = False,
+) -> None:
     """Run the whole pipeline: dataset to report. What is there already is reused.
 
-    Killed or interrupted, it goes on from where it was when you run it again. Ends with `report: PATH`.
+    Killed or interrupted, it goes on from where it was when you run it again; with a changed setting, it refuses to,
+    unless you say how. More `training.max_steps` than before run the new steps only. Ends with `report: PATH`.
+
+    Exit codes: 0 done, 2 something you have to change, 75 stopped by SIGTERM after saving, 1 anything else.
 
     Examples: `sdxl-flows run configs/miniature/dreambooth.yaml`,
-    `sdxl-flows run configs/miniature/dreambooth.yaml --set training.learning_rate=5e-4 --set training.max_steps=200`
+    `sdxl-flows run configs/miniature/dreambooth.yaml --set training.learning_rate=5e-4 --set training.max_steps=200`,
+    `sdxl-flows run my.yaml --set training.learning_rate=5e-5 --override training.learning_rate`
     """
-    prepared = _prepare(config, overrides)
+    from tasks.trainings import Resume
+
+    bundle = from_bundle.resolve() if from_bundle else None
+    resume = Resume(override=tuple(override or ()), from_bundle=bundle, fresh=fresh)
+    prepared = _prepare(config, overrides, resume=resume)
 
     def start() -> dict[str, Any]:
         from flows.finetune import finetune
 
-        return finetune(prepared.experiment.config, command=prepared.experiment.command)
+        return finetune(prepared.experiment.config, resume=resume, command=prepared.experiment.command)
 
     _carry_out(prepared, start)
 
@@ -50,7 +78,7 @@ def run(config: ConfigFile, overrides: Overrides = None) -> None:
 def plan(config: ConfigFile, overrides: Overrides = None) -> None:
     """Say what `run` would do: each stage reused or run, and which input changed since the nearest earlier result.
 
-    Example: `sdxl-flows plan configs/miniature/dreambooth.yaml --set training.lora.rank=16`
+    Example: `sdxl-flows plan configs/miniature/dreambooth.yaml --set training.adapter.rank=16`
     """
     stages = _prepare(config, overrides).planner.stages
     console.table([(stage.label, stage.action, stage.why) for stage in stages])
@@ -104,7 +132,11 @@ class Prepared:
 
 
 def _prepare(
-    path: Path, overrides: list[str] | None, expecting: Collection[str] = (), adapter: Path | None = None
+    path: Path,
+    overrides: list[str] | None,
+    expecting: Collection[str] = (),
+    adapter: Path | None = None,
+    resume: Resume | None = None,
 ) -> Prepared:
     """Everything that can be wrong with a configuration comes to light here, before Prefect or a model loads."""
     from flows.wiring import evaluate as wiring
@@ -116,7 +148,8 @@ def _prepare(
 
     config = read_config(path, overrides or [])
     store = ArtifactStore(config.runtime.store_root())
-    experiment = prepare_experiment(config, store, _command(path, overrides or [], adapter), adapter)
+    command = _command(path, overrides or [], adapter, resume.override if resume else ())
+    experiment = prepare_experiment(config, store, command, adapter, resume)
     planner = Planner(store)
     reused = Recorder(planner)
     wiring(experiment, Expecting(expecting, store, reused))
@@ -138,9 +171,10 @@ def _carry_out(prepared: Prepared, start: Callable[[], dict[str, Any]]) -> None:
     console.out(f"report: {place}")
 
 
-def _command(config: Path, overrides: Sequence[str], adapter: Path | None) -> str:
+def _command(config: Path, overrides: Sequence[str], adapter: Path | None, override: Sequence[str]) -> str:
     """What makes the report again, the same for all commands that come to the same report."""
     place = os.path.relpath(config)
-    changes = [word for override in overrides for word in ("--set", override)]
+    changes = [word for change in overrides for word in ("--set", change)]
+    changes += [word for key in override for word in ("--override", key)]
     given = ["evaluate", place, "--adapter", os.path.relpath(adapter)] if adapter else ["run", place]
     return shlex.join(["sdxl-flows", *given, *changes])

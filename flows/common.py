@@ -15,6 +15,7 @@ from tasks.policies import prefect_runner
 from tasks.runs import Recorder, finish_run, report_files, score_rows
 from tasks.stage import Handle, Runner
 from tasks.store import ArtifactStore
+from tasks.trainings import Resume
 from tasks.yaml_config import build_config, read_config, resolve_paths
 
 Configured = PipelineConfig | Path
@@ -37,13 +38,14 @@ def run_flow(
     *,
     expecting: Collection[str] = (),
     adapter: Path | None = None,
+    resume: Resume | None = None,
 ) -> dict[str, Any]:
     """The body of a flow; returns the report's place and all artifacts by label.
 
     Stages of the kinds in `expecting` must be in the store already.
     """
     store = ArtifactStore(config.runtime.store_root())
-    experiment = prepare_experiment(config, store, command, adapter)
+    experiment = prepare_experiment(config, store, command, adapter, resume)
     recorder = Recorder(prefect_runner(store, config.runtime.device))
     wiring(experiment, Expecting(expecting, store, recorder))
     report = finish_run(store, experiment.name, command, recorder.refs)

@@ -8,17 +8,22 @@ from prefect import flow
 
 from flows import wiring
 from flows.common import Configured, configure, run_flow
+from tasks.trainings import Resume
 
 
 @flow(name="finetune")
 def finetune(
-    config: Configured, overrides: list[str] | None = None, command: str = "prefect deployment run finetune/finetune"
+    config: Configured,
+    overrides: list[str] | None = None,
+    resume: Resume | None = None,
+    command: str = "prefect deployment run finetune/finetune",
 ) -> dict[str, Any]:
     """From dataset to report.
 
     Args:
         config: the whole configuration, or the path of its YAML file.
         overrides: `key.path=value`, such as `training.learning_rate=5e-5`.
+        resume: how to deal with a training under the same name that was interrupted or made with other settings.
         command: what the report says makes it again.
     """
-    return run_flow(configure(config, overrides or []), command, wiring.finetune)
+    return run_flow(configure(config, overrides or []), command, wiring.finetune, resume=resume)

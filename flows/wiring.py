@@ -24,7 +24,7 @@ def finetune(experiment: Experiment, run: Runner) -> Handle:
         captioned["class_images"] = classes
         cached["class_latents"] = run(latents.encode("class_latents", classes, config.transform, model))
     cached["text"] = run(text.encode(captioned, model))
-    training = run(train.train(config.training, config.sampling, model, cached))
+    training = run(train.train(config.training, config.sampling, model, cached, experiment.continuing))
     return judge(experiment, pictures, training, run)
 
 

@@ -1,30 +1,30 @@
-"""Bundles: what a run needs to go on, written so that no crash can leave half of one.
+"""A bundle: all that a run needs to go on, in a folder that is whole or not there.
 
-A bundle is a folder `step-<n>` with `weights.safetensors`, `average.safetensors`, `optimizer.pt`, `state.json` and,
+`step-<n>/` holds `weights.safetensors`, `average.safetensors`, `optimizer.pt`, `history.jsonl`, `state.json` and,
 written last, `manifest.json` with the size and sha256 of the others. It is made in a staging folder, synced to disk
-and renamed; older bundles go only afterwards.
+and renamed into its place.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sdxl_core.errors import UserError
+from sdxl_core.bundles import MANIFEST, STAGING, bundle_name, damage, file_sha256, rotate
+from sdxl_core.disk import flush, naming_a_full_disk
 from sdxl_core.tensor_files import write_tensors
-
-MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -36,74 +36,54 @@ class Bundle:
     average: dict[str, Tensor]
     optimizer: dict[str, Any]
     scaler: dict[str, Any]
+    counters: dict[str, int]
+    history: str
+    """The lines of history.jsonl so far."""
     identity: dict[str, Any]
     """What makes this run this run: configuration, data, base weights. Resuming under another one is refused."""
 
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in _tensors([self.weights, self.average, self.optimizer]))
 
-def save_bundle(folder: Path, bundle: Bundle, keep: int) -> Path:
-    """Write `bundle` below `folder`, then remove all but the newest `keep`."""
+    def copied(self) -> Bundle:
+        """The same in CPU memory of its own, untouched by further steps."""
+        return replace(
+            self,
+            weights=_copied(self.weights),
+            average=_copied(self.average),
+            optimizer=_copied(self.optimizer),
+            scaler=_copied(self.scaler),
+        )
+
+
+def write_bundle(folder: Path, bundle: Bundle) -> Path:
+    """Write `bundle` below `folder`. A whole bundle of that step that is there already stays: it is the same.
+
+    Raises:
+        UserError: the disk is full; nothing that was there before is touched.
+    """
+    target = folder / bundle_name(bundle.step)
+    if target.exists() and damage(target) is None:
+        return target
     folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob(".staging-*"):
-        shutil.rmtree(leftover)
-    staging = folder / f".staging-{uuid.uuid4().hex}"
-    staging.mkdir()
-    write_tensors(staging / "weights.safetensors", bundle.weights)
-    write_tensors(staging / "average.safetensors", bundle.average)
-    torch.save({"optimizer": bundle.optimizer, "scaler": bundle.scaler}, staging / "optimizer.pt")
-    state = {"step": bundle.step, "identity": bundle.identity}
-    (staging / "state.json").write_text(json.dumps(state, sort_keys=True), encoding="utf-8")
-    files = {p.name: {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in sorted(staging.iterdir())}
-    (staging / MANIFEST).write_text(json.dumps(files, indent=1, sort_keys=True), encoding="utf-8")
-    for path in [*staging.iterdir(), staging]:
-        _sync(path)
-    target = folder / f"step-{bundle.step:08d}"
-    if target.exists():  # the same step saved again after a resume: the new one is as good, and whole
-        shutil.rmtree(target)
-    os.replace(staging, target)
-    _sync(folder)
-    for old in sorted(folder.glob("step-*"))[:-keep]:
-        shutil.rmtree(old)
+    staging = folder / f"{STAGING}{uuid.uuid4().hex}"
+    try:
+        with naming_a_full_disk(folder, bundle.nbytes):
+            staging.mkdir()
+            _fill(staging, bundle)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    if target.exists():  # damaged: out of the way, but for its owner to look at
+        os.rename(target, folder / f".damaged-{target.name}-{uuid.uuid4().hex}")
+    os.rename(staging, target)
+    flush(folder)
     return target
 
 
-def newest_bundle(folder: Path, identity: dict[str, Any], log: Callable[[str], None]) -> Bundle | None:
-    """The newest whole bundle below `folder`, or None where there is none at all; broken ones are named in the log.
-
-    Raises:
-        UserError: bundles exist but none is whole, or the newest belongs to a run with other settings.
-    """
-    found = sorted(folder.glob("step-*"), reverse=True) if folder.is_dir() else []
-    for path in found:
-        if problem := damage(path):
-            log(f"bundle {path.name} is not whole and is passed over: {problem}")
-            continue
-        bundle = _load(path)
-        if changed := _differences(bundle.identity, identity):
-            raise UserError(f"{folder}: this run was started with other settings; changed: " + "; ".join(changed))
-        return bundle
-    if found:
-        raise UserError(f"{folder}: none of {len(found)} bundles is whole; delete the folder to start again")
-    return None
-
-
-def damage(path: Path) -> str | None:
-    """What is wrong with a bundle's files, or None."""
-    try:
-        files = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        return f"manifest unreadable ({type(error).__name__})"
-    for name, entry in files.items():
-        file = path / name
-        if not file.is_file():
-            return f"{name} is missing"
-        if file.stat().st_size != entry["bytes"]:
-            return f"{name} has {file.stat().st_size} bytes, expected {entry['bytes']}"
-        if _sha256(file) != entry["sha256"]:
-            return f"{name} has other contents than were written"
-    return None
-
-
-def _load(path: Path) -> Bundle:
+def read_bundle(path: Path) -> Bundle:
+    """Load a bundle that `damage` found whole, onto the CPU. Nothing is unpickled but tensors and plain values."""
     state = json.loads((path / "state.json").read_text(encoding="utf-8"))
     tensors = torch.load(path / "optimizer.pt", weights_only=True, map_location="cpu")
     return Bundle(
@@ -112,31 +92,80 @@ def _load(path: Path) -> Bundle:
         average=load_file(path / "average.safetensors"),
         optimizer=tensors["optimizer"],
         scaler=tensors["scaler"],
+        counters=state["counters"],
+        history=(path / "history.jsonl").read_text(encoding="utf-8"),
         identity=state["identity"],
     )
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    flat_old, flat_new = _flat(old), _flat(new)
-    keys = sorted(flat_old.keys() | flat_new.keys())
-    return [f"{k}: {flat_old.get(k)!r} -> {flat_new.get(k)!r}" for k in keys if flat_old.get(k) != flat_new.get(k)]
+def _fill(staging: Path, bundle: Bundle) -> None:
+    write_tensors(staging / "weights.safetensors", bundle.weights)
+    write_tensors(staging / "average.safetensors", bundle.average)
+    with (staging / "optimizer.pt").open("wb") as file:
+        torch.save({"optimizer": bundle.optimizer, "scaler": bundle.scaler}, file)
+    (staging / "history.jsonl").write_text(bundle.history, encoding="utf-8")
+    state = {"step": bundle.step, "counters": bundle.counters, "identity": bundle.identity}
+    (staging / "state.json").write_text(json.dumps(state, sort_keys=True), encoding="utf-8")
+    files = sorted(staging.iterdir())
+    for path in files:
+        flush(path)
+    manifest = {path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)} for path in files}
+    (staging / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True), encoding="utf-8")
+    flush(staging / MANIFEST)
+    flush(staging)
 
 
-def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, item in value.items():
-        out |= _flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {prefix + key: item}
-    return out
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for entry in value.values():
+            yield from _tensors(entry)
+    elif isinstance(value, list | tuple):
+        for entry in value:
+            yield from _tensors(entry)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _copied(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return {key: _copied(entry) for key, entry in value.items()}
+    return [_copied(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+class BundleWriter:
+    """Writes bundles one after another, beside the training where memory allows a copy of what is written.
+
+    `source`, the bundle that the run went on from, is never removed.
+    """
+
+    def __init__(self, folder: Path, keep: int, source: Path | None) -> None:
+        self.folder = folder
+        self.keep = keep
+        self.protected = () if source is None else (source,)
+        self._thread = ThreadPoolExecutor(1, "bundles")
+        self._pending: Future[None] | None = None
+
+    def save(self, bundle: Bundle) -> None:
+        """Write a bundle, after the one before it. Raises what went wrong with that one, if anything did."""
+        self.finish()
+        if psutil.virtual_memory().available > 2 * bundle.nbytes:
+            self._pending = self._thread.submit(self._write, bundle.copied())
+        else:
+            self._write(bundle)
+
+    def check(self) -> None:
+        """Raise what went wrong with the last bundle, if it is already known."""
+        if self._pending is not None and self._pending.done():
+            self.finish()
+
+    def finish(self) -> None:
+        """Wait until the last bundle is written. Raises what went wrong."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def _write(self, bundle: Bundle) -> None:
+        write_bundle(self.folder, bundle)
+        rotate(self.folder, bundle.step, self.keep, self.protected)

@@ -6,9 +6,9 @@ a hub id. Relative paths have been made absolute (against the configuration file
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 
 class Config(BaseModel):
@@ -108,6 +108,7 @@ class PriorConfig(Config):
 class LoraConfig(Config):
     """Low-rank adapter of the UNet (Hu et al. 2021, arXiv:2106.09685)."""
 
+    kind: Literal["lora"] = "lora"
     rank: PositiveInt = 16
     alpha: Annotated[float, Field(gt=0)] | None = None
     """Scale is alpha / rank. Default: the rank, that is a scale of 1."""
@@ -117,6 +118,15 @@ class LoraConfig(Config):
     @property
     def scaled_alpha(self) -> float:
         return float(self.rank if self.alpha is None else self.alpha)
+
+
+class FullConfig(Config):
+    """No adapter: all weights of the UNet itself are trained, in float32."""
+
+    kind: Literal["full"]
+
+
+Adapter = Annotated[LoraConfig | FullConfig, Field(discriminator="kind")]
 
 
 class DiffusionObjective(Config):
@@ -165,7 +175,8 @@ class TrainingConfig(Config):
     """The one training loop's settings."""
 
     objective: Objective = DiffusionObjective()
-    lora: LoraConfig = LoraConfig()
+    adapter: Adapter = LoraConfig()
+    """What is trained."""
     max_steps: PositiveInt = 1000
     """Optimizer steps."""
     micro_batch_size: PositiveInt = 1
@@ -185,14 +196,45 @@ class TrainingConfig(Config):
     """Share of rows trained without their caption, for classifier-free guidance."""
     ema: EmaConfig | None = None
     precision: Precision = "fp32"
-    """Of the frozen weights and of autocast; adapter weights are always float32."""
+    """Of the frozen weights and of autocast; weights that are trained are always float32."""
     gradient_checkpointing: bool = False
     seed: Annotated[int, Field(ge=0)] = 0
     save_every_steps: PositiveInt = 250
     """Optimizer steps between resumable bundles."""
+    save_every_minutes: Annotated[float, Field(gt=0)] | None = None
+    """Save also when so much time has passed since the last bundle."""
     keep_bundles: PositiveInt = 2
+    max_skipped_steps: Annotated[int, Field(ge=0)] = 3
+    """Steps in a row whose loss or gradient is not finite: so many are left out, at the next the run stops."""
     log_every_steps: PositiveInt = 10
     validation: ValidationConfig | None = None
     wandb: WandbConfig | None = None
     processes: PositiveInt = 1
     """Above 1, the trainer starts through `accelerate launch`."""
+
+    @field_validator("objective", "adapter", mode="before")
+    @classmethod
+    def _kind_has_a_default(cls, section: Any, info: ValidationInfo) -> Any:
+        """A section that does not say its kind is of the default one."""
+        default = cls.model_fields[info.field_name or ""].default
+        return {"kind": default.kind, **section} if isinstance(section, dict) and "kind" not in section else section
+
+    @property
+    def lasting(self) -> dict[str, Any]:
+        """The settings that decide the weights after any given step, as JSON.
+
+        The length of the run is among them only if the learning rate depends on it.
+        """
+        unlimited = {"max_steps"} if self.lr_schedule == "constant" else set()
+        return self.model_dump(mode="json", exclude=CANNOT_CHANGE_RESULT | unlimited)
+
+
+CANNOT_CHANGE_RESULT = {
+    "save_every_steps",
+    "save_every_minutes",
+    "keep_bundles",
+    "max_skipped_steps",
+    "log_every_steps",
+    "wandb",
+}
+"""Settings of training that change no byte of what it makes."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -31,9 +31,10 @@ class NoEma:
 class Ema(NoEma):
     """avg <- decay * avg + (1 - decay) * weight, after every optimizer step."""
 
-    def __init__(self, config: EmaConfig, parameters: Sequence[nn.Parameter]) -> None:
+    def __init__(self, config: EmaConfig, trained: Mapping[str, nn.Parameter]) -> None:
         self.config = config
-        self.parameters = list(parameters)
+        self.names = list(trained)
+        self.parameters = list(trained.values())
         self.averages = [p.detach().clone() for p in self.parameters]
 
     def decay(self, step: int) -> float:
@@ -45,12 +46,12 @@ class Ema(NoEma):
         torch._foreach_lerp_(self.averages, [p.detach() for p in self.parameters], 1 - self.decay(step))
 
     def state(self) -> dict[str, Tensor]:
-        return {f"{i:05d}": average for i, average in enumerate(self.averages)}
+        return dict(zip(self.names, self.averages, strict=True))
 
     @torch.no_grad()
     def load(self, state: dict[str, Tensor]) -> None:
-        for i, average in enumerate(self.averages):
-            average.copy_(state[f"{i:05d}"])
+        for name, average in zip(self.names, self.averages, strict=True):
+            average.copy_(state[name])
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -68,5 +69,5 @@ class Ema(NoEma):
             parameter.copy_(value)
 
 
-def build_ema(config: EmaConfig | None, parameters: Sequence[nn.Parameter]) -> NoEma:
-    return NoEma() if config is None else Ema(config, parameters)
+def build_ema(config: EmaConfig | None, trained: Mapping[str, nn.Parameter]) -> NoEma:
+    return NoEma() if config is None else Ema(config, trained)

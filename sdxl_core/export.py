@@ -16,10 +16,14 @@ from diffusers import UNet2DConditionModel
 from peft.utils import get_peft_model_state_dict
 from torch import Tensor
 
-from sdxl_core.config import LoraConfig
-from sdxl_core.model import ADAPTER_NAME, LORA_TARGETS
+from sdxl_core.config import LoraConfig, LoraTargets
 from sdxl_core.tensor_files import write_tensors
 
+LORA_TARGETS: dict[LoraTargets, list[str]] = {
+    "attention": ["to_k", "to_q", "to_v", "to_out.0"],
+    "attention+feed-forward": ["to_k", "to_q", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2"],
+}
+ADAPTER_NAME = "default"
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 KOHYA_FILE = "kohya_lora.safetensors"
 

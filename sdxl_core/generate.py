@@ -11,6 +11,7 @@ from pathlib import Path
 from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 
+from sdxl_core.adapters import load_trained
 from sdxl_core.config import SamplingConfig
 from sdxl_core.model import load_pipeline
 from sdxl_core.prompts import Prompt, prompt_seed
@@ -35,7 +36,8 @@ def generate_images(
 ) -> dict[str, int]:
     """Generate `replicates` pictures of every prompt into `images/`, `records.jsonl` and `set.json`.
 
-    `model_digest` stands for base, VAE and adapter together. Returns {"pictures", "generated"}.
+    `adapter` is a LoRA file, or a folder that the trainer exported to. `model_digest` stands for base, VAE and adapter
+    together. Returns {"pictures", "generated"}.
 
     Raises:
         UserError: the device or precision is not to be had.
@@ -45,7 +47,7 @@ def generate_images(
     def load() -> StableDiffusionXLPipeline:
         pipeline = load_pipeline(model, vae, sampling, where)
         if adapter is not None:
-            pipeline.load_lora_weights(adapter.parent, weight_name=adapter.name)
+            load_trained(pipeline, adapter)
         return pipeline
 
     wanted = [(p, r, prompt_seed(seed, p.id, r)) for p in prompts for r in range(replicates)]

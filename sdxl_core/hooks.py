@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +11,9 @@ from typing import Any, Protocol
 
 from torch.utils.tensorboard import SummaryWriter
 
+from sdxl_core.bundle import Bundle, BundleWriter
 from sdxl_core.config import TrainingConfig, WandbConfig
+from sdxl_core.disk import write_durably
 from sdxl_core.errors import UserError
 from sdxl_core.loop import Metrics, TrainState
 from sdxl_core.sampling import png_bytes
@@ -61,17 +63,20 @@ class Wandb:
 
 
 class History:
-    """Every step's figures, written without waiting for the device at every step: they are read in groups."""
+    """Every step's figures, read from the device and written in groups, so that no step waits for it.
 
-    def __init__(self, path: Path, config: TrainingConfig, resumed_at: int, trackers: list[Tracker]) -> None:
+    `lines` so far are a run's state: bundles hold them, and a run that goes on begins with its bundle's.
+    """
+
+    def __init__(self, path: Path, config: TrainingConfig, lines: str, trackers: list[Tracker]) -> None:
         self.path = path
         self.config = config
         self.trackers = trackers
+        self.lines = lines
         self.pending: list[tuple[int, Metrics]] = []
-        self.started, self.first_step = time.monotonic(), resumed_at
-        kept = self._lines_up_to(resumed_at)
+        self.started, self.first_step = time.monotonic(), lines.count("\n")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(kept), encoding="utf-8")
+        path.write_text(lines, encoding="utf-8")
 
     def __call__(self, state: TrainState, metrics: Metrics) -> None:
         self.pending.append((state.step, metrics))
@@ -82,31 +87,43 @@ class History:
         """Write what is pending and tell the trackers its mean."""
         if not self.pending:
             return
-        rows = [{"step": step} | {k: float(v) for k, v in metrics.items()} for step, metrics in self.pending]
+        rows = [{k: float(v) for k, v in metrics.items()} for _, metrics in self.pending]
+        steps = [step for step, _ in self.pending]
         self.pending = []
+        new = "".join(_history_line(step, row) for step, row in zip(steps, rows, strict=True))
+        self.lines += new
         with self.path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
-            file.flush()
-            os.fsync(file.fileno())
-        step = int(rows[-1]["step"])
-        means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0] if name != "step"}
-        rate = (step - self.first_step) / max(1e-9, time.monotonic() - self.started)
+            file.write(new)
+        means = {name: _mean_of_finite([row[name] for row in rows]) for name in rows[0]}
+        rate = (steps[-1] - self.first_step) / max(1e-9, time.monotonic() - self.started)
         for tracker in self.trackers:
-            tracker.scalars(step, means | {"steps_per_s": rate})
+            tracker.scalars(steps[-1], means | {"steps_per_s": rate})
         emit(
             "progress",
-            step=step,
+            step=steps[-1],
             max_steps=self.config.max_steps,
-            loss=means["loss"],
+            loss=_number(means["loss"]),
             steps_per_s=rate,
-            left_s=(self.config.max_steps - step) / max(rate, 1e-9),
+            left_s=(self.config.max_steps - steps[-1]) / max(rate, 1e-9),
         )
 
-    def _lines_up_to(self, step: int) -> list[str]:
-        if not self.path.exists():
-            return []
-        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-        return [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+
+def _history_line(step: int, row: dict[str, float]) -> str:
+    """JSON has no NaN: what is not finite is null."""
+    return json.dumps({"step": step} | {name: _number(value) for name, value in row.items()}) + "\n"
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _mean_of_finite(values: list[float]) -> float:
+    finite = [value for value in values if math.isfinite(value)]
+    return sum(finite) / len(finite) if finite else math.nan
+
+
+def validation_file(step: int, prompt: int) -> str:
+    return f"{step:06d}-{prompt:02d}.png"
 
 
 class ValidationPictures:
@@ -126,19 +143,31 @@ class ValidationPictures:
             pictures = self.validation.pictures()
         for i, picture in enumerate(pictures):
             prompt = self.validation.config.prompts[i]
-            (self.folder / f"{state.step:06d}-{i:02d}.png").write_bytes(png_bytes(picture, {"prompt": prompt}))
+            data = png_bytes(picture, {"prompt": prompt})
+            write_durably(self.folder / validation_file(state.step, i), data)
 
 
-class Bundles:
-    """Saves every `save_every_steps` and once more when the run ends or is asked to stop."""
+class Saving:
+    """Has a bundle written every so many steps or minutes, at the end, and when the run is asked to stop."""
 
-    def __init__(self, save: Callable[[TrainState], None], history: History, config: TrainingConfig) -> None:
-        self.save = save
+    def __init__(self, bundle: Callable[[], Bundle], writer: BundleWriter, history: History, config: TrainingConfig):
+        self.bundle = bundle
+        self.writer = writer
         self.history = history
         self.config = config
+        self.saved_step: int | None = None
+        self.saved_s = time.monotonic()
 
     def __call__(self, state: TrainState, metrics: Metrics) -> None:
-        due = state.step % self.config.save_every_steps == 0
-        if due or state.stop_requested or state.step == self.config.max_steps:
-            self.history.flush()
+        self.writer.check()
+        minutes = (time.monotonic() - self.saved_s) / 60
+        due = self.config.save_every_minutes is not None and minutes >= self.config.save_every_minutes
+        if due or state.step % self.config.save_every_steps == 0 or state.step == self.config.max_steps:
             self.save(state)
+
+    def save(self, state: TrainState) -> None:
+        if state.step == self.saved_step:
+            return
+        self.history.flush()
+        self.writer.save(self.bundle())
+        self.saved_step, self.saved_s = state.step, time.monotonic()

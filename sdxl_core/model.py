@@ -1,4 +1,4 @@
-"""Loading the parts of a Stable Diffusion XL checkpoint, and putting a LoRA on its UNet.
+"""Loading the parts of a Stable Diffusion XL checkpoint.
 
 Everything loads from local folders, from safetensors alone, and runs no code that comes with a checkpoint.
 """
@@ -20,11 +20,10 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from diffusers.utils import logging as diffusers_logging
-from peft import LoraConfig as PeftLoraConfig
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
-from sdxl_core.config import LoraConfig, LoraTargets, SamplingConfig
+from sdxl_core.config import SamplingConfig
 from sdxl_core.errors import UserError
 from sdxl_core.runtime import choose_dtype
 from sdxl_core.schedule import NoiseSchedule
@@ -34,16 +33,11 @@ for library in (diffusers_logging, transformers_logging):
     library.set_verbosity_error()
     library.disable_progress_bar()
 
-LORA_TARGETS: dict[LoraTargets, list[str]] = {
-    "attention": ["to_k", "to_q", "to_v", "to_out.0"],
-    "attention+feed-forward": ["to_k", "to_q", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2"],
-}
 SCHEDULERS: dict[str, Any] = {
     "euler": EulerDiscreteScheduler,
     "ddim": DDIMScheduler,
     "dpmpp_2m": DPMSolverMultistepScheduler,
 }
-ADAPTER_NAME = "default"
 
 
 def stored(component: Path) -> dict[str, Any]:
@@ -71,13 +65,18 @@ def load_unet(model: Path) -> UNet2DConditionModel:
     Raises:
         UserError: the checkpoint's UNet lacks SDXL's added conditioning.
     """
-    unet = UNet2DConditionModel.from_pretrained(model / "unet", **stored(model / "unet"))
+    unet = load_component_unet(model / "unet", torch.float32)
     if unet.config.addition_embed_type != "text_time":
         raise UserError(
             f"model.base: {model} is no Stable Diffusion XL checkpoint: its UNet has addition_embed_type = "
             f"{unet.config.addition_embed_type!r}, expected 'text_time'"
         )
     return unet.requires_grad_(False)
+
+
+def load_component_unet(folder: Path, dtype: torch.dtype) -> UNet2DConditionModel:
+    """The UNet of a component folder, on the CPU."""
+    return UNet2DConditionModel.from_pretrained(folder, **stored(folder) | {"dtype": dtype})
 
 
 def load_noise_schedule(model: Path) -> NoiseSchedule:
@@ -109,29 +108,6 @@ def zeros_for_empty_prompt(model: Path) -> bool:
     """
     index = json.loads((model / "model_index.json").read_text(encoding="utf-8"))
     return bool(index.get("force_zeros_for_empty_prompt", True))
-
-
-def add_lora(unet: UNet2DConditionModel, config: LoraConfig, seed: int) -> list[nn.Parameter]:
-    """Put a fresh LoRA on `unet` (Hu et al. 2021: A Gaussian, B zero) and return its float32 parameters.
-
-    The initial weights are a function of `seed` alone.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        unet.add_adapter(
-            PeftLoraConfig(
-                r=config.rank,
-                lora_alpha=config.scaled_alpha,
-                lora_dropout=config.dropout,
-                init_lora_weights="gaussian",
-                target_modules=LORA_TARGETS[config.targets],
-            ),
-            adapter_name=ADAPTER_NAME,
-        )
-    trainable = [p for p in unet.parameters() if p.requires_grad]
-    for parameter in trainable:
-        parameter.data = parameter.data.float()
-    return trainable
 
 
 def cast_frozen(unet: nn.Module, dtype: torch.dtype) -> None:

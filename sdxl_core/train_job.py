@@ -8,7 +8,20 @@ from typing import Literal
 
 from pydantic import Field
 
+from sdxl_core.bundles import bundle_digest
 from sdxl_core.config import Config, SamplingConfig, TrainingConfig
+
+
+class Ancestor(Config):
+    """A bundle of another run, to begin with."""
+
+    path: Path
+    digest: str
+    """Of all that the bundle holds."""
+
+    @classmethod
+    def of(cls, bundle: Path) -> Ancestor:
+        return cls(path=bundle, digest=bundle_digest(bundle))
 
 
 class TrainJob(Config):
@@ -33,6 +46,14 @@ class TrainJob(Config):
     identity: Mapping[str, str] = Field(default_factory=dict)
     """Digests of the data, caches and base weights; kept in bundles and written into the exported files."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    ancestor: Ancestor | None = None
+    """What to begin with, as long as `work` holds no bundle of this run's own."""
+    override: tuple[str, ...] = ()
+    """Settings that may differ from those of the bundle it goes on from; see `sdxl_core.bundles.OVERRIDABLE`."""
+    allow_fresh: bool = False
+    """Start at step 0 when there are bundles but none is whole."""
 
 
 EXIT_DONE, EXIT_FAILED, EXIT_USER_ERROR, EXIT_PREEMPTED = 0, 1, 2, 75
+EXIT_KILLED = 143
+"""By a second SIGTERM, without saving."""

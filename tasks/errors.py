@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from eval.errors import EvalError
 from sdxl_core.errors import UserError
+from sdxl_core.train_job import EXIT_FAILED, EXIT_PREEMPTED, EXIT_USER_ERROR
 
 
 class ConfigError(UserError):
@@ -18,5 +19,22 @@ class TrainerStopped(RuntimeError):
     """The trainer ended before its last step; running the stage again resumes from its newest bundle."""
 
 
+class TrainerPreempted(TrainerStopped):
+    """It was asked to, and has saved."""
+
+
+class TrainerFailed(RuntimeError):
+    """The trainer ended before its last step, and would do so again."""
+
+
+EXIT_CODES: dict[type[Exception], int] = {
+    UserError: EXIT_USER_ERROR,
+    EvalError: EXIT_USER_ERROR,
+    TrainerPreempted: EXIT_PREEMPTED,
+    TrainerStopped: EXIT_FAILED,
+    TrainerFailed: EXIT_FAILED,
+}
+"""What the command line ends with, and one message; anything else is a fault of ours, with a traceback and 1."""
+
 USER_ERRORS: tuple[type[Exception], ...] = (UserError, EvalError)
-"""What the command line answers with one message and exit code 2, and what no retry can mend."""
+"""What no retry can mend, because a person has to."""

@@ -15,6 +15,8 @@ from tasks.errors import ConfigError
 from tasks.images import AdapterFile, PromptSet
 from tasks.manifest import Json
 from tasks.store import ArtifactStore
+from tasks.train import Continuing
+from tasks.trainings import Resume, find_ancestor
 from tasks.weights import BaseModel, MetricWeights, locate_base_model, locate_metric_weights
 
 
@@ -30,6 +32,8 @@ class Experiment:
     metric_weights: Mapping[str, MetricWeights]
     command: str
     """How to make the report again; it stands in the report."""
+    continuing: Continuing
+    """How the training deals with earlier ones."""
     adapter: AdapterFile | None = None
     """A LoRA from elsewhere, to judge instead of training one."""
 
@@ -46,7 +50,11 @@ class Experiment:
 
 
 def prepare_experiment(
-    config: PipelineConfig, store: ArtifactStore, command: str, adapter: Path | None = None
+    config: PipelineConfig,
+    store: ArtifactStore,
+    command: str,
+    adapter: Path | None = None,
+    resume: Resume | None = None,
 ) -> Experiment:
     """Resolve a configuration. Loads no model and reads no picture beyond its bytes.
 
@@ -54,7 +62,7 @@ def prepare_experiment(
         UserError, EvalError: something the configuration points at is not there or does not fit.
     """
     check_sections(config)
-    evaluation = config.evaluation
+    evaluation, resume = config.evaluation, resume or Resume()
     prompts = read_prompts(_local_file(evaluation))
     return Experiment(
         config=config,
@@ -64,6 +72,9 @@ def prepare_experiment(
         metric_weights=locate_metric_weights(evaluation, store.digest_file),
         command=command,
         adapter=_adapter_file(adapter, store) if adapter else None,
+        continuing=Continuing(
+            config.name, find_ancestor(store, config.name, config.training, resume), resume.override, resume.fresh
+        ),
     )
 
 

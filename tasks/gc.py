@@ -15,6 +15,7 @@ from tasks.locks import held_if_free
 from tasks.manifest import Manifest
 from tasks.runs import read_runs
 from tasks.store import ArtifactStore
+from tasks.trainings import kept_keys
 
 _HOUR_S = 3600.0
 
@@ -35,7 +36,7 @@ class Retention:
 class Garbage:
     artifacts: tuple[Manifest, ...]
     leftovers: tuple[Path, ...]
-    """Damaged artifacts, and work and staging folders of runs that never came back."""
+    """Damaged artifacts, work and staging folders of runs that never came back, trainings no name stands for."""
     cells: tuple[Path, ...]
 
     @property
@@ -59,8 +60,14 @@ def find_garbage(store: ArtifactStore, retention: Retention) -> Garbage:
         for manifest in store.manifests()
         if manifest.ref not in kept and datetime.fromisoformat(manifest.created).timestamp() < newest
     )
-    places = [store.root.glob(pattern) for pattern in ("work/*/*", "staging/*", "damaged/*")]
-    leftovers = tuple(path for found in places for path in sorted(found) if path.stat().st_mtime < newest)
+    places = [store.root.glob(pattern) for pattern in ("work/*/*", "staging/*", "damaged/*", "trainings/*")]
+    named = {"names", *kept_keys(store)}
+    leftovers = tuple(
+        path
+        for found in places
+        for path in sorted(found)
+        if path.stat().st_mtime < newest and not (path.parent.name == "trainings" and path.name in named)
+    )
     return Garbage(artifacts, leftovers, tuple(_old_cells(store, retention.cells_age_h)))
 
 
@@ -89,7 +96,9 @@ def _old_cells(store: ArtifactStore, age_h: float) -> Iterator[Path]:
 
 
 def _owner(leftover: Path) -> tuple[str, str]:
-    """Kind and key of the artifact that a work (`kind/key`) or staging (`kind-key`) folder is for."""
+    """Kind and key of the lock that guards a training, work (`kind/key`) or staging (`kind-key`) folder."""
+    if leftover.parent.name == "trainings":
+        return "training", leftover.name
     if leftover.parent.parent.name == "work":
         return leftover.parent.name, leftover.name
     kind, key, *_ = leftover.name.split("-")

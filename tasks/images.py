@@ -11,7 +11,7 @@ from sdxl_core.prompts import Prompt
 from tasks.digests import digest_json
 from tasks.manifest import Json
 from tasks.stage import Call, Handle, Job, Stage
-from tasks.train import ADAPTER_FILE
+from tasks.train import trained_weights
 from tasks.weights import BaseModel, local_folders
 
 
@@ -31,10 +31,11 @@ def _build(job: Job) -> dict[str, Json]:
     from sdxl_core.generate import generate_images
 
     model, vae = local_folders(job.local)
-    adapter = job.inputs["training"] / ADAPTER_FILE if "training" in job.inputs else None
+    adapter = job.inputs.get("training")
     if job.local["adapter"] is not None:
         adapter = Path(job.local["adapter"])
-    weights = {"base": job.params["model"], "adapter": job.store.digest_file(adapter) if adapter else None}
+    digests = [job.store.digest_file(file) for file in _weights(adapter)]
+    weights = {"base": job.params["model"], "adapter": digests}
     return generate_images(
         sampling=SamplingConfig.model_validate(job.local["sampling"]),
         prompts=tuple(Prompt(**prompt) for prompt in job.params["prompts"]),
@@ -51,7 +52,13 @@ def _build(job: Job) -> dict[str, Json]:
     )
 
 
-STAGE = Stage(kind="images", version="1", build=_build, retries=1)
+def _weights(adapter: Path | None) -> list[Path]:
+    if adapter is None:
+        return []
+    return [adapter] if adapter.is_file() else trained_weights(adapter)
+
+
+STAGE = Stage(kind="images", version="2", build=_build, retries=1)
 
 
 @dataclass(frozen=True)

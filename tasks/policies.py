@@ -16,7 +16,7 @@ from prefect.results import ResultStore
 from prefect.types import DateTime
 from pydantic import ValidationError
 
-from tasks.errors import USER_ERRORS
+from tasks.errors import USER_ERRORS, TrainerFailed
 from tasks.manifest import Ref
 from tasks.stage import Call, Handle, Runner, Stage, materialise
 from tasks.store import ArtifactStore
@@ -80,8 +80,8 @@ def stage_task(stage: Stage) -> Task[..., dict[str, str]]:
 
 
 def is_worth_retrying(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
-    """Not when the user has to change something first."""
-    return not isinstance(state.result(raise_on_failure=False), USER_ERRORS)
+    """Not when something has to change first."""
+    return not isinstance(state.result(raise_on_failure=False), (*USER_ERRORS, TrainerFailed))
 
 
 def _recorded(records: ResultStore, key: str) -> Ref | None:

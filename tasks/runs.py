@@ -15,9 +15,10 @@ from tasks.manifest import Frozen, Json, Ref
 from tasks.stage import Call, Handle, Runner
 from tasks.store import ArtifactStore
 
+# of every kind, the files and folders that are there
 _PUBLISHED: dict[str, tuple[str, ...]] = {
     "report": ("report.html", "report.json", "summary.md", "scores.parquet"),
-    "train": ("pytorch_lora_weights.safetensors", "kohya_lora.safetensors"),
+    "train": ("pytorch_lora_weights.safetensors", "kohya_lora.safetensors", "unet"),
 }
 
 
@@ -76,10 +77,22 @@ def publish(store: ArtifactStore, refs: Mapping[str, Ref], folder: Path) -> Path
     """Copy report and adapter to where people look for them; returns the report's place there."""
     folder.mkdir(parents=True, exist_ok=True)
     for ref in refs.values():
-        for file in _PUBLISHED.get(ref.kind, ()):
-            shutil.copyfile(store.path(ref) / file, folder / f".{file}")
-            os.replace(folder / f".{file}", folder / file)
+        for name in _PUBLISHED.get(ref.kind, ()):
+            if (store.path(ref) / name).exists():
+                _copy(store.path(ref) / name, folder / name)
     return folder / "report.html"
+
+
+def _copy(source: Path, target: Path) -> None:
+    """A file or folder, put into its place when it is all there."""
+    staging = target.with_name(f".{target.name}")
+    if source.is_file():
+        shutil.copyfile(source, staging)
+    else:
+        shutil.rmtree(staging, ignore_errors=True)
+        shutil.copytree(source, staging)
+        shutil.rmtree(target, ignore_errors=True)
+    os.replace(staging, target)
 
 
 def report_files(store: ArtifactStore, report: Ref) -> tuple[str, dict[str, Json]]:

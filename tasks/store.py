@@ -151,7 +151,7 @@ class ArtifactStore:
         kind, key = recipe.kind, recipe.key
         if ref := self.find_whole(kind, key):
             return ref
-        with held(self.lock_path(kind, key), _say_waiting(label)) as lock:
+        with held(self.lock_path(kind, key), say_waiting(label)) as lock:
             try:
                 if ref := self.find(kind, key):
                     return ref
@@ -230,5 +230,5 @@ def damage_of_all(store: ArtifactStore) -> Iterator[tuple[str, str, str]]:
             yield kind, key, "; ".join(found)
 
 
-def _say_waiting(label: str) -> Callable[[str], None]:
+def say_waiting(label: str) -> Callable[[str], None]:
     return lambda holder: _LOG.warning("%s: being built by %s; waiting for it", label, holder)

@@ -8,14 +8,14 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sdxl_core.errors import UserError
-from sdxl_core.train_job import EXIT_PREEMPTED, EXIT_USER_ERROR
-from tasks.errors import TrainerStopped
+from sdxl_core.train_job import EXIT_PREEMPTED, EXIT_USER_ERROR, TrainJob
+from tasks.errors import TrainerFailed, TrainerPreempted, TrainerStopped
 from tasks.manifest import Json
 from tasks.progress import Progress
-from tasks.stage import Job
 
 _LOG = logging.getLogger("sdxl_flows")
 GRACE_S = 20.0
@@ -23,40 +23,55 @@ GRACE_S = 20.0
 _TAIL_LINES = 12
 
 
-def run_trainer(job_json: str, job: Job, processes: int) -> dict[str, Json]:
+@dataclass
+class Heard:
+    """What the trainer's processes have said."""
+
+    last_step: dict[str, Json] = field(default_factory=dict)
+    failure: dict[str, Json] | None = None
+    """The first that one of them reported; the others fail for want of that one."""
+
+
+def run_trainer(job: TrainJob, held: tuple[int, ...], progress: Progress) -> dict[str, Json]:
     """Run the trainer on a job to its end, showing its progress.
 
-    Everything it says is kept in `logs/` of the artifact, or of the work folder while it is unfinished.
+    All it says is kept in `logs/` of the job's work folder. Descriptors in `held`, such as locks, stay open until the
+    trainer's last process is gone.
 
     Raises:
         UserError: the trainer refused the job, with its own words.
         TrainerStopped: it ended early; called again, it goes on from its newest bundle.
+        TrainerFailed: it ended for a reason that would come again.
     """
     logs = job.work / "logs"
-    logs.mkdir(exist_ok=True)
+    logs.mkdir(parents=True, exist_ok=True)
     description = job.work / "job.json"
-    description.write_text(job_json, encoding="utf-8")
+    description.write_text(job.model_dump_json(indent=1), encoding="utf-8")
+    heard = Heard()
     with (logs / "errors.log").open("a+b") as errors, (logs / "events.jsonl").open("a", encoding="utf-8") as events:
         begin = errors.seek(0, 2)
-        with _supervised(_command(description, processes), job.inherited, errors.fileno()) as process:
+        with _supervised(_command(description, job), held, errors.fileno()) as process:
             assert process.stdout is not None
-            last: dict[str, Json] = {}
             for line in process.stdout:
                 events.write(line)
-                last = _show(line, job.progress) or last
+                _hear(line, heard, progress)
             code = process.wait()
         errors.seek(begin)
         said = errors.read().decode(errors="replace").strip().splitlines()
-    _raise_for(code, said, logs)
-    return {"steps": last.get("step", 0), "loss": last.get("loss", "")}
+    _raise_for(code, heard, said, logs)
+    return {"steps": job.training.max_steps, "loss": heard.last_step.get("loss") or ""}
 
 
-def _command(description: Path, processes: int) -> list[str]:
-    if processes == 1:
-        return [sys.executable, "-m", "sdxl_core.train", str(description)]
-    launch = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes), "--num_machines", "1"]
+def _command(description: Path, job: TrainJob) -> list[str]:
+    trainer = ["-m", "sdxl_core.train", str(description)]
+    count = str(job.training.processes)
+    if count == "1":
+        return [sys.executable, *trainer]
+    if job.device == "cpu":  # where accelerate's own launcher starts one process only
+        return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", count, *trainer]
+    launch = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", count, "--num_machines", "1"]
     chosen = ["--mixed_precision", "no", "--dynamo_backend", "no"]  # the trainer sets its own; these stop the questions
-    return [sys.executable, "-m", *launch, *chosen, "-m", "sdxl_core.train", str(description)]
+    return [sys.executable, "-m", *launch, *chosen, *trainer]
 
 
 @contextmanager
@@ -82,26 +97,34 @@ def _supervised(command: Sequence[str], inherited: Sequence[int], errors: int) -
         process.wait(GRACE_S + 10)
 
 
-def _show(line: str, progress: Progress) -> dict[str, Json] | None:
-    """Pass one line of the trainer's on; returns it if it reports a step."""
+def _hear(line: str, heard: Heard, progress: Progress) -> None:
     try:
         event = json.loads(line)
     except ValueError:
         _LOG.debug("trainer: %s", line.rstrip())
-        return None
-    if event.get("event") == "progress":
-        progress(event["step"], event["max_steps"], f"loss {event['loss']:.4g}")
-        return dict(event)
-    _LOG.info("train: %s", event.get("message", line.strip()))
-    return None
+        return
+    match event.get("event"):
+        case "progress":
+            heard.last_step = event
+            loss = event["loss"]
+            progress(event["step"], event["max_steps"], "loss not finite" if loss is None else f"loss {loss:.4g}")
+        case "failed":
+            heard.failure = heard.failure or event
+        case _:
+            _LOG.info("train: %s", event.get("message", line.strip()))
 
 
-def _raise_for(code: int, said: Sequence[str], logs: Path) -> None:
+def _raise_for(code: int, heard: Heard, said: Sequence[str], logs: Path) -> None:
     if code == 0:
         return
-    if code == EXIT_USER_ERROR:
-        raise UserError(said[-1].removeprefix("error: ") if said else "the trainer refused its job without a reason")
+    failure = heard.failure
+    if code == EXIT_USER_ERROR or (failure is not None and failure.get("refused")):
+        raise UserError(failure["message"] if failure else "the trainer refused its job without a reason")
     if code == EXIT_PREEMPTED:
-        raise TrainerStopped("the trainer was asked to stop and has saved; run again to go on from there")
+        raise TrainerPreempted("the trainer was asked to stop and has saved; run again to go on from there")
     tail = "\n".join(said[-_TAIL_LINES:])
-    raise TrainerStopped(f"the trainer ended with code {code}; all it said is in {logs}. Its last lines:\n{tail}")
+    if failure is None:
+        raise TrainerStopped(f"the trainer ended with code {code}; all it said is in {logs}. Its last lines:\n{tail}")
+    process = f"process {failure['rank']} of " if failure.get("rank") else ""
+    message = f"{process}the trainer failed: {failure['message']}; all it said is in {logs}"
+    raise (TrainerFailed if failure.get("final") else TrainerStopped)(message)

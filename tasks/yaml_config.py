@@ -155,6 +155,8 @@ def _explain(source: str, document: Mapping[str, Any], mistake: Mapping[str, Any
         return _sentence(source, key, f"unknown key; expected one of {', '.join(known)}", str(loc[-1]), known)
     if kind == "missing":
         return f"{source}: {key}: missing; it has no default"
+    if kind == "union_tag_not_found":
+        return f"{source}: {key}.{context['discriminator'].strip(chr(39))}: missing; it says what the section is"
     if kind == "union_tag_invalid":
         choices = context["expected_tags"].replace("'", "").split(", ")
         key = f"{key}.{context['discriminator'].strip(chr(39))}"

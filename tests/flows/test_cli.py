@@ -52,7 +52,7 @@ def test_a_plan_loads_nothing_heavy_and_explains(cli: Cli, filled: ArtifactStore
     ("arguments", "message"),
     [
         (["run", "nowhere.yaml"], "no such configuration file"),
-        (["plan", "toy/toy.yaml", "--set", "training.lora.rnk=3"], "Did you mean 'rank'?"),
+        (["plan", "toy/toy.yaml", "--set", "training.adapter.rnk=3"], "Did you mean 'rank'?"),
         (["run", "toy/toy.yaml", "--set", "model.base=/nowhere"], "model.base: expected a folder or file that exists"),
         (["evaluate", "toy/toy.yaml", "--adapter", "nowhere.safetensors"], "--adapter"),
         (["report", "toy/toy.yaml"], "not in the store for this configuration"),

@@ -34,7 +34,7 @@ transform: {{resolution_px: 64}}
 prior: {{prompt: a photo of a person, count: 2, sampling: {{steps: 1, width_px: 64, height_px: 64}}}}
 training:
   objective: {{kind: prior_preservation}}
-  lora: {{rank: 2}}
+  adapter: {{kind: lora, rank: 2}}
   learning_rate: 1e-3
   max_steps: 2
   save_every_steps: 1

@@ -17,6 +17,7 @@ from sdxl_core.miniature.render import render
 from sdxl_core.miniature.tokenizer import learn_tokenizer
 from sdxl_core.miniature.world import caption, draw_person, draw_view
 from sdxl_core.text import encode_text
+from tests.sdxl_core.jobs import Jobs
 
 
 @pytest.fixture(scope="session")
@@ -84,3 +85,8 @@ def cached_inputs(random_sdxl: Path, tmp_path_factory: pytest.TempPathFactory) -
         cells={},
     )
     return folders
+
+
+@pytest.fixture(scope="session")
+def jobs(random_sdxl: Path, cached_inputs: dict[str, Path]) -> Jobs:
+    return Jobs(random_sdxl, cached_inputs)

@@ -14,10 +14,11 @@ from diffusers import StableDiffusionXLPipeline
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from sdxl_core.adapters.lora import Lora
 from sdxl_core.config import LoraConfig, SamplingConfig
 from sdxl_core.export import DIFFUSERS_FILE, KOHYA_FILE, export_lora, original_module_name
 from sdxl_core.generate import generate_images, pixel_digest
-from sdxl_core.model import add_lora, load_unet
+from sdxl_core.model import load_unet
 from sdxl_core.prompts import Prompt, prompt_seed
 
 SAMPLING = SamplingConfig(steps=3, width_px=64, height_px=64)
@@ -41,7 +42,7 @@ def exported(random_sdxl: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """A LoRA with all weights non-zero, exported."""
     unet = load_unet(random_sdxl)
     torch.manual_seed(1)
-    for parameter in add_lora(unet, LORA, seed=0):
+    for parameter in Lora(LORA).attach(unet, seed=0).values():
         parameter.data.normal_(0, 0.1)
     out = tmp_path_factory.mktemp("export")
     export_lora(unet, LORA, out, {"base": "digest"})
@@ -98,7 +99,7 @@ def test_alpha_stands_in_both_files(exported: Path) -> None:
 def test_bytes_are_a_function_of_the_weights(random_sdxl: Path, exported: Path, tmp_path: Path) -> None:
     unet = load_unet(random_sdxl)
     torch.manual_seed(1)
-    for parameter in add_lora(unet, LORA, seed=0):
+    for parameter in Lora(LORA).attach(unet, seed=0).values():
         parameter.data.normal_(0, 0.1)
     export_lora(unet, LORA, tmp_path, {"base": "digest"})
     for file in (DIFFUSERS_FILE, KOHYA_FILE):

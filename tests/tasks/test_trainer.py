@@ -2,45 +2,46 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
 import pytest
 
+from sdxl_core.config import SamplingConfig, TrainingConfig
 from sdxl_core.errors import UserError
+from sdxl_core.train_job import TrainJob
 from tasks import trainer
-from tasks.errors import TrainerStopped
-from tasks.stage import Job
-from tasks.store import ArtifactStore
+from tasks.errors import TrainerFailed, TrainerPreempted, TrainerStopped
 
 
 @pytest.fixture
-def job(store: ArtifactStore, tmp_path: Path) -> Job:
-    for name in ("out", "work"):
-        (tmp_path / name).mkdir()
-    return Job(
-        params={},
-        local={},
-        inputs={},
-        digests={},
-        out=tmp_path / "out",
+def job(tmp_path: Path) -> TrainJob:
+    return TrainJob(
+        model=tmp_path,
+        training=TrainingConfig(max_steps=4),
+        latents=tmp_path,
+        text=tmp_path,
+        sampling=SamplingConfig(),
         work=tmp_path / "work",
-        inherited=(),
-        store=store,
+        out=tmp_path / "out",
         device="cpu",
-        progress=lambda done, total, note="": seen.append((done, total, note)),
     )
 
 
 seen: list[tuple[int, int, str]] = []
 
 
+def run(job: TrainJob) -> dict[str, object]:
+    return trainer.run_trainer(job, (), lambda done, total, note="": seen.append((done, total, note)))
+
+
 def acted(monkeypatch: pytest.MonkeyPatch, script: str) -> None:
     seen.clear()
-    monkeypatch.setattr(trainer, "_command", lambda description, processes: [sys.executable, "-c", script])
+    monkeypatch.setattr(trainer, "_command", lambda description, job: [sys.executable, "-c", script])
 
 
-def test_steps_become_progress_and_all_is_kept(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_become_progress_and_all_is_kept(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
     acted(
         monkeypatch,
         "import json\n"
@@ -48,39 +49,66 @@ def test_steps_become_progress_and_all_is_kept(job: Job, monkeypatch: pytest.Mon
         "print('not json')\n"
         "print(json.dumps({'event': 'progress', 'step': 3, 'max_steps': 4, 'loss': 0.25}))\n",
     )
-    assert trainer.run_trainer("{}", job, 1) == {"steps": 3, "loss": 0.25}
+    assert run(job) == {"steps": 4, "loss": 0.25}
     assert seen == [(3, 4, "loss 0.25")]
     assert (job.work / "logs" / "events.jsonl").read_text().count("\n") == 3
 
 
-def test_a_refusal_comes_in_the_trainers_words(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    acted(monkeypatch, "import sys; print('noise\\nerror: no such picture', file=sys.stderr); sys.exit(2)")
+def failing(code: int, *failures: dict[str, object]) -> str:
+    """A trainer whose processes report failures and end."""
+    events = [json.dumps({"event": "failed", "rank": 0, **failure}) for failure in failures]
+    return f"import sys; print({chr(10).join(events)!r}); print('noise', file=sys.stderr); sys.exit({code})"
+
+
+def test_a_refusal_comes_in_the_trainers_words(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    acted(monkeypatch, failing(2, {"message": "no such picture", "refused": True}))
     with pytest.raises(UserError, match=r"^no such picture$"):
-        trainer.run_trainer("{}", job, 1)
+        run(job)
+
+
+def test_the_first_failure_is_the_reason(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several processes: one has a reason, the other only lost its peer."""
+    reason = {"message": "KeyError: 7", "rank": 1, "final": False}
+    acted(monkeypatch, failing(1, reason, {"message": "RuntimeError: Connection closed by peer", "final": False}))
+    with pytest.raises(TrainerStopped, match=r"process 1 of the trainer failed: KeyError: 7; all it said is in .*logs"):
+        run(job)
+
+
+def test_a_failure_that_would_come_again_is_final(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    acted(monkeypatch, failing(1, {"message": "NonFiniteRunError: loss nan", "final": True}))
+    with pytest.raises(TrainerFailed, match="loss nan"):
+        run(job)
 
 
 @pytest.mark.parametrize(
-    ("end", "message"),
+    ("end", "error", "message"),
     [
-        ("sys.exit(75)", "asked to stop and has saved"),
-        ("raise RuntimeError('out of luck')", "code 1(.|\n)*out of luck"),
-        ("import os; os.kill(os.getpid(), 9)", "code 137"),
+        ("sys.exit(75)", TrainerPreempted, "asked to stop and has saved"),
+        ("raise RuntimeError('out of luck')", TrainerStopped, "code 1(.|\n)*out of luck"),
+        ("import os; os.kill(os.getpid(), 9)", TrainerStopped, "code 137"),
     ],
 )
-def test_an_early_end_is_one_to_go_on_from(job: Job, monkeypatch: pytest.MonkeyPatch, end: str, message: str) -> None:
+def test_an_early_end_is_one_to_go_on_from(
+    job: TrainJob, monkeypatch: pytest.MonkeyPatch, end: str, error: type[Exception], message: str
+) -> None:
     acted(monkeypatch, f"import sys; {end}")
-    with pytest.raises(TrainerStopped, match=message):
-        trainer.run_trainer("{}", job, 1)
+    with pytest.raises(error, match=message):
+        run(job)
 
 
-def test_only_this_trainers_complaints_are_quoted(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    for word in ("first", "second"):
-        acted(monkeypatch, f"import sys; print('error: {word}', file=sys.stderr); sys.exit(2)")
-        with pytest.raises(UserError, match=word):
-            trainer.run_trainer("{}", job, 1)
+def test_only_this_trainers_complaints_are_quoted(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    for word, other in (("first", "second"), ("second", "first")):
+        acted(monkeypatch, f"import sys; print({word!r}, file=sys.stderr); sys.exit(1)")
+        with pytest.raises(TrainerStopped, match=word) as stopped:
+            run(job)
+        assert other not in str(stopped.value)
 
 
-def test_several_processes_go_through_accelerate(tmp_path: Path) -> None:
-    command = trainer._command(tmp_path / "job.json", 2)
-    assert command[command.index("--num_processes") + 1] == "2"
+@pytest.mark.parametrize(
+    ("device", "launcher"), [("cuda", "accelerate.commands.launch"), ("cpu", "torch.distributed.run")]
+)
+def test_several_processes_go_through_a_launcher(job: TrainJob, tmp_path: Path, device: str, launcher: str) -> None:
+    two = job.model_copy(update={"device": device, "training": TrainingConfig(processes=2)})
+    command = trainer._command(tmp_path / "job.json", two)
+    assert launcher in command and "2" in command
     assert command[-3:] == ["-m", "sdxl_core.train", str(tmp_path / "job.json")]

@@ -21,7 +21,8 @@ def config(tmp_path: Path) -> Path:
 
 OVERRIDES = {
     "training.objective.min_snr_gama=3": ["training.objective.min_snr_gama", "unknown key", "'min_snr_gamma'"],
-    "training.lora.rnk=3": ["training.lora.rnk", "unknown key", "'rank'"],
+    "training.adapter.rnk=3": ["training.adapter.rnk", "unknown key", "'rank'"],
+    "evaluation.metrics=[{model: ./x}]": ["evaluation.metrics.0.metric", "missing"],
     "modl.base=./x": ["modl", "unknown key", "'model'"],
     "prior.sampling.stps=3": ["prior.sampling.stps", "'steps'"],
     "evaluation.metrics.0.modle=x": ["evaluation.metrics.0.modle", "unknown key", "'model'"],

@@ -1,0 +1,32 @@
+"""What of the UNet is trained. To add a kind: a file here, a line below, its configuration in `sdxl_core.config`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from diffusers import StableDiffusionXLPipeline
+
+from sdxl_core.adapters.base import Adapter
+from sdxl_core.adapters.full import FullWeights
+from sdxl_core.adapters.lora import Lora, load_lora
+
+ADAPTERS: dict[str, type[Adapter]] = {
+    "lora": Lora,
+    "full": FullWeights,
+}
+
+TRAINED_FILE = "training.json"
+"""What an export says of itself; its `training.adapter.kind` tells how to load it."""
+
+
+def load_trained(pipeline: StableDiffusionXLPipeline, trained: Path) -> None:
+    """Put a LoRA file, or what is in a folder that the trainer exported to, into a pipeline of the base."""
+    if trained.is_file():
+        load_lora(pipeline, trained)
+        return
+    described = json.loads((trained / TRAINED_FILE).read_text(encoding="utf-8"))
+    ADAPTERS[described["training"]["adapter"]["kind"]].load(pipeline, trained)
+
+
+__all__ = ["ADAPTERS", "TRAINED_FILE", "Adapter", "load_trained"]

@@ -1,0 +1,98 @@
+"""The bundles of one run as folders: whole or not, which one to go on from, which ones to keep. Imports no torch.
+
+`step-<n>/` holds files and, written last, `manifest.json` with the size and sha256 of each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from sdxl_core.errors import UserError
+
+MANIFEST = "manifest.json"
+STAGING = ".staging-"
+"""Begins the names of what is on its way in or out, and never read."""
+
+
+def bundle_name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def steps_of(folder: Path) -> list[tuple[int, Path]]:
+    """Bundles below `folder`, whole or not, oldest step first."""
+    found = [(path.name.removeprefix("step-"), path) for path in folder.glob("step-*")]
+    return sorted((int(number), path) for number, path in found if number.isdecimal())
+
+
+def newest_bundle(folder: Path, max_step: int, log: Callable[[str], None], *, allow_fresh: bool = False) -> Path | None:
+    """The newest whole bundle of at most `max_step` steps, or None where there is none at all.
+
+    Broken ones are named in the log. Raises UserError if there are bundles but none is whole, unless `allow_fresh`.
+    """
+    found = [(step, path) for step, path in reversed(steps_of(folder)) if step <= max_step]
+    for _, path in found:
+        problem = damage(path)
+        if problem is None:
+            return path
+        log(f"bundle {path.name} is not whole and is passed over: {problem}")
+    if found and not allow_fresh:
+        raise UserError(
+            f"{folder}: none of {len(found)} bundles is whole, so the run cannot go on from where it was; "
+            "--fresh starts it again at step 0"
+        )
+    return None
+
+
+def require_whole(path: Path) -> None:
+    """Raises UserError when the bundle that somebody asked for is not one, or not whole."""
+    if not path.is_dir():
+        raise UserError(f"{path}: there is no such bundle; expected a folder step-<n>")
+    if problem := damage(path):
+        raise UserError(f"{path}: this bundle is not whole: {problem}")
+
+
+def rotate(folder: Path, step: int, keep: int, protected: Collection[Path]) -> None:
+    """Remove bundles older than the newest `keep` of at most `step` steps, and what crashes left half written.
+
+    Those of later steps belong to a longer run with the same beginning. Protected ones stay.
+    """
+    for leftover in folder.glob(f"{STAGING}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    old = [path for number, path in steps_of(folder) if number <= step][:-keep]
+    for path in old:
+        if path not in protected:
+            leaving = path.with_name(f"{STAGING}leaving-{path.name}")  # never half of a bundle under its own name
+            path.rename(leaving)
+            shutil.rmtree(leaving, ignore_errors=True)
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a bundle's files, or None. Reads every byte."""
+    try:
+        files = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        expected = {name: (entry["bytes"], entry["sha256"]) for name, entry in files.items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        return f"{MANIFEST} is missing or unreadable ({type(error).__name__})"
+    for name, (size, sha256) in expected.items():
+        file = path / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size} bytes, expected {size}"
+        if file_sha256(file) != sha256:
+            return f"{name} has other contents than were written"
+    return None
+
+
+def bundle_digest(path: Path) -> str:
+    """Stands for all of a whole bundle's bytes."""
+    return file_sha256(path / MANIFEST)
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
