@@ -61,11 +61,15 @@ def run(
     `sdxl-flows run configs/miniature/dreambooth.yaml --set training.learning_rate=5e-4 --set training.max_steps=200`,
     `sdxl-flows run my.yaml --set training.learning_rate=5e-5 --override training.learning_rate`
     """
+    from tasks.train import refuse_unfinished
     from tasks.trainings import Resume
 
     bundle = from_bundle.resolve() if from_bundle else None
     resume = Resume(override=tuple(override or ()), from_bundle=bundle, fresh=fresh)
     prepared = _prepare(config, overrides, resume=resume)
+    if any(stage.label == "train" and stage.action == "run" for stage in prepared.planner.stages):
+        experiment = prepared.experiment
+        refuse_unfinished(prepared.store, experiment.continuing, {"training": experiment.config.training.lasting})
 
     def start() -> dict[str, Any]:
         from flows.finetune import finetune

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from sdxl_core.errors import UserError, did_you_mean
+from sdxl_core.errors import UserError
 
 OVERRIDABLE = {
     "training.max_steps": "the run becomes longer or shorter",
@@ -53,11 +53,10 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[st
 
 
 def check_override(override: Collection[str]) -> None:
-    """Raises UserError for a setting that cannot be overridden."""
+    """Raises UserError for a setting that cannot change within a run."""
     for key in override:
         if not covered(key, OVERRIDABLE):
-            fix = did_you_mean(key, OVERRIDABLE)
-            raise UserError.about("--override", expected=f"one of {', '.join(OVERRIDABLE)}", got=key, fix=fix)
+            raise UserError(f"--override: {key} cannot change within a run; what can is {', '.join(OVERRIDABLE)}")
 
 
 def covered(key: str, by: Collection[str]) -> bool:

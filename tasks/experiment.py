@@ -73,7 +73,10 @@ def prepare_experiment(
         command=command,
         adapter=_adapter_file(adapter, store) if adapter else None,
         continuing=Continuing(
-            config.name, find_ancestor(store, config.name, config.training, resume), resume.override, resume.fresh
+            name=config.name,
+            ancestor=find_ancestor(store, config.name, config.training, resume),
+            override=resume.override,
+            fresh=resume.fresh,
         ),
     )
 

@@ -17,6 +17,8 @@ _QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     "PREFECT_LOGGING_LEVEL": "WARNING",
+    # a temporary server complains with tracebacks when it is stopped in the middle of its book-keeping
+    "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
 }
 _CHOSEN_BY_USER = ("PREFECT_HOME", "PREFECT_API_URL", "PREFECT_PROFILE")
 
@@ -54,8 +56,11 @@ def local_prefect(store_root: Path) -> Iterator[None]:
 class _Errors(logging.Filter):
     """Keeps from a console what Prefect says of an exception that the flow's caller gets as well, and tells."""
 
+    PHRASES = ("Finished in state Failed(", "Finished in state Crashed(", "Crash detected!", "Still processing items")
+
     def filter(self, record: logging.LogRecord) -> bool:
-        told = record.exc_info or "Finished in state Failed(" in record.getMessage()
+        message = record.getMessage()
+        told = record.exc_info or any(phrase in message for phrase in self.PHRASES)
         return not (told and record.name.startswith("prefect."))
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from sdxl_core.config import SamplingConfig, TrainingConfig
 from sdxl_core.train_job import Ancestor, TrainJob
 from tasks.locks import held
-from tasks.manifest import Json
+from tasks.manifest import Frozen, Json
 from tasks.stage import Call, Handle, Job, Stage
-from tasks.store import say_waiting
+from tasks.store import ArtifactStore, say_waiting
 from tasks.trainer import run_trainer
 from tasks.trainings import TrainingRecord, refuse_another, training_key, training_path, write_record
 from tasks.weights import BaseModel, local_folders
@@ -19,8 +18,7 @@ from tasks.weights import BaseModel, local_folders
 _PARTS = ("unet", "scheduler")
 
 
-@dataclass(frozen=True)
-class Continuing:
+class Continuing(Frozen):
     """How a training deals with earlier ones; see `tasks.trainings`."""
 
     name: str
@@ -33,15 +31,13 @@ class Continuing:
 def _build(job: Job) -> dict[str, Json]:
     model, vae = local_folders(job.local)
     training = TrainingConfig.model_validate(job.local["training"])
-    ancestor = Ancestor.model_validate(job.local["ancestor"]) if job.local["ancestor"] else None
+    continuing = Continuing.model_validate(job.local["continuing"])
     settings = {name: job.params[name] for name in ("training", "model", "sampling")} | {"inputs": dict(job.digests)}
-    key = training_key({**settings, "code": STAGE.version}, ancestor)
-    name = job.local["name"]
+    key = training_key({**settings, "code": STAGE.version}, continuing.ancestor)
     with held(job.store.lock_path("training", key), say_waiting("train")) as lock:
-        if not job.local["fresh"] and ancestor is None:
-            refuse_another(job.store, name, settings, key)
-        record = TrainingRecord(key=key, settings=settings, finished=False, ancestor=ancestor)
-        write_record(job.store, name, record)
+        refuse_unfinished(job.store, continuing, settings)
+        record = TrainingRecord(key=key, settings=settings, finished=False, ancestor=continuing.ancestor)
+        write_record(job.store, continuing.name, record)
         task = TrainJob(
             model=model,
             vae=vae,
@@ -54,16 +50,25 @@ def _build(job: Job) -> dict[str, Json]:
             out=job.out,
             identity={"model": job.params["model"], **job.digests},
             device=job.device,
-            ancestor=ancestor,
-            override=tuple(job.local["override"]),
-            allow_fresh=job.local["fresh"],
+            ancestor=continuing.ancestor,
+            override=continuing.override,
+            allow_fresh=continuing.fresh,
         )
         summary = run_trainer(task, (*job.inherited, lock), job.progress)
-        write_record(job.store, name, record.model_copy(update={"finished": True}))
+        write_record(job.store, continuing.name, record.model_copy(update={"finished": True}))
     return summary
 
 
 STAGE = Stage(kind="train", version="2", build=_build, retries=2)
+
+
+def refuse_unfinished(store: ArtifactStore, continuing: Continuing, settings: Mapping[str, Json]) -> None:
+    """Raises UserError where another training of the name is unfinished and nothing was said about it.
+
+    `settings` may be what is known of them before the training's inputs are there.
+    """
+    if not continuing.fresh and continuing.ancestor is None:
+        refuse_another(store, continuing.name, settings)
 
 
 def train(
@@ -85,10 +90,7 @@ def train(
     local = {
         "training": training.model_dump(mode="json"),
         "sampling": sampling.model_dump(mode="json"),
-        "name": continuing.name,
-        "ancestor": continuing.ancestor.model_dump(mode="json") if continuing.ancestor else None,
-        "override": list(continuing.override),
-        "fresh": continuing.fresh,
+        "continuing": continuing.model_dump(mode="json"),
         **model.located,
     }
     return Call(STAGE, "train", params, cached, local)

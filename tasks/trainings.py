@@ -72,11 +72,15 @@ def write_record(store: ArtifactStore, name: str, record: TrainingRecord) -> Non
     os.replace(temporary, path)
 
 
-def refuse_another(store: ArtifactStore, name: str, settings: Mapping[str, Json], key: str) -> None:
-    """Raises UserError when the name has an unfinished training with other settings, listing each, old -> new."""
+def refuse_another(store: ArtifactStore, name: str, settings: Mapping[str, Json]) -> None:
+    """Raises UserError when the name has an unfinished training with other settings, listing each, old -> new.
+
+    `settings` may be a part of them: what is known so far.
+    """
     record = read_record(store, name)
-    if record is not None and not record.finished and record.key != key:
-        refuse_changes(record.settings, settings, (), f"the unfinished training {name!r}")
+    if record is not None and not record.finished:
+        earlier = {section: record.settings.get(section) for section in settings}
+        refuse_changes(earlier, settings, (), f"the unfinished training {name!r}")
 
 
 def find_ancestor(store: ArtifactStore, name: str, training: TrainingConfig, resume: Resume) -> Ancestor | None:

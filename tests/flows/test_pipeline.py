@@ -21,8 +21,9 @@ from tasks.experiment import prepare_experiment
 from tasks.manifest import Ref
 from tasks.plan import Planner
 from tasks.runs import Recorder
-from tasks.stage import Runner, materialise
+from tasks.stage import Call, Handle, Pending, Runner, materialise
 from tasks.store import ArtifactStore
+from tasks.trainings import Resume
 from tasks.yaml_config import read_config
 
 WEIGHTS = Path(__file__).parents[2] / "sdxl_core" / "miniature" / "weights"
@@ -71,16 +72,29 @@ class Pipeline:
         self._wire(recorder, overrides)
         return recorder.refs
 
+    def train(self, *overrides: str, resume: Resume | None = None) -> Ref:
+        """The training and what it needs; nothing is judged."""
+
+        def up_to_training(call: Call) -> Handle:
+            if call.stage.kind in ("images", "scores", "comparison", "report"):
+                return Pending(call.stage.kind, call.label)
+            return materialise(call, self.store, "cpu")
+
+        recorder = Recorder(up_to_training)
+        self._wire(recorder, overrides, resume)
+        return recorder.refs["train"]
+
     def would_run(self, *overrides: str) -> list[str]:
         """Labels of the stages that a run would not reuse."""
         planner = Planner(self.store)
         self._wire(planner, overrides)
         return [stage.label for stage in planner.stages if stage.action == "run"]
 
-    def _wire(self, runner: Runner, overrides: Sequence[str]) -> None:
+    def _wire(self, runner: Runner, overrides: Sequence[str], resume: Resume | None = None) -> None:
         """In the experiment's folder, since the report shows places relative to where one is."""
         with contextlib.chdir(self.config.parent):
-            finetune(prepare_experiment(read_config(self.config, overrides), self.store, "test"), runner)
+            config = read_config(self.config, overrides)
+            finetune(prepare_experiment(config, self.store, "test", resume=resume), runner)
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +131,31 @@ def test_learning_rate_trains_and_judges_anew(pipeline: Pipeline) -> None:
 @pytest.mark.parametrize("setting", ["training.save_every_steps=2", "sampling.batch_size=1", "training.keep_bundles=1"])
 def test_settings_that_change_no_byte_change_nothing(pipeline: Pipeline, setting: str) -> None:
     assert [label for label in pipeline.would_run(setting) if label != "report"] == []
+
+
+def test_more_steps_run_the_new_ones_only(pipeline: Pipeline, finished: Path, tmp_path: Path) -> None:
+    """And come to what as many steps in a store without the shorter run come to."""
+    longer = pipeline.train("training.max_steps=4")
+    shutil.copytree(finished, tmp_path / "elsewhere", ignore=shutil.ignore_patterns("store"))
+    elsewhere = Pipeline(tmp_path / "elsewhere")
+    assert elsewhere.train("training.max_steps=4") == longer
+    assert "going on from step 2 of 4" in trainer_events(pipeline)
+    assert "going on" not in trainer_events(elsewhere)
+
+
+def trainer_events(pipeline: Pipeline) -> str:
+    return "".join(path.read_text() for path in pipeline.store.root.glob("trainings/*/logs/events.jsonl"))
+
+
+def test_a_finished_run_goes_on_at_another_rate(pipeline: Pipeline) -> None:
+    """The result is another artifact than the pure run's, and says what it came from."""
+    overrides = ("training.max_steps=4", "training.learning_rate=1e-4")
+    resumed = pipeline.store.path(pipeline.train(*overrides, resume=Resume(override=("training.learning_rate",))))
+    described = json.loads((resumed / "training.json").read_text())
+    rates = (resumed / "history.jsonl").read_text().splitlines()
+    assert [json.loads(line)["learning_rate"] for line in rates] == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4])
+    assert len(described["ancestor"]) == 64
+    assert pipeline.would_run(*overrides)[0] == "train"
 
 
 def test_changed_metrics_only_score(pipeline: Pipeline) -> None:
