@@ -15,10 +15,10 @@ demo: $(READY)  ## teach the miniature a character and report on it
 	$(BIN)/sdxl-flows run configs/miniature/dreambooth.yaml
 
 test: lint  ## lint, types, import contracts and tests (below ten minutes on two cores)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-all: lint  ## the same with slow tests, and GPU tests where there is a GPU
-	$(BIN)/python -m pytest -m 'slow or not slow'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'slow or not slow'
 
 miniature: $(READY)  ## train the miniature from nothing (hours on two cores; resumes)
 	$(BIN)/python -m sdxl_core.miniature.recipe

@@ -106,7 +106,7 @@ def difference_histogram(metric: JudgedMetric, delta_P: FloatArray) -> str:
         return _svg(figure, f"differences-{metric.facts.name}", label)
 
 
-def training_curves(history: Sequence[Mapping[str, float]]) -> str:
+def training_curves(history: Sequence[Mapping[str, float | None]]) -> str:
     """One small panel per logged quantity over optimizer steps; a smoothed line over the pale raw one."""
     names = [name for name in _quantities(history) if name not in ("step", "epoch")]
     if not names:
@@ -117,8 +117,8 @@ def training_curves(history: Sequence[Mapping[str, float]]) -> str:
         figure = Figure(figsize=(INCH_WIDE, 2.3 * rows), layout="constrained")
         for place, name in enumerate(names, start=1):
             axes = figure.add_subplot(rows, columns, place)
-            points = [(entry["step"], entry[name]) for entry in history if entry.get(name) is not None]
-            _curve(axes, [step for step, _ in points], np.array([value for _, value in points]))
+            points = [(entry["step"], value) for entry in history if (value := entry.get(name)) is not None]
+            _curve(axes, [step or 0 for step, _ in points], np.array([value for _, value in points]))
             axes.set_title(name.replace("_", " "), loc="left", fontsize=9.5, color=INK)
             axes.set_xlabel("optimizer step")
         return _svg(figure, "training", "Training curves")
@@ -134,7 +134,7 @@ def _curve(axes: Axes, steps: Sequence[float], values: FloatArray) -> None:
     axes.plot(steps, np.convolve(padded, np.full(window, 1 / window), mode="valid"), color=ACCENT, linewidth=1.8)
 
 
-def _quantities(history: Iterable[Mapping[str, float]]) -> list[str]:
+def _quantities(history: Iterable[Mapping[str, float | None]]) -> list[str]:
     """Names in order of first appearance, the loss first."""
     names = list(dict.fromkeys(name for entry in history for name in entry))
     return sorted(names, key=lambda name: name != "loss")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +24,11 @@ class ValidationRow:
 
 @dataclass(frozen=True)
 class Training:
-    history: list[dict[str, float]]
+    history: list[dict[str, float | None]]
+    """By optimizer step; what was not finite is None."""
     validation: list[ValidationRow]
+    skipped_steps: int
+    """Steps that were left out because their loss or gradient was not finite."""
 
 
 def read_training(folder: Path, max_side_px: int) -> Training:
@@ -33,13 +37,13 @@ def read_training(folder: Path, max_side_px: int) -> Training:
     if not path.is_file():
         raise EvalError(f"{folder.name}: expected {HISTORY} in it; this is not a training run")
     history = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return Training(history, _validation(folder, max_side_px))
-
-
-def _validation(folder: Path, max_side_px: int) -> list[ValidationRow]:
     facts_path = folder / FACTS
     facts = json.loads(facts_path.read_text(encoding="utf-8")) if facts_path.is_file() else {}
-    prompts = facts.get("validation_prompts", [])
+    validation = _validation(folder, facts.get("validation_prompts", []), max_side_px)
+    return Training(history, validation, facts.get("skipped_steps", 0))
+
+
+def _validation(folder: Path, prompts: Sequence[str], max_side_px: int) -> list[ValidationRow]:
     rows: dict[int, list[tuple[int, Thumbnail]]] = {}
     for file in (folder / VALIDATION).glob("*-*.png"):
         step, _, place = file.stem.partition("-")

@@ -227,6 +227,13 @@ def test_training_is_shown_in_order_of_steps(page: Page) -> None:
     assert "grad norm" in page.text
 
 
+def test_steps_that_were_left_out_are_counted(inputs: dict[str, Any], tmp_path: Path) -> None:
+    (inputs["training"] / "history.jsonl").write_text('{"step": 1, "loss": 0.5}\n{"step": 2, "loss": null}\n')
+    (inputs["training"] / "training.json").write_text('{"skipped_steps": 1}')
+    build_report(**inputs, out=tmp_path)
+    assert "1 of 2 steps were left out" in (tmp_path / "report.html").read_text()
+
+
 def test_without_training_and_references_there_are_no_such_parts(inputs: dict[str, Any], tmp_path: Path) -> None:
     build_report(**{**inputs, "training": None, "references": None}, out=tmp_path)
     text = (tmp_path / "report.html").read_text()

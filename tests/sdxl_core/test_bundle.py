@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import sys
@@ -20,9 +19,8 @@ from sdxl_core.config import TrainingConfig
 from sdxl_core.disk import DiskFullError
 from sdxl_core.errors import UserError
 from sdxl_core.overrides import OVERRIDABLE, check_override, refuse_changes
+from tests.processes import CLEAN
 
-CLEAN = multiprocessing.get_context("forkserver")
-CLEAN.set_forkserver_preload(["tests.sdxl_core.test_bundle"])
 FILES = ("weights.safetensors", "average.safetensors", "optimizer.pt", "history.jsonl", "state.json")
 IDENTITY: dict[str, Any] = {
     "training": {"seed": 1, "learning_rate": 1e-4, "adapter": {"rank": 4}},

@@ -81,7 +81,7 @@ def test_learning_rate_rises_then_follows_its_shape(shape: str) -> None:
 
 def test_average_is_the_sum_it_stands_for() -> None:
     parameter = nn.Parameter(torch.tensor([1.0]))
-    ema = Ema(EmaConfig(decay=0.9, warmup=False), [parameter])
+    ema = Ema(EmaConfig(decay=0.9, warmup=False), {"a": parameter})
     values = [2.0, -1.0, 4.0]
     for step, value in enumerate(values, start=1):
         parameter.data.fill_(value)
@@ -96,6 +96,6 @@ def test_average_is_the_sum_it_stands_for() -> None:
 
 
 def test_average_warms_up() -> None:
-    ema = Ema(EmaConfig(decay=0.99), [])
+    ema = Ema(EmaConfig(decay=0.99), {})
     assert [ema.decay(1), ema.decay(10**6)] == [pytest.approx(2 / 11), 0.99]
-    assert not math.isclose(ema.decay(1), Ema(EmaConfig(decay=0.99, warmup=False), []).decay(1))
+    assert not math.isclose(ema.decay(1), Ema(EmaConfig(decay=0.99, warmup=False), {}).decay(1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 import time
@@ -44,8 +45,13 @@ def same(a: Any, b: Any) -> bool:
 
 
 def assert_ended_alike(job: TrainJob, undisturbed: TrainJob) -> None:
-    """Exports, and everything in the last bundle: weights, moments, averages, counters, history."""
+    """Exports, and everything in the last bundle."""
     assert files(job.out) == files(undisturbed.out)
+    assert_same_state(job, undisturbed)
+
+
+def assert_same_state(job: TrainJob, undisturbed: TrainJob) -> None:
+    """Weights, moments, averages, counters and history of the last bundle."""
     last = [read_bundle(each.work / "bundles" / "step-00000006") for each in (job, undisturbed)]
     for part in ("weights", "average", "optimizer", "scaler", "counters", "history"):
         assert same(*(getattr(bundle, part) for bundle in last)), part
@@ -179,7 +185,8 @@ def test_a_run_can_begin_with_anothers_bundle(
     given = undisturbed["lora"].work / "bundles" / "step-00000004"
     job = jobs(tmp_path, **METHODS["lora"]).model_copy(update={"ancestor": Ancestor.of(given)})
     assert run(job)
-    assert_ended_alike(job, undisturbed["lora"])
+    assert_same_state(job, undisturbed["lora"])
+    assert json.loads((job.out / "training.json").read_text())["ancestor"] == Ancestor.of(given).digest
     gone = Ancestor(path=tmp_path / "step-00000004", digest="d")
     nowhere = jobs(tmp_path / "b", **METHODS["lora"]).model_copy(update={"ancestor": gone})
     assert main([str(write_job(nowhere))]) == EXIT_USER_ERROR

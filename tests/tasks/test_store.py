@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 import shutil
 import signal
@@ -19,11 +18,8 @@ import pytest
 from tasks.manifest import MANIFEST, Json, Ref
 from tasks.stage import Call, Job, materialise
 from tasks.store import ArtifactStore, DamagedArtifact, damage_of_all
+from tests.processes import CLEAN
 from tests.tasks.conftest import MakeCall, write_text
-
-# A forked copy of the tests' own process would inherit the threads' locks of whatever ran before, held or not.
-CLEAN = multiprocessing.get_context("forkserver")
-CLEAN.set_forkserver_preload(["tests.tasks.conftest"])
 
 
 def in_child(call: Call, store: ArtifactStore) -> BaseProcess:
