@@ -36,7 +36,7 @@ dataset: {{path: {pictures}}}
 transform: {{resolution_px: 64}}
 sampling: {{steps: 2, width_px: 64, height_px: 64}}
 runtime: {{device: cpu}}
-evaluation: {{prompts: ./prompts.txt, metrics: [{{metric: ssim, primary: true}}]}}
+evaluation: {{prompts: ./prompts.txt, metrics: [{{metric: clip_i, model: {weights}/clip, primary: true}}]}}
 """
 PRIOR = "prior: {prompt: a photo of a person, count: 4, sampling: {steps: 2, width_px: 64, height_px: 64}}\n"
 TRAINING = "training: {{{}, max_steps: 16, micro_batch_size: 2, save_every_steps: 2, log_every_steps: 1, seed: 3}}\n"
@@ -46,6 +46,8 @@ METHODS = {
     + TRAINING.format("objective: {kind: prior_preservation}, ema: {decay: 0.9}, learning_rate: 1e-3"),
     "full": TRAINING.format("adapter: {kind: full}, learning_rate: 1e-5"),
 }
+SHARE_FROM_NOTHING = 0.2
+"""Of runs that begin with no cache; for the others the time goes into training, where most is at stake."""
 RUN = """\
 import sys
 from pathlib import Path
@@ -86,8 +88,12 @@ def train_once(folder: Path) -> None:
     print(found["train"])
 
 
-def prepare(folder: Path, method: str) -> None:
+def prepare(folder: Path, method: str, cached: Path | None = None) -> None:
+    """An experiment's folder; with what another one has cached, or with nothing."""
     folder.mkdir(parents=True)
+    if cached is not None:
+        trained = shutil.ignore_patterns("train", "trainings")
+        shutil.copytree(cached / "store", folder / "store", ignore=trained)
     common = COMMON.format(weights=WEIGHTS, pictures=PICTURES)
     (folder / "run.yaml").write_text(f"name: {method.lower()}\n{common}{METHODS[method]}")
     (folder / "prompts.txt").write_text("a photo of a person\n")
@@ -174,7 +180,8 @@ def command_of(pid: int) -> bytes:
 
 def torment(number: int, method: str, root: Path, expected: str, life_s: float, seed: int) -> Outcome:
     folder, chance = root / f"{number}", random.Random(f"{seed}/{number}")
-    prepare(folder, method)
+    from_nothing = chance.random() < SHARE_FROM_NOTHING
+    prepare(folder, method, None if from_nothing else root / f"undisturbed-{method}")
     outcome = Outcome(method)
     for _ in range(chance.choice([1, 1, 2, 3])):
         if was_doing := strike(folder, chance, life_s):
