@@ -178,38 +178,53 @@ def command_of(pid: int) -> bytes:
         return b""
 
 
-def torment(number: int, method: str, root: Path, expected: str, life_s: float, seed: int) -> Outcome:
-    folder, chance = root / f"{number}", random.Random(f"{seed}/{number}")
-    from_nothing = chance.random() < SHARE_FROM_NOTHING
-    prepare(folder, method, None if from_nothing else root / f"undisturbed-{method}")
-    outcome = Outcome(method)
-    for _ in range(chance.choice([1, 1, 2, 3])):
-        if was_doing := strike(folder, chance, life_s):
-            outcome.kills[was_doing] += 1
-    said = ""
-    for _ in range(3):  # the pipeline's own process ends with an error when its trainer alone was killed
-        process = start(folder)
-        said, _ = process.communicate(timeout=600)
-        if process.returncode == 0:
-            break
-    outcome.equal = said.strip() == expected
-    if outcome.equal:
-        shutil.rmtree(folder)
-    else:
-        print(f"run {number} ({method}) ended with {said.strip() or 'an error'}; see {folder}", flush=True)
-    return outcome
+@dataclass(frozen=True)
+class Peace:
+    """An undisturbed run."""
+
+    folder: Path
+    digest: str
+    life_s: dict[bool, float]
+    """How long it takes, from nothing (True) or with everything but the training cached."""
 
 
-def undisturbed(method: str, root: Path) -> tuple[str, float]:
-    """Digest of a run that is left in peace, and how long it took."""
+def undisturbed(method: str, root: Path) -> Peace:
     folder = root / f"undisturbed-{method}"
     prepare(folder, method)
+    digest, from_nothing_s = finish(folder)
+    prepare(root / f"cached-{method}", method, folder)
+    again, cached_s = finish(root / f"cached-{method}")
+    if not digest or digest != again:
+        raise SystemExit(f"undisturbed runs differ or failed; see {root}")
+    return Peace(folder, digest, {True: from_nothing_s, False: cached_s})
+
+
+def finish(folder: Path) -> tuple[str, float]:
+    """Run to the end; returns the training's digest, or nothing if it failed, and the seconds taken."""
     began = time.monotonic()
     process = start(folder)
     said, _ = process.communicate(timeout=600)
-    if process.returncode != 0:
-        raise SystemExit(f"the undisturbed run failed; see {folder / 'stderr.log'}")
-    return said.strip(), time.monotonic() - began
+    return said.strip() if process.returncode == 0 else "", time.monotonic() - began
+
+
+def torment(number: int, method: str, root: Path, peace: Peace, seed: int) -> Outcome:
+    """One run, killed at least once and started again until it ends."""
+    folder, chance = root / f"{number}", random.Random(f"{seed}/{number}")
+    outcome = Outcome(method)
+    from_nothing = chance.random() < SHARE_FROM_NOTHING
+    while not outcome.kills:
+        shutil.rmtree(folder, ignore_errors=True)
+        prepare(folder, method, None if from_nothing else peace.folder)
+        for _ in range(chance.choice([1, 1, 2, 3])):
+            if was_doing := strike(folder, chance, peace.life_s[from_nothing]):
+                outcome.kills[was_doing] += 1
+    digest, _ = finish(folder)
+    outcome.equal = digest == peace.digest
+    if outcome.equal:
+        shutil.rmtree(folder)
+    else:
+        print(f"run {number} ({method}) ended with {digest or 'an error'}; see {folder}", flush=True)
+    return outcome
 
 
 def main() -> None:
@@ -224,7 +239,7 @@ def main() -> None:
 
     def one(number: int) -> Outcome:
         method = names[number % len(names)]
-        outcome = torment(number, method, root, *expected[method], args.seed)
+        outcome = torment(number, method, root, expected[method], args.seed)
         print(json.dumps({"run": number, "method": method, "kills": outcome.kills, "equal": outcome.equal}), flush=True)
         return outcome
 
