@@ -198,6 +198,8 @@ class TrainingConfig(Config):
     precision: Precision = "fp32"
     """Of the frozen weights and of autocast; weights that are trained are always float32."""
     gradient_checkpointing: bool = False
+    deterministic: bool = False
+    """On a GPU: only kernels that give the same bits every time, which costs speed. On a CPU they always do."""
     seed: Annotated[int, Field(ge=0)] = 0
     save_every_steps: PositiveInt = 250
     """Optimizer steps between resumable bundles."""

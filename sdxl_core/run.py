@@ -25,7 +25,7 @@ from sdxl_core.loop import TrainState, rows_per_step
 from sdxl_core.model import cast_frozen, load_noise_schedule, load_unet, vae_folder
 from sdxl_core.objectives import OBJECTIVES, Objective
 from sdxl_core.optim import build_optimizer
-from sdxl_core.runtime import choose_device, choose_dtype
+from sdxl_core.runtime import choose_device, choose_dtype, use_deterministic_kernels
 from sdxl_core.train_job import TrainJob
 from sdxl_core.training_set import CachedText, TrainingSet, load_images
 from sdxl_core.workers import Workers
@@ -138,6 +138,8 @@ def set_up(job: TrainJob) -> Run:
     """
     config = job.training
     device = choose_device(job.device)
+    if config.deterministic:
+        use_deterministic_kernels()
     dtype = choose_dtype(config.precision, device, "training")
     objective = OBJECTIVES[config.objective.kind](config.objective)
     if objective.uses_class_images and job.class_latents is None:

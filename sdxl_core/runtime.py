@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
 import psutil
@@ -27,6 +28,16 @@ def choose_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("runtime.device = cuda, but torch sees no CUDA device; use auto or cpu, or check the driver")
     return torch.device(name)
+
+
+def use_deterministic_kernels() -> None:
+    """From now on in this process; to be called before anything is computed on a GPU.
+
+    torch's documentation ("Reproducibility") names both settings.
+    """
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
 
 
 def choose_dtype(precision: Precision, device: torch.device, where: str) -> torch.dtype:

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from accelerate.state import AcceleratorState
 
@@ -37,7 +37,7 @@ class Jobs:
         self.model = model
         self.inputs = inputs
 
-    def __call__(self, root: Path, **training: Any) -> TrainJob:
+    def __call__(self, root: Path, device: Literal["cpu", "cuda"] = "cpu", **training: Any) -> TrainJob:
         return TrainJob(
             model=self.model,
             training=TrainingConfig.model_validate(TRAINING | training),
@@ -48,7 +48,7 @@ class Jobs:
             work=root / "work",
             out=root / "out",
             identity={"data": "d"},
-            device="cpu",
+            device=device,
         )
 
 

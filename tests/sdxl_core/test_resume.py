@@ -95,6 +95,28 @@ def test_a_killed_run_ends_with_the_same_bits(
     assert_ended_alike(job, undisturbed[method])
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_on_a_gpu_too_if_asked_to(jobs: Jobs, tmp_path: Path, precision: str) -> None:
+    """With deterministic kernels, in processes of their own as these are set for good."""
+    settings = {**METHODS["dreambooth"], "deterministic": True, "precision": precision}
+    straight = jobs(tmp_path / "straight", "cuda", **settings)
+    assert start(straight).wait() == 0
+    assert start(jobs(tmp_path / "halves", "cuda", **settings, max_steps=3)).wait() == 0
+    job = jobs(tmp_path / "halves", "cuda", **settings)
+    assert start(job).wait() == 0
+    assert_ended_alike(job, straight)
+
+
+def test_deterministic_kernels_are_there_for_all_that_is_computed(jobs: Jobs, tmp_path: Path) -> None:
+    """torch refuses an operation that has none; and on a CPU nothing changes by them."""
+    plain, deterministic = jobs(tmp_path / "a", max_steps=2), jobs(tmp_path / "b", max_steps=2, deterministic=True)
+    assert run(plain)
+    assert start(deterministic).wait() == 0
+    assert history(deterministic) == history(plain)
+
+
 def test_sigterm_saves_and_says_so(jobs: Jobs, undisturbed: dict[str, TrainJob], tmp_path: Path) -> None:
     """In the middle of a step, which is finished first; then the run goes on to the same end."""
     job = jobs(tmp_path, **METHODS["dreambooth"], log_every_steps=1, save_every_steps=1000)
