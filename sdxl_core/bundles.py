@@ -22,10 +22,17 @@ def bundle_name(step: int) -> str:
     return f"step-{step:08d}"
 
 
+def bundle_step(path: Path) -> int:
+    """Raises UserError for a folder that is not named like a bundle."""
+    number = path.name.removeprefix("step-")
+    if not number.isdecimal():
+        raise UserError(f"{path}: expected a bundle, a folder step-<n>")
+    return int(number)
+
+
 def steps_of(folder: Path) -> list[tuple[int, Path]]:
     """Bundles below `folder`, whole or not, oldest step first."""
-    found = [(path.name.removeprefix("step-"), path) for path in folder.glob("step-*")]
-    return sorted((int(number), path) for number, path in found if number.isdecimal())
+    return sorted((bundle_step(path), path) for path in folder.glob("step-*") if path.name[5:].isdecimal())
 
 
 def newest_bundle(folder: Path, max_step: int, log: Callable[[str], None], *, allow_fresh: bool = False) -> Path | None:

@@ -124,7 +124,8 @@ class Run:
         if validation is None:
             return
         (self.job.out / "validation").mkdir(exist_ok=True)
-        for step in range(validation.every_steps, self.state.step + 1, validation.every_steps):
+        first, every = self.job.ancestor.step if self.job.ancestor is not None else 0, validation.every_steps
+        for step in range((first // every + 1) * every, self.state.step + 1, every):
             for i in range(len(prompts)):
                 name = validation_file(step, i)
                 (self.job.out / "validation" / name).write_bytes((self.job.work / "validation" / name).read_bytes())

@@ -126,7 +126,10 @@ def main(arguments: list[str]) -> int:
         return EXIT_USER_ERROR
     try:
         job = TrainJob.model_validate_json(Path(arguments[0]).read_text(encoding="utf-8"))
-        return EXIT_DONE if train(job) else EXIT_PREEMPTED
+        if train(job):
+            return EXIT_DONE
+        emit("stopped", rank=_rank())
+        return EXIT_PREEMPTED
     except (UserError, ValidationError, FileNotFoundError) as error:
         emit("failed", message=str(error), refused=True, rank=_rank())
         print(f"error: {error}", file=sys.stderr)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from sdxl_core.bundles import bundle_digest
+from sdxl_core.bundles import bundle_digest, bundle_step
 from sdxl_core.config import Config, SamplingConfig, TrainingConfig
 
 
@@ -16,12 +16,13 @@ class Ancestor(Config):
     """A bundle of another run, to begin with."""
 
     path: Path
+    step: int
     digest: str
     """Of all that the bundle holds."""
 
     @classmethod
     def of(cls, bundle: Path) -> Ancestor:
-        return cls(path=bundle, digest=bundle_digest(bundle))
+        return cls(path=bundle, step=bundle_step(bundle), digest=bundle_digest(bundle))
 
 
 class TrainJob(Config):

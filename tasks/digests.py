@@ -30,7 +30,11 @@ def digest_file(path: Path) -> str:
 
 
 class FileDigests:
-    """File digests remembered by (path, size, mtime, inode). The memo only saves reading; the bytes alone decide."""
+    """File digests remembered by (path, size, times, inode). The memo only saves reading; the bytes alone decide.
+
+    The time of change (ctime) is among them because, unlike that of modification, no program can set it back: an edit
+    that keeps a file's size and restores its mtime is seen too.
+    """
 
     def __init__(self, memo: Path) -> None:
         memo.parent.mkdir(parents=True, exist_ok=True)
@@ -42,15 +46,15 @@ class FileDigests:
             )
 
     def __call__(self, path: Path) -> str:
-        """SHA-256 of a file's bytes, read only when its size, time or inode differ from the last reading."""
+        """SHA-256 of a file's bytes, read only when its size, times or inode differ from the last reading."""
         place, stat = str(path.resolve()), path.stat()
-        stamp = f"{stat.st_size}/{stat.st_mtime_ns}/{stat.st_ino}"
+        stamp = f"{stat.st_size}/{stat.st_mtime_ns}/{stat.st_ctime_ns}/{stat.st_ino}"
         with self._connect() as table:
             row = table.execute("SELECT sha256 FROM digests WHERE path = ? AND stamp = ?", (place, stamp)).fetchone()
             if row is not None:
                 return str(row[0])
             sha256 = digest_file(path)
-            if time.time_ns() - stat.st_mtime_ns > _SETTLED_NS:
+            if time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) > _SETTLED_NS:
                 table.execute("INSERT OR REPLACE INTO digests VALUES (?, ?, ?)", (place, stamp, sha256))
             return sha256
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from tasks.errors import ConfigError
 from tasks.locks import held
 
 _QUIET = {
@@ -36,13 +37,19 @@ def prepare_environment(store_root: Path) -> None:
 
 @contextmanager
 def local_prefect(store_root: Path) -> Iterator[None]:
-    """Prefect ready for a flow in this process: with the server that is configured, or a temporary one of its own."""
+    """Prefect ready for a flow in this process: with the server that is configured, or a temporary one of its own.
+
+    Raises:
+        ConfigError: the configured server does not answer.
+    """
     prepare_environment(store_root)
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
     with ExitStack() as stack:
-        if not PREFECT_API_URL.value():
+        if url := PREFECT_API_URL.value():
+            _require_answer(url)
+        else:
             # temporary servers that migrate one new database at the same time all fail
             with held(store_root / "locks" / "prefect-start.lock", lambda holder: None):
                 get_client(sync_client=True)
@@ -51,6 +58,16 @@ def local_prefect(store_root: Path) -> Iterator[None]:
         stack.enter_context(temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}))
         stack.enter_context(_errors_told_once())
         yield
+
+
+def _require_answer(url: str) -> None:
+    from prefect.client.orchestration import get_client
+
+    if (problem := get_client(sync_client=True).api_healthcheck()) is not None:
+        raise ConfigError(
+            f"PREFECT_API_URL: the Prefect server {url} does not answer ({problem}); start it, or unset the variable "
+            "(or the profile's setting): a run then brings a server of its own"
+        )
 
 
 class _Errors(logging.Filter):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sdxl_core.errors import UserError
-from sdxl_core.train_job import EXIT_PREEMPTED, EXIT_USER_ERROR, TrainJob
+from sdxl_core.train_job import EXIT_USER_ERROR, TrainJob
 from tasks.errors import TrainerFailed, TrainerPreempted, TrainerStopped
 from tasks.manifest import Json
 from tasks.progress import Progress
@@ -30,6 +30,8 @@ class Heard:
     last_step: dict[str, Json] = field(default_factory=dict)
     failure: dict[str, Json] | None = None
     """The first that one of them reported; the others fail for want of that one."""
+    stopped: bool = False
+    """Whether one of them said that it was asked to stop and has saved."""
 
 
 def run_trainer(job: TrainJob, held: tuple[int, ...], progress: Progress) -> dict[str, Json]:
@@ -110,6 +112,8 @@ def _hear(line: str, heard: Heard, progress: Progress) -> None:
             progress(event["step"], event["max_steps"], "loss not finite" if loss is None else f"loss {loss:.4g}")
         case "failed":
             heard.failure = heard.failure or event
+        case "stopped":
+            heard.stopped = True
         case _:
             _LOG.info("train: %s", event.get("message", line.strip()))
 
@@ -120,7 +124,7 @@ def _raise_for(code: int, heard: Heard, said: Sequence[str], logs: Path) -> None
     failure = heard.failure
     if code == EXIT_USER_ERROR or (failure is not None and failure.get("refused")):
         raise UserError(failure["message"] if failure else "the trainer refused its job without a reason")
-    if code == EXIT_PREEMPTED:
+    if heard.stopped:  # a launcher of several processes ends with a code of its own
         raise TrainerPreempted("the trainer was asked to stop and has saved; run again to go on from there")
     tail = "\n".join(said[-_TAIL_LINES:])
     if failure is None:

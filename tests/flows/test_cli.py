@@ -12,6 +12,7 @@ from tests.flows.conftest import Cli
 from tests.tasks.toy import fill_store, write_experiment
 
 HEAVY = ("torch", "diffusers", "transformers", "datasets", "prefect", "pandas", "matplotlib")
+SECRET = "hf_mustNotBeSeenAnywhere"
 TELL_HEAVY = f"""
 import atexit
 atexit.register(lambda: print("loaded:", [name for name in {HEAVY!r} if name in sys.modules]))
@@ -72,13 +73,25 @@ def test_a_mistake_ends_in_a_message_and_exit_code_2(
     assert "torch" not in done.stdout
 
 
-def test_a_stage_that_refuses_its_input_says_so_once(cli: Cli, config: Path, tmp_path: Path) -> None:
-    """Through Prefect, whose own account of it, tracebacks and all, stays off the console."""
+def test_a_stage_that_refuses_its_input_says_so_once(
+    cli: Cli, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through Prefect, whose own account of it, tracebacks and all, stays off the console; as do secrets everywhere."""
+    monkeypatch.setenv("HF_TOKEN", SECRET)
     (config.parent / "pictures" / "0.png").write_text("<html>not found</html>")
     done = cli("run", "toy/toy.yaml")
     assert done.returncode == 2
     assert done.stderr.startswith("error: dataset pictures: 1 entry cannot be used:\n  0.png:")
     assert "Traceback" not in done.stderr and done.stderr.count("0.png") == 1
+    assert SECRET not in done.stdout + done.stderr
+    assert [path for path in tmp_path.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()] == []
+
+
+def test_a_server_that_is_away_is_named(cli: Cli, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    done = cli("run", "toy/toy.yaml")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: PREFECT_API_URL: the Prefect server http://127.0.0.1:9/api does not answer")
 
 
 def test_evaluate_and_report_come_to_the_runs_own_report(cli: Cli, filled: ArtifactStore) -> None:

@@ -46,6 +46,7 @@ evaluation:
     - {{metric: clip_i, model: {weights}/clip, primary: true}}
     - {{metric: ssim}}
 """
+SECRET = "mustNotBeSeenAnywhere"
 JUDGING = ["train", "images/candidate", "scores/clip_i/candidate", "scores/ssim/base-candidate", "comparison", "report"]
 
 
@@ -104,7 +105,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_pictures(folder / "pictures", 3)
     (folder / "prompts.txt").write_text("a photo of kestrel person on a beach\na photo of kestrel person at night\n")
     (folder / "short.yaml").write_text(CONFIG.format(weights=WEIGHTS))
-    Pipeline(folder).run()
+    with pytest.MonkeyPatch.context() as environment:
+        for name in ("HF_TOKEN", "WANDB_API_KEY"):
+            environment.setenv(name, SECRET)
+        Pipeline(folder).run()
     return folder
 
 
@@ -116,6 +120,13 @@ def pipeline(finished: Path, tmp_path: Path) -> Pipeline:
 
 def test_finished_pipeline_has_nothing_to_do(pipeline: Pipeline) -> None:
     assert pipeline.would_run() == []
+
+
+def test_no_secret_is_written_anywhere(finished: Path) -> None:
+    """Neither into artifacts nor into logs, bundles or job descriptions."""
+    files = [path for path in finished.rglob("*") if path.is_file()]
+    assert any(path.name == "job.json" for path in files) and any(path.suffix == ".pt" for path in files)
+    assert [path for path in files if SECRET.encode() in path.read_bytes()] == []
 
 
 def test_touched_but_identical_file_changes_nothing(pipeline: Pipeline) -> None:

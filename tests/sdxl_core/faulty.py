@@ -19,13 +19,13 @@ from sdxl_core.train import main
 RANK = int(os.environ.get("RANK", "0"))
 
 
-def before_step(step: int, act: Callable[[], None]) -> None:
-    """Do something in the middle of a step, between its gradients and the optimizer."""
+def before_step(step: int | None, act: Callable[[], None]) -> None:
+    """Do something in the middle of a step, or of every step, between its gradients and the optimizer."""
     take_step = sdxl_core.loop.Trainer._gradients
 
     def gradients(self: sdxl_core.loop.Trainer) -> Any:
         found = take_step(self)
-        if self.state.step == step:
+        if step is None or self.state.step == step:
             act()
         return found
 
@@ -62,6 +62,7 @@ FAULTS: dict[str, Callable[[], None]] = {
     "rank 1 is killed": lambda: before_step(1, lambda: os.kill(os.getpid(), 9)) if RANK == 1 else None,
     "save fails": lambda: before_save(fail),
     "long step": lambda: before_step(2, lambda: say_and_sleep(60)),
+    "slow steps": lambda: before_step(None, lambda: time.sleep(0.5)),
     "long save": lambda: before_save(lambda: say_and_sleep(0.2)),
     "little room": little_room,
 }

@@ -246,6 +246,11 @@ def test_every_overridable_setting_exists() -> None:
     assert names <= set(TrainingConfig.model_fields)
 
 
+def test_every_overridable_setting_is_documented() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "reliability.md").read_text()
+    assert [key for key in OVERRIDABLE if f"`{key}`" not in text] == []
+
+
 def test_nothing_in_a_bundle_is_executed(tmp_path: Path) -> None:
     """A bundle whose optimizer state is a pickle with a payload, correctly listed in its manifest."""
     path = write_bundle(tmp_path / "a", bundle(2))

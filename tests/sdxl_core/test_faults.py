@@ -24,7 +24,7 @@ from sdxl_core.loop import NonFiniteRunError
 from sdxl_core.objectives import OBJECTIVES, LossOutput
 from sdxl_core.objectives.diffusion import Diffusion
 from sdxl_core.train import main
-from sdxl_core.train_job import EXIT_FAILED, EXIT_USER_ERROR
+from sdxl_core.train_job import EXIT_FAILED, EXIT_USER_ERROR, TrainJob
 from tests.sdxl_core.jobs import LORA, Jobs, bundle_steps, files, history, run, start, write_job
 
 PLAIN: dict[str, Any] = {"objective": {"kind": "diffusion"}, "adapter": LORA, "ema": None}
@@ -177,14 +177,34 @@ def test_a_place_that_cannot_be_written_is_told_before_anything_loads(
     assert "cannot write there: Not a directory" in capsys.readouterr().err
 
 
+def launched(job: TrainJob, *module: str) -> subprocess.Popen[str]:
+    """Two processes on this machine."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", *module]
+    return subprocess.Popen(launch, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+def test_two_processes_asked_to_stop_save_once_and_go_on_to_the_same_end(jobs: Jobs, tmp_path: Path) -> None:
+    straight = jobs(tmp_path / "straight", **PLAIN)
+    assert launched(straight, "sdxl_core.train", str(write_job(straight))).wait(timeout=120) == 0
+    job = jobs(tmp_path / "stopped", **PLAIN, save_every_steps=1000, log_every_steps=1)
+    process = launched(job, "tests.sdxl_core.faulty", str(write_job(job)), "slow steps")
+    assert process.stdout is not None
+    next(line for line in process.stdout if '"step": 1' in line)
+    process.terminate()
+    said, _ = process.communicate(timeout=60)
+    assert said.count('"event": "stopped"') == 2
+    assert len(bundle_steps(job)) == 1 and bundle_steps(job)[0] < 6
+    assert launched(job, "sdxl_core.train", str(write_job(job))).wait(timeout=120) == 0
+    assert files(job.out) == files(straight.out)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["rank 1 fails", "rank 1 is killed", "save fails"])
 def test_one_process_that_fails_ends_all(jobs: Jobs, tmp_path: Path, fault: str) -> None:
     """Two processes; within 30 s of the fault both are gone, and the reason is the first that was said."""
     job = jobs(tmp_path, **PLAIN, log_every_steps=1, max_steps=5000)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    launch += ["-m", "tests.sdxl_core.faulty", str(write_job(job)), fault]
-    process = subprocess.Popen(launch, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = launched(job, "tests.sdxl_core.faulty", str(write_job(job)), fault)
     assert process.stdout is not None
     events = iter(process.stdout)
     next(line for line in events if '"step": 1' in line)

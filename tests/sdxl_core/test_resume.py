@@ -204,13 +204,14 @@ def test_another_split_of_the_same_rows_can_go_on(jobs: Jobs, tmp_path: Path) ->
 def test_a_run_can_begin_with_anothers_bundle(
     jobs: Jobs, undisturbed: dict[str, TrainJob], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = undisturbed["lora"].work / "bundles" / "step-00000004"
-    job = jobs(tmp_path, **METHODS["lora"]).model_copy(update={"ancestor": Ancestor.of(given)})
+    given = undisturbed["dreambooth"].work / "bundles" / "step-00000004"
+    job = jobs(tmp_path, **METHODS["dreambooth"]).model_copy(update={"ancestor": Ancestor.of(given)})
     assert run(job)
-    assert_same_state(job, undisturbed["lora"])
+    assert_same_state(job, undisturbed["dreambooth"])
+    assert [path.name for path in (job.out / "validation").iterdir()] == ["000006-00.png"]  # those it drew itself
     assert json.loads((job.out / "training.json").read_text())["ancestor"] == Ancestor.of(given).digest
-    gone = Ancestor(path=tmp_path / "step-00000004", digest="d")
-    nowhere = jobs(tmp_path / "b", **METHODS["lora"]).model_copy(update={"ancestor": gone})
+    gone = Ancestor(path=tmp_path / "step-00000004", step=4, digest="d")
+    nowhere = jobs(tmp_path / "b", **METHODS["dreambooth"]).model_copy(update={"ancestor": gone})
     assert main([str(write_job(nowhere))]) == EXIT_USER_ERROR
     assert "there is no such bundle" in capsys.readouterr().err
     assert bundle_steps(nowhere) == []

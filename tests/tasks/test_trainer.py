@@ -83,7 +83,7 @@ def test_a_failure_that_would_come_again_is_final(job: TrainJob, monkeypatch: py
 @pytest.mark.parametrize(
     ("end", "error", "message"),
     [
-        ("sys.exit(75)", TrainerPreempted, "asked to stop and has saved"),
+        ("""print('{"event": "stopped", "rank": 0}'); sys.exit(75)""", TrainerPreempted, "asked to stop and has saved"),
         ("raise RuntimeError('out of luck')", TrainerStopped, "code 1(.|\n)*out of luck"),
         ("import os; os.kill(os.getpid(), 9)", TrainerStopped, "code 137"),
     ],

@@ -62,7 +62,7 @@ def test_the_length_of_a_run_is_part_of_its_key_only_if_the_rate_depends_on_it()
     assert key(max_steps=10, lr_schedule="cosine") != key(max_steps=20, lr_schedule="cosine")
     assert key(seed=1) != key(seed=2)
     assert key(save_every_steps=5, keep_bundles=9, save_every_minutes=1) == key()
-    ancestor = Ancestor(path=Path("step-1"), digest="d")
+    ancestor = Ancestor(path=Path("step-1"), step=1, digest="d")
     assert training_key(settings(OLD), ancestor) != training_key(settings(OLD), None)
 
 
