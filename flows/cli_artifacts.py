@@ -58,6 +58,23 @@ def show(artifact: Named, store: Store = None) -> None:
     console.out(f"\n{opened.path(manifest.ref)}")
 
 
+@app.command("trainings")
+def trainings(store: Store = None) -> None:
+    """List the last training of every name: finished or not, and the bundles that can be gone on from.
+
+    Example: `sdxl-flows artifacts trainings`, then `sdxl-flows run my.yaml --from-bundle .../step-00000500`
+    """
+    from tasks.trainings import bundles_of, training_path, training_records
+
+    opened = _open(store)
+    found = list(training_records(opened))
+    for name, record in found:
+        steps = ", ".join(str(step) for step, _ in bundles_of(opened, record)) or "none"
+        console.out(f"{name}: {'finished' if record.finished else 'unfinished'}; bundles of steps {steps}")
+        console.out(f"  {training_path(opened, record.key)}")
+    console.out(f"{len(found)} trainings")
+
+
 @app.command("verify")
 def verify(store: Store = None) -> None:
     """Read every file of every artifact and compare its SHA-256. Exit code 1 if anything is damaged.

@@ -58,13 +58,13 @@ class Bundle:
 
 
 def write_bundle(folder: Path, bundle: Bundle) -> Path:
-    """Write `bundle` below `folder`. A whole bundle of that step that is there already stays: it is the same.
+    """Write `bundle` below `folder`. A whole one of that step and run that is there already stays: it is the same.
 
     Raises:
         UserError: the disk is full; nothing that was there before is touched.
     """
     target = folder / bundle_name(bundle.step)
-    if target.exists() and damage(target) is None:
+    if target.exists() and damage(target) is None and _state(target)["identity"] == bundle.identity:
         return target
     folder.mkdir(parents=True, exist_ok=True)
     staging = folder / f"{STAGING}{uuid.uuid4().hex}"
@@ -75,8 +75,8 @@ def write_bundle(folder: Path, bundle: Bundle) -> Path:
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
-    if target.exists():  # damaged: out of the way, but for its owner to look at
-        os.rename(target, folder / f".damaged-{target.name}-{uuid.uuid4().hex}")
+    if target.exists():  # damaged, or from before a setting was overridden: out of the way, but not gone
+        os.rename(target, folder / f".replaced-{target.name}-{uuid.uuid4().hex}")
     os.rename(staging, target)
     flush(folder)
     return target
@@ -84,7 +84,7 @@ def write_bundle(folder: Path, bundle: Bundle) -> Path:
 
 def read_bundle(path: Path) -> Bundle:
     """Load a bundle that `damage` found whole, onto the CPU. Nothing is unpickled but tensors and plain values."""
-    state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    state = _state(path)
     tensors = torch.load(path / "optimizer.pt", weights_only=True, map_location="cpu")
     return Bundle(
         step=state["step"],
@@ -96,6 +96,11 @@ def read_bundle(path: Path) -> Bundle:
         history=(path / "history.jsonl").read_text(encoding="utf-8"),
         identity=state["identity"],
     )
+
+
+def _state(path: Path) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    return state
 
 
 def _fill(staging: Path, bundle: Bundle) -> None:

@@ -20,6 +20,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from diffusers.utils import logging as diffusers_logging
+from safetensors import SafetensorError
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
@@ -48,9 +49,30 @@ def stored(component: Path) -> dict[str, Any]:
     return {"dtype": torch.float32, "use_safetensors": True, "variant": variant, "local_files_only": True}
 
 
+def load_whole(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
+    """A diffusers model whose every weight comes from its folder; diffusers itself would make up what is missing.
+
+    Raises:
+        UserError: there are no safetensors weights, they cannot be read, or they are not those of its config.json.
+    """
+    fix = "Get the checkpoint again, as safetensors"
+    try:
+        model, info = kind.from_pretrained(folder, output_loading_info=True, **stored(folder) | {"dtype": dtype})
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError.about(str(folder), expected=f"weights of a {kind.__name__}", got=reason, fix=fix) from error
+    for what in ("missing_keys", "mismatched_keys", "unexpected_keys", "error_msgs"):
+        if names := sorted(map(str, info[what])):
+            got = f"{what.replace('_', ' ')}: {', '.join(names[:3])} ({len(names)} in all)"
+            raise UserError.about(
+                str(folder), expected=f"the weights that its config.json names, of a {kind.__name__}", got=got, fix=fix
+            )
+    return model
+
+
 def load_vae(folder: Path, device: torch.device) -> AutoencoderKL:
     """The autoencoder in float32: half precision overflows in SDXL's own VAE."""
-    vae = AutoencoderKL.from_pretrained(folder, **stored(folder))
+    vae = load_whole(AutoencoderKL, folder, torch.float32)
     return vae.to(device).eval().requires_grad_(False)
 
 
@@ -63,7 +85,7 @@ def load_unet(model: Path) -> UNet2DConditionModel:
     """The UNet on the CPU in float32, frozen.
 
     Raises:
-        UserError: the checkpoint's UNet lacks SDXL's added conditioning.
+        UserError: the checkpoint's UNet lacks SDXL's added conditioning, or is not whole (see `load_whole`).
     """
     unet = load_component_unet(model / "unet", torch.float32)
     if unet.config.addition_embed_type != "text_time":
@@ -76,7 +98,7 @@ def load_unet(model: Path) -> UNet2DConditionModel:
 
 def load_component_unet(folder: Path, dtype: torch.dtype) -> UNet2DConditionModel:
     """The UNet of a component folder, on the CPU."""
-    return UNet2DConditionModel.from_pretrained(folder, **stored(folder) | {"dtype": dtype})
+    return load_whole(UNet2DConditionModel, folder, dtype)
 
 
 def load_noise_schedule(model: Path) -> NoiseSchedule:
@@ -90,9 +112,10 @@ def load_pipeline(
 ) -> StableDiffusionXLPipeline:
     """The checkpoint as diffusers' own pipeline, ready to sample as `sampling` says, without a progress bar."""
     dtype = choose_dtype(sampling.precision, device, "sampling")
-    parts: dict[str, Any] = {}
-    if vae is not None:
-        parts["vae"] = AutoencoderKL.from_pretrained(vae, **stored(vae) | {"dtype": dtype})
+    parts = {
+        "unet": load_component_unet(model / "unet", dtype),
+        "vae": load_whole(AutoencoderKL, vae_folder(model, vae), dtype),
+    }
     pipeline = StableDiffusionXLPipeline.from_pretrained(
         model, **stored(model / "unet") | {"dtype": dtype}, add_watermarker=False, **parts
     )

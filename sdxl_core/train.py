@@ -11,6 +11,8 @@ import shutil
 import signal
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -40,13 +42,13 @@ def train(job: TrainJob) -> bool:
     if job.ancestor is not None:
         require_whole(job.ancestor.path)
     run = set_up(job)
-    request_stop_on_signal(run.state)
     source = _go_on(run)
-    if not run.workers.is_main:
-        _trainer(run).fit([])
-    else:
-        run.require_room()
-        _fit_and_save(run, source)
+    with stopped_by_signals(run.state):
+        if run.workers.is_main:
+            run.require_room()
+            _fit_and_save(run, source)
+        else:
+            _trainer(run).fit([])
     run.workers.close()
     finished = run.state.step >= job.training.max_steps
     if finished and run.workers.is_main:
@@ -103,7 +105,8 @@ def _fit_and_save(run: Run, source: Path | None) -> None:
             tracker.close()
 
 
-def request_stop_on_signal(state: TrainState) -> None:
+@contextmanager
+def stopped_by_signals(state: TrainState) -> Iterator[None]:
     """The first SIGTERM or SIGINT asks for the end of the step and a bundle; the second ends the process at once."""
 
     def stop(number: int, frame: object) -> None:
@@ -112,8 +115,13 @@ def request_stop_on_signal(state: TrainState) -> None:
         state.stop_requested = True
         _log("asked to stop: finishing the step, then saving")
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(number, stop) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 def _log(message: str) -> None:

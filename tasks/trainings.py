@@ -11,13 +11,13 @@ but it would start at step 0 without a word, which is why a name with an unfinis
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from sdxl_core.bundles import newest_bundle, require_whole
+from sdxl_core.bundles import newest_bundle, require_whole, steps_of
 from sdxl_core.config import TrainingConfig
 from sdxl_core.overrides import check_override, refuse_changes
 from sdxl_core.train_job import Ancestor
@@ -108,16 +108,24 @@ def find_ancestor(store: ArtifactStore, name: str, training: TrainingConfig, res
     return Ancestor.of(newest)
 
 
-def kept_keys(store: ArtifactStore) -> set[str]:
-    """Keys of the trainings that names stand for, and of those they go on from."""
-    kept = set()
-    for path in (store.root / "trainings" / "names").glob("*.json"):
+def training_records(store: ArtifactStore) -> Iterator[tuple[str, TrainingRecord]]:
+    """The last training of every name."""
+    for path in sorted((store.root / "trainings" / "names").glob("*.json")):
         record = read_record(store, path.stem)
         if record is not None:
-            kept.add(record.key)
-            if record.ancestor is not None:
-                kept.add(record.ancestor.path.parent.parent.name)
-    return kept
+            yield path.stem, record
+
+
+def bundles_of(store: ArtifactStore, record: TrainingRecord) -> list[tuple[int, Path]]:
+    """Steps and places of a training's bundles, whole or not."""
+    return steps_of(training_path(store, record.key) / "bundles")
+
+
+def kept_keys(store: ArtifactStore) -> set[str]:
+    """Keys of the trainings that names stand for, and of those they go on from."""
+    records = [record for _, record in training_records(store)]
+    ancestors = [record.ancestor for record in records if record.ancestor is not None]
+    return {record.key for record in records} | {ancestor.path.parent.parent.name for ancestor in ancestors}
 
 
 def _record_path(store: ArtifactStore, name: str) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +9,11 @@ from typing import TypedDict
 
 from eval.config import EvaluationConfig
 from sdxl_core.config import ModelConfig
+from tasks.checkpoint import SDXL_COMPONENTS, check_checkpoint
 from tasks.digests import FileDigests, digest_json
 from tasks.errors import ConfigError
 from tasks.manifest import Json
 
-SDXL_COMPONENTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
-_WEIGHTED = ("unet", "vae", "text_encoder", "text_encoder_2")
 _READ_SUFFIXES = (".json", ".txt", ".model", ".safetensors")
 
 
@@ -61,13 +59,12 @@ def locate_base_model(config: ModelConfig, digests: FileDigests) -> BaseModel:
     """Find (or download) the base model, check that it is a whole SDXL checkpoint, and digest its parts.
 
     Raises:
-        ConfigError: it is not there, not an SDXL checkpoint, lacks a component, or has weights only as pickles.
+        ConfigError: it is not there, not an SDXL checkpoint, lacks a component, or has weights that are pickles,
+            damaged or another model's.
     """
     folder = _local_or_hub(config.base, config.revision, "model.base", variant=config.variant)
-    _check_checkpoint(folder)
     vae = _local_or_hub(config.vae, config.vae_revision, "model.vae") if config.vae else None
-    if vae is not None:
-        _check_component(vae, "model.vae")
+    check_checkpoint(folder, vae)
     components = {
         name: _digest_folder(vae if name == "vae" and vae else folder / name, digests) for name in SDXL_COMPONENTS
     }
@@ -119,43 +116,6 @@ def _download(repository: str, revision: str | None, where: str, variant: str | 
         fix = "Check the name, `hf auth login` and the network; or name a local folder, beginning with ./"
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(f"{where}: cannot get {repository!r} from the hub: {reason}. {fix}") from None
-
-
-def _check_checkpoint(folder: Path) -> None:
-    where = "model.base"
-    index = folder / "model_index.json"
-    if not index.is_file():
-        fix = (
-            "Give the folder that holds model_index.json."
-            if folder.is_dir()
-            else "Convert it to a diffusers folder first."
-        )
-        raise ConfigError.about(where, expected="a diffusers folder with model_index.json", got=folder, fix=fix)
-    try:
-        kind = json.loads(index.read_text(encoding="utf-8")).get("_class_name", "")
-    except (ValueError, AttributeError):
-        raise ConfigError(f"{where}: {index} is not JSON; copy the checkpoint again") from None
-    if not str(kind).startswith("StableDiffusionXL"):
-        raise ConfigError.about(
-            where, expected="a Stable Diffusion XL checkpoint", got=f"{kind or 'nothing'} in {folder}"
-        )
-    for name in SDXL_COMPONENTS:
-        if not (folder / name).is_dir():
-            raise ConfigError(f"{where}: {folder} lacks the component {name}/; copy the checkpoint again")
-    for name in _WEIGHTED:
-        _check_component(folder / name, where)
-
-
-def _check_component(folder: Path, where: str) -> None:
-    if not (folder / "config.json").is_file():
-        raise ConfigError.about(where, expected="config.json", got=f"none in {folder}")
-    if any(folder.glob("*.safetensors")):
-        return
-    pickles = sorted(path.name for path in folder.glob("*.bin"))
-    if pickles:
-        fix = "Pickled weights can run code and are never loaded; convert them to safetensors."
-        raise ConfigError.about(where, expected="safetensors weights", got=f"{pickles[0]} in {folder}", fix=fix)
-    raise ConfigError.about(where, expected="safetensors weights", got=f"none in {folder}")
 
 
 def _digest_folder(folder: Path, digests: FileDigests) -> str:

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import io
-import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.composer import Composer
-from ruamel.yaml.constructor import DuplicateKeyError
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.events import AliasEvent
 
 from sdxl_core.errors import did_you_mean
 from tasks.config import PipelineConfig, config_schema
 from tasks.errors import ConfigError
+from tasks.plain_yaml import MAX_CHARACTERS, parse_yaml, shown
 
 _LOCAL = ("./", "../", "~/")
-_MAX_CHARACTERS = 40_000  # a configuration has some 1500; the parser takes a second for so many
-_MAX_DEPTH = 20
-_MOST_SHOWN = 120  # characters of a value that an error repeats
-_DIRECTIVE = re.compile(r"^\ufeff?%", re.MULTILINE)
+_MOST_MISTAKES = 20  # spelt out in one message; further ones are counted
 
 
 def read_config(path: Path, overrides: Sequence[str] = ()) -> PipelineConfig:
@@ -50,7 +43,10 @@ def build_config(document: dict[str, Any], overrides: Sequence[str], source: str
     try:
         return PipelineConfig.model_validate(document)
     except ValidationError as error:
-        lines = [_explain(source, document, mistake) for mistake in error.errors(include_url=False)]
+        mistakes = error.errors(include_url=False)
+        lines = [_explain(source, document, mistake) for mistake in mistakes[:_MOST_MISTAKES]]
+        if len(mistakes) > _MOST_MISTAKES:
+            lines.append(f"{source}: and {len(mistakes) - _MOST_MISTAKES} more")
         raise ConfigError("\n".join(lines)) from None
 
 
@@ -63,58 +59,6 @@ def resolve_paths(value: Any, folder: Path) -> Any:
     if isinstance(value, str) and (value.startswith(_LOCAL) or value in (".", "..")):
         return str((folder / Path(value).expanduser()).resolve())
     return value
-
-
-def parse_yaml(text: str, source: str) -> Any:
-    """Parse one YAML 1.2 document of plain values.
-
-    Raises:
-        ConfigError: not YAML, another YAML than 1.2, too long or too deep, more than one document, a key given twice,
-            an alias, a number that is not finite or too large, or a text that no file could be named by.
-    """
-    if len(text) > _MAX_CHARACTERS:
-        raise ConfigError(f"{source}: longer than {_MAX_CHARACTERS} characters; is it a configuration?")
-    if _DIRECTIVE.search(text):
-        raise ConfigError(f"{source}: a line that begins with %; files are read as YAML 1.2, remove the directive")
-    reader = YAML(typ="safe", pure=True)
-    reader.Composer = _PlainComposer
-    try:
-        value = reader.load(text)
-    except DuplicateKeyError as error:
-        raise ConfigError(
-            f"{source}{_line(error)}: {str(error.problem).splitlines()[0]}; give every key once"
-        ) from None
-    except _NotPlain as error:
-        raise ConfigError(f"{source}{_line(error)}: {error.problem}") from None
-    except MarkedYAMLError as error:
-        raise ConfigError(f"{source}{_line(error)}: not YAML: {error.problem}") from None
-    except (YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{source}: not YAML: {str(error).splitlines()[0]}") from None
-    for where, mistake in _unusable(value):
-        raise ConfigError(f"{source}: {where or 'value'}: {mistake}")
-    return value
-
-
-class _NotPlain(MarkedYAMLError):
-    """YAML, but of a kind that no configuration needs."""
-
-
-class _PlainComposer(Composer):
-    """Refuses aliases and deep nesting where it meets them, before a few bytes can cost much time or memory."""
-
-    _depth = 0
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        mark = self.parser.peek_event().start_mark
-        if self.parser.check_event(AliasEvent):
-            raise _NotPlain(problem="aliases (`*name`) are not accepted; write the value out", problem_mark=mark)
-        if self._depth == _MAX_DEPTH:
-            raise _NotPlain(problem=f"nested deeper than {_MAX_DEPTH} levels", problem_mark=mark)
-        self._depth += 1
-        try:
-            return super().compose_node(parent, index)
-        finally:
-            self._depth -= 1
 
 
 def to_yaml(document: Mapping[str, Any]) -> str:
@@ -130,8 +74,8 @@ def _read_mapping(path: Path) -> dict[str, Any]:
     if not path.is_file():
         beside = [entry.name for entry in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
         raise ConfigError(f"{path}: no such configuration file. {did_you_mean(path.name, beside)}".rstrip())
-    if path.stat().st_size > 4 * _MAX_CHARACTERS:
-        raise ConfigError(f"{path}: longer than {_MAX_CHARACTERS} characters; is it a configuration?")
+    if path.stat().st_size > 4 * MAX_CHARACTERS:
+        raise ConfigError(f"{path}: longer than {MAX_CHARACTERS} characters; is it a configuration?")
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -146,7 +90,7 @@ def _read_mapping(path: Path) -> dict[str, Any]:
 def _apply_override(document: dict[str, Any], override: str) -> None:
     """Set one `key.path=value` in the document; numbers in the path index lists."""
     name, equals, text = override.partition("=")
-    source = f"--set {override}"
+    source = f"--set {override[:100]}"
     if not equals or not name.strip():
         raise ConfigError(f"{source}: expected KEY=VALUE, such as training.learning_rate=5e-5")
     value = resolve_paths(parse_yaml(text, source), Path.cwd())
@@ -192,17 +136,17 @@ def _explain(source: str, document: Mapping[str, Any], mistake: Mapping[str, Any
         choices = context["expected_tags"].replace("'", "").split(", ")
         key = f"{key}.{context['discriminator'].strip(chr(39))}"
         return _sentence(
-            source, key, f"expected one of {', '.join(choices)}, got {_shown(context['tag'])}", context["tag"], choices
+            source, key, f"expected one of {', '.join(choices)}, got {shown(context['tag'])}", context["tag"], choices
         )
     if kind == "literal_error":
         choices = context["expected"].replace("'", "").replace(" or ", ", ").split(", ")
-        return _sentence(source, key, f"expected one of {', '.join(choices)}, got {_shown(got)}", str(got), choices)
+        return _sentence(source, key, f"expected one of {', '.join(choices)}, got {shown(got)}", str(got), choices)
     message = mistake["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
     if kind == "model_type":
         message = "expected a section (key: value)"
     elif isinstance(got, Mapping):
         return f"{source}: {key}: {message}"
-    return f"{source}: {key}: {message}, got {_shown(got)}"
+    return f"{source}: {key}: {message}, got {shown(got)}"
 
 
 def _sentence(source: str, key: str, message: str, got: str, choices: Sequence[str]) -> str:
@@ -223,7 +167,7 @@ def _names(document: Any, loc: Sequence[int | str]) -> Iterator[str]:
 
 def _known_keys(loc: Sequence[int | str]) -> Mapping[str, Any]:
     """The keys that the section at a mistake's place may hold."""
-    schema = config_schema()
+    schema = _schema()
 
     def resolved(node: Mapping[str, Any]) -> Mapping[str, Any]:
         if "$ref" in node:
@@ -243,28 +187,6 @@ def _known_keys(loc: Sequence[int | str]) -> Mapping[str, Any]:
     return properties
 
 
-def _unusable(value: Any, where: str = "") -> Iterator[tuple[str, str]]:
-    """(key, reason) of numbers and texts that no setting can take, and that would fail far from here."""
-    if isinstance(value, float) and not math.isfinite(value):
-        yield where, "expected a finite number, got nan or inf"
-    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
-        yield where, f"expected an integer of at most 64 bits, got one of {value.bit_length()}"
-    elif isinstance(value, str) and ("\0" in value or not value.isascii() and _surrogates(value)):
-        yield where, f"expected text, got {_shown(value)}, which holds a character that is none"
-    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for name, entry in entries:
-        yield from _unusable(entry, f"{where}.{name}".lstrip("."))
-
-
-def _surrogates(text: str) -> bool:
-    return any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def _shown(got: object) -> str:
-    """What came, cut to what a line can hold."""
-    text = repr(got)
-    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}... ({len(text)} characters)"
-
-
-def _line(error: MarkedYAMLError) -> str:
-    return f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+@functools.cache
+def _schema() -> Mapping[str, Any]:
+    return config_schema()

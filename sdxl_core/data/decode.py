@@ -2,7 +2,8 @@
 
 What is done to a picture, in this order:
 
-1. its size is read from the header, and refused above the limit before anything is decoded;
+1. its size is read from the header, and refused before anything is decoded if it is above the limit, or so large in so
+   few bytes that it can only be a decompression bomb;
 2. of several frames (animations, multi-page TIFF, a phone's MPO) the first is taken;
 3. it is turned upright after its EXIF orientation;
 4. 16-bit greys are scaled to 8 (Pillow's own conversion clips them to white);
@@ -39,6 +40,8 @@ SUFFIXES = {
 READERS = tuple(sorted(SUFFIXES.keys() - {"MPO"}))  # Pillow reads MPO by its JPEG reader, under no name of its own
 
 MAX_BYTES_PER_PIXEL = 16  # four uncompressed 32-bit channels; a larger file cannot be a picture within the limit
+PIXELS_PER_BYTE = 300  # a flat picture at deflate's best, 1032:1, has 344 RGB pixels in a byte; photographs have few
+BOMB_MEGAPIXELS = 16  # smaller ones cannot hurt, however well they are packed
 _pillow_limit = threading.Lock()
 
 
@@ -100,7 +103,7 @@ def decode(data: bytes, max_megapixels: float | None = None) -> Decoded:
     _refuse_other_content(data)
     try:
         with _open(data) as opened:
-            _refuse_bomb(opened.size, max_megapixels)
+            _refuse_bomb(opened.size, len(data), max_megapixels)
             assert opened.format is not None
             kind, frames = opened.format, int(getattr(opened, "n_frames", 1))
             opened.load()
@@ -137,12 +140,19 @@ def _without_pillow_limit() -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = before
 
 
-def _refuse_bomb(size: tuple[int, int], max_megapixels: float | None) -> None:
+def _refuse_bomb(size: tuple[int, int], packed_bytes: int, max_megapixels: float | None) -> None:
+    if max_megapixels is None:
+        return
     megapixels = size[0] * size[1] / 1e6
-    if max_megapixels is not None and megapixels > max_megapixels:
+    if megapixels > max_megapixels:
         raise BadPicture(
             f"{size[0]} x {size[1]} is {megapixels:.4g} megapixels, more than the {max_megapixels:g} allowed; "
             "make it smaller, or raise dataset.max_megapixels"
+        )
+    if megapixels > BOMB_MEGAPIXELS and size[0] * size[1] > PIXELS_PER_BYTE * packed_bytes:
+        raise BadPicture(
+            f"{size[0]} x {size[1]} pixels in {packed_bytes} bytes are a decompression bomb, not a photograph; "
+            f"make it smaller than {BOMB_MEGAPIXELS} megapixels if it is one"
         )
 
 

@@ -116,6 +116,7 @@ def test_artifacts_are_listed_shown_verified_and_cleared(cli: Cli, filled: Artif
     [report] = filled.manifests("report")
     shown = cli("artifacts", "show", f"report/{report.key[:8]}").stdout
     assert "dataset" in shown and "report.html" in shown
+    assert cli("artifacts", "trainings").stdout == "0 trainings\n"
     assert cli("artifacts", "verify").stdout == "all artifacts are whole\n"
     (filled.path(report.ref) / "summary.md").write_bytes(b"x" * report.files["summary.md"].bytes)
     damaged = cli("artifacts", "verify")

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,13 @@ def test_a_damaged_bundle_is_named_and_the_one_before_is_used(
 def test_saving_over_a_damaged_bundle_mends_it(tmp_path: Path) -> None:
     flip_a_bit(write_bundle(tmp_path, bundle(2)) / "weights.safetensors")
     assert damage(write_bundle(tmp_path, bundle(2))) is None
+
+
+def test_a_bundle_from_before_a_setting_was_overridden_gives_way(tmp_path: Path) -> None:
+    write_bundle(tmp_path, bundle(2))
+    changed = replace(bundle(2), identity={**IDENTITY, "device": "another"})
+    assert read_bundle(write_bundle(tmp_path, changed)).identity["device"] == "another"
+    assert len(list(tmp_path.glob(".replaced-*"))) == 1
 
 
 def test_no_fresh_start_while_there_are_bundles(tmp_path: Path) -> None:

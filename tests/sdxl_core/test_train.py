@@ -38,6 +38,19 @@ def test_run_leaves_every_promised_file(jobs: Jobs, tmp_path: Path) -> None:
     assert bundle_steps(job) == [4, 6]
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_validation_pictures_do_not_disturb_training(jobs: Jobs, tmp_path: Path, precision: str) -> None:
+    """Nor casts what is trained: with and without them, the same history and the same float32 weights."""
+    plain = jobs(tmp_path / "plain", precision=precision)
+    watched = jobs(tmp_path / "watched", precision=precision, validation={**VALIDATION, "every_steps": 1})
+    for job in (plain, watched):
+        assert run(job)
+    ends = [read_bundle(job.work / "bundles" / "step-00000006") for job in (plain, watched)]
+    assert ends[0].history == ends[1].history
+    for name, weight in ends[0].weights.items():
+        assert weight.dtype == torch.float32 and torch.equal(weight, ends[1].weights[name])
+
+
 def test_split_of_a_step_does_not_change_what_is_computed(jobs: Jobs, tmp_path: Path) -> None:
     """Four rows at once, or two and two: the same noise, timesteps, pictures; equal but for rounding."""
     whole = jobs(tmp_path / "a", micro_batch_size=4, adapter=LORA, max_steps=2)

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from sdxl_core.errors import UserError
+from sdxl_core.unet_shapes import unet_shapes
 from tasks.experiment import Experiment, prepare_experiment
 from tasks.store import ArtifactStore
 from tasks.yaml_config import read_config
-from tests.tasks.toy import write_experiment
+from tests.tasks.toy import ONE, UNET, write_experiment, write_weights
 
 Prepare = Callable[..., Experiment]
 
@@ -53,40 +54,13 @@ def test_sections_and_places_that_do_not_fit_are_refused(prepare: Prepare, overr
         prepare(override)
 
 
-def pickled(sdxl: Path) -> None:
-    (sdxl / "unet" / "model.safetensors").rename(sdxl / "unet" / "model.bin")
-
-
-def other_pipeline(sdxl: Path) -> None:
-    (sdxl / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
-
-
-@pytest.mark.parametrize(
-    ("harm", "message"),
-    [
-        (lambda sdxl: (sdxl / "model_index.json").unlink(), "model_index.json"),
-        (lambda sdxl: (sdxl / "model_index.json").write_text("{"), "not JSON"),
-        (lambda sdxl: shutil.rmtree(sdxl / "text_encoder_2"), "lacks the component text_encoder_2"),
-        (lambda sdxl: (sdxl / "vae" / "config.json").unlink(), "config.json"),
-        (pickled, "expected safetensors weights, got model.bin"),
-        (other_pipeline, "expected a Stable Diffusion XL checkpoint, got StableDiffusionPipeline"),
-    ],
-)
-def test_what_is_not_a_whole_sdxl_checkpoint_is_refused(
-    prepare: Prepare, folder: Path, harm: Callable[[Path], object], message: str
-) -> None:
-    harm(folder / "sdxl")
-    with pytest.raises(UserError, match=message):
-        prepare()
-
-
 def test_a_model_is_its_bytes(prepare: Prepare, folder: Path) -> None:
     before = prepare().model
     shutil.copytree(folder / "sdxl", folder / "copy")
     assert prepare(f"model.base={folder / 'copy'}").model.components == before.components
     (folder / "sdxl" / "README.md").write_text("notes do not matter")
     assert prepare().model.digest() == before.digest()
-    (folder / "sdxl" / "unet" / "model.safetensors").write_bytes(b"other")
+    write_weights(folder / "sdxl" / "unet" / "diffusion_pytorch_model.safetensors", unet_shapes(UNET) or {}, value=1)
     after = prepare().model
     assert after.digest() != before.digest()
     assert after.digest("vae") == before.digest("vae")
@@ -94,7 +68,7 @@ def test_a_model_is_its_bytes(prepare: Prepare, folder: Path) -> None:
 
 def test_another_vae_takes_the_place_of_the_own_one(prepare: Prepare, folder: Path) -> None:
     shutil.copytree(folder / "sdxl" / "vae", folder / "vae")
-    (folder / "vae" / "model.safetensors").write_bytes(b"other")
+    write_weights(folder / "vae" / "diffusion_pytorch_model.safetensors", ONE, value=1)
     before, after = prepare().model, prepare(f"model.vae={folder / 'vae'}").model
     assert after.vae_folder == folder / "vae"
     assert after.digest("vae") != before.digest("vae")

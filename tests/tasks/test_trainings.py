@@ -17,11 +17,13 @@ from tasks.train import Continuing, refuse_unfinished
 from tasks.trainings import (
     Resume,
     TrainingRecord,
+    bundles_of,
     find_ancestor,
     kept_keys,
     read_record,
     training_key,
     training_path,
+    training_records,
     write_record,
 )
 
@@ -123,6 +125,12 @@ def test_a_named_bundle_that_is_damaged_is_an_error(store: ArtifactStore) -> Non
     (bundle / MANIFEST).write_text(json.dumps({"weights.safetensors": {"bytes": 3, "sha256": "0"}}))
     with pytest.raises(UserError, match=r"this bundle is not whole: weights\.safetensors is missing"):
         find_ancestor(store, "dog", OLD, Resume(from_bundle=bundle))
+
+
+def test_trainings_are_listed_with_their_bundles(store: ArtifactStore) -> None:
+    record = begun(store, OLD, 4, 8)
+    assert list(training_records(store)) == [("dog", record)]
+    assert [step for step, _ in bundles_of(store, record)] == [4, 8]
 
 
 def test_collection_keeps_what_names_stand_for(store: ArtifactStore) -> None:

@@ -8,14 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
+from safetensors.numpy import save_file
 
 from flows.wiring import finetune
+from sdxl_core.unet_shapes import unet_shapes
+from tasks.checkpoint import CLASSES
 from tasks.experiment import prepare_experiment
 from tasks.manifest import Json, Ref
 from tasks.stage import Call, Handle, Job, materialise
 from tasks.store import ArtifactStore
-from tasks.weights import SDXL_COMPONENTS
 from tasks.yaml_config import read_config
 
 CONFIG = """\
@@ -32,6 +35,21 @@ evaluation:
     - {metric: clip_i, model: ./clip, primary: true}
     - {metric: ssim}
 """
+UNET = {
+    "_class_name": "UNet2DConditionModel",
+    "in_channels": 4,
+    "out_channels": 4,
+    "block_out_channels": [4, 4],
+    "layers_per_block": 1,
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+    "cross_attention_dim": 8,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 2,
+    "projection_class_embeddings_input_dim": 16,
+    "use_linear_projection": True,
+}
+ONE = {"weight": (2, 3)}
 PRODUCTS = {
     "report": ("report.html", "report.json", "summary.md", "scores.parquet"),
     "train": ("pytorch_lora_weights.safetensors", "kohya_lora.safetensors"),
@@ -51,15 +69,30 @@ def write_experiment(folder: Path, config: str = CONFIG) -> Path:
 
 
 def write_checkpoint(folder: Path) -> None:
-    for name in SDXL_COMPONENTS:
-        write_component(folder / name)
-    (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionXLPipeline"}))
+    """What an SDXL checkpoint consists of, in kilobytes: true names and shapes, and zeros for weights."""
+    shapes = unet_shapes(UNET)
+    assert shapes is not None
+    write_component(folder / "unet", UNET, shapes)
+    write_component(folder / "vae", {"_class_name": "AutoencoderKL", "latent_channels": 4})
+    for name, kind in (("text_encoder", "CLIPTextModel"), ("text_encoder_2", "CLIPTextModelWithProjection")):
+        write_component(folder / name, {"architectures": [kind], "hidden_size": 4, "projection_dim": 4})
+    for name in ("tokenizer", "tokenizer_2", "scheduler"):
+        (folder / name).mkdir()
+        (folder / name / "config.json").write_text(json.dumps({"is": name}))
+    classes = {name: ["diffusers", kinds[0]] for name, kinds in CLASSES.items()}
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionXLPipeline", **classes}))
 
 
-def write_component(folder: Path) -> None:
+def write_component(folder: Path, config: Mapping[str, Any] | None = None, shapes: Mapping[str, Any] = ONE) -> None:
+    """A configuration, and weights under the name that the libraries look for."""
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text("{}")
-    (folder / "model.safetensors").write_bytes(folder.name.encode())
+    (folder / "config.json").write_text(json.dumps(config or {}))
+    stem = "diffusion_pytorch_model" if folder.name in ("unet", "vae") else "model"
+    write_weights(folder / f"{stem}.safetensors", shapes)
+
+
+def write_weights(path: Path, shapes: Mapping[str, Any], value: float = 0) -> None:
+    save_file({name: np.full(shape, value, np.float16) for name, shape in shapes.items()}, path)
 
 
 def write_pictures(folder: Path, count: int) -> None:
