@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from sdxl_core.errors import UserError
+from tasks.errors import TrainerFailed, TrainerPreempted, TrainerStopped
 from tasks.manifest import Json, Ref
 from tasks.stage import Call, Job, Runner, Stage
 from tasks.store import ArtifactStore
@@ -23,16 +25,14 @@ def build(job: Job) -> dict[str, Json]:
     return {}
 
 
-def refuse(job: Job) -> dict[str, Json]:
-    BUILT.append(job.params["text"])
-    raise UserError("mend your picture")
+def failing_at_first(error: Exception) -> Callable[[Job], dict[str, Json]]:
+    def fail_once(job: Job) -> dict[str, Json]:
+        if not BUILT:
+            BUILT.append(job.params["text"])
+            raise error
+        return build(job)
 
-
-def fail_once(job: Job) -> dict[str, Json]:
-    if len(BUILT) % 2 == 0:
-        BUILT.append(job.params["text"])
-        raise RuntimeError("a passing trouble")
-    return build(job)
+    return fail_once
 
 
 STAGE = Stage(kind="toy", version="1", build=build, heavy=False)
@@ -83,15 +83,19 @@ def test_stages_with_the_same_parameters_do_not_share_records(store: ArtifactSto
     assert [ref.kind for ref in refs] == ["toy", "other"]
 
 
-def test_mistakes_of_the_users_are_not_tried_again(store: ArtifactStore) -> None:
-    with pytest.raises(UserError, match="mend your picture"):
-        in_flow(store, Call(replace(STAGE, build=refuse, retries=2), "toy", {"text": "d"}))
+@pytest.mark.parametrize("error", [UserError("mend your picture"), TrainerFailed("not finite")])
+def test_what_would_come_again_is_not_tried_again(store: ArtifactStore, error: Exception) -> None:
+    with pytest.raises(type(error), match=str(error)):
+        in_flow(store, Call(replace(STAGE, build=failing_at_first(error), retries=2), "toy", {"text": "d"}))
     assert BUILT == ["d"]
 
 
-def test_passing_troubles_are(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error", [RuntimeError("a passing trouble"), TrainerStopped("killed"), TrainerPreempted("asked to stop")]
+)
+def test_what_may_pass_is(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     monkeypatch.setattr("tasks.policies.RETRY_DELAYS_S", [0.0])
-    in_flow(store, Call(replace(STAGE, build=fail_once, retries=1), "toy", {"text": "e"}))
+    in_flow(store, Call(replace(STAGE, build=failing_at_first(error), retries=1), "toy", {"text": "e"}))
     assert BUILT == ["e", "e"]
 
 
