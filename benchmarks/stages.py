@@ -18,7 +18,7 @@ from accelerate import Accelerator
 
 from sdxl_core.adapters import ADAPTERS
 from sdxl_core.batch import Batch
-from sdxl_core.config import DiffusionObjective, LoraConfig, SamplingConfig, TrainingConfig
+from sdxl_core.config import SamplingConfig
 from sdxl_core.denoiser import Denoiser
 from sdxl_core.ema import NoEma
 from sdxl_core.loop import Trainer, TrainState, rows_per_step
@@ -28,6 +28,7 @@ from sdxl_core.optim import build_optimizer
 from sdxl_core.runtime import choose_device
 from sdxl_core.sampling import Request, sample
 from sdxl_core.text import TextEncoders
+from sdxl_core.training_config import DiffusionObjective, LoraConfig, TrainingConfig
 from sdxl_core.training_set import CachedImages, CachedText, TrainingSet
 from sdxl_core.workers import Workers
 
@@ -66,14 +67,13 @@ def training_seconds(model: Path, latents_px: int, rows: int, device: torch.devi
         images,
         None,
         text,
+        config=config,
         scaling_factor=1.0,
         timesteps=schedule.timesteps,
-        seed=0,
-        caption_dropout=0.0,
         rows_per_step=rows_per_step(config, 1),
     )
     optimizer = accelerator.prepare(build_optimizer(config, list(trainable.values())))
-    state = TrainState(Denoiser(unet, schedule.to(device)), trainable, optimizer, NoEma(), rows)
+    state = TrainState(Denoiser(unet, schedule.to(device), config), trainable, optimizer, NoEma(), rows)
     objective = Diffusion(DiffusionObjective())
     batch: Batch = data.batch(0, range(rows)).to(device)
 

@@ -28,8 +28,12 @@ class Batch:
     """Scaled latents."""
     conditioning: Conditioning
     eps_BCHW: Tensor
+    """The noise that the target tells of."""
+    input_eps_BCHW: Tensor
+    """The noise that the input gets; the same, unless the input is perturbed."""
     t_B: Tensor
 
     def to(self, device: torch.device) -> Batch:
         condition = Conditioning(*(getattr(self.conditioning, f.name).to(device) for f in fields(Conditioning)))
-        return Batch(self.x_BCHW.to(device), condition, self.eps_BCHW.to(device), self.t_B.to(device))
+        eps_BCHW, input_eps_BCHW = self.eps_BCHW.to(device), self.input_eps_BCHW.to(device)
+        return Batch(self.x_BCHW.to(device), condition, eps_BCHW, input_eps_BCHW, self.t_B.to(device))

@@ -1,4 +1,4 @@
-"""Typed, closed configuration of the core: models, data, training, sampling. Importing this imports no torch.
+"""Typed, closed configuration of the core: models, data, sampling. Importing this imports no torch.
 
 A *local path* in a configuration begins with `/`, `./`, `../` or `~`; anything else that names a model or a dataset is
 a hub id. Relative paths have been made absolute (against the configuration file's folder) before they come here.
@@ -6,9 +6,9 @@ a hub id. Relative paths have been made absolute (against the configuration file
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Config(BaseModel):
@@ -18,7 +18,6 @@ class Config(BaseModel):
 
 
 Precision = Literal["fp32", "fp16", "bf16"]
-LoraTargets = Literal["attention", "attention+feed-forward"]
 PositiveInt = Annotated[int, Field(ge=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -103,140 +102,3 @@ class PriorConfig(Config):
     count: PositiveInt = 100
     seed: Annotated[int, Field(ge=0)] = 0
     sampling: SamplingConfig = SamplingConfig()
-
-
-class LoraConfig(Config):
-    """Low-rank adapter of the UNet (Hu et al. 2021, arXiv:2106.09685)."""
-
-    kind: Literal["lora"] = "lora"
-    rank: PositiveInt = 16
-    alpha: Annotated[float, Field(gt=0)] | None = None
-    """Scale is alpha / rank. Default: the rank, that is a scale of 1."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    targets: LoraTargets = "attention"
-
-    @property
-    def scaled_alpha(self) -> float:
-        return float(self.rank if self.alpha is None else self.alpha)
-
-
-class FullConfig(Config):
-    """No adapter: all weights of the UNet itself are trained, in float32."""
-
-    kind: Literal["full"]
-
-
-Adapter = Annotated[LoraConfig | FullConfig, Field(discriminator="kind")]
-
-
-class DiffusionObjective(Config):
-    """Predict the noise (Ho et al. 2020, L_simple)."""
-
-    kind: Literal["diffusion"] = "diffusion"
-    min_snr_gamma: Annotated[float, Field(gt=0)] | None = None
-    """Min-SNR weighting (Hang et al. 2023); 5 is usual. Unset: every timestep weighs the same."""
-
-
-class PriorPreservationObjective(Config):
-    """DreamBooth: the instance pictures' loss plus `prior_weight` times the class images' (needs section `prior`)."""
-
-    kind: Literal["prior_preservation"]
-    prior_weight: Annotated[float, Field(ge=0)] = 1.0
-    min_snr_gamma: Annotated[float, Field(gt=0)] | None = None
-
-
-Objective = Annotated[DiffusionObjective | PriorPreservationObjective, Field(discriminator="kind")]
-
-
-class EmaConfig(Config):
-    """Exponential moving average of the trained weights; what is exported is the average."""
-
-    decay: Annotated[float, Field(gt=0, lt=1)] = 0.999
-    warmup: bool = True
-    """Start with a short average: decay = min(decay, (1 + step) / (10 + step))."""
-
-
-class ValidationConfig(Config):
-    """Pictures generated while training, always from the same noise."""
-
-    every_steps: PositiveInt = 100
-    prompts: Annotated[tuple[str, ...], Field(min_length=1, max_length=32)]
-    seed: Annotated[int, Field(ge=0)] = 0
-
-
-class WandbConfig(Config):
-    """Weights & Biases; the key comes from `wandb login` or WANDB_API_KEY, never from a configuration."""
-
-    project: str
-    entity: str | None = None
-
-
-class TrainingConfig(Config):
-    """The one training loop's settings."""
-
-    objective: Objective = DiffusionObjective()
-    adapter: Adapter = LoraConfig()
-    """What is trained."""
-    max_steps: PositiveInt = 1000
-    """Optimizer steps."""
-    micro_batch_size: PositiveInt = 1
-    """Rows per forward pass and process; a row of prior preservation is an instance picture with a class image."""
-    accumulation_steps: PositiveInt = 1
-    """Forward passes per optimizer step."""
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-4
-    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
-    """Optimizer steps in which the learning rate rises from zero."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    adam_epsilon: Annotated[float, Field(gt=0)] = 1e-8
-    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    caption_dropout: Probability = 0.0
-    """Share of rows trained without their caption, for classifier-free guidance."""
-    ema: EmaConfig | None = None
-    precision: Precision = "fp32"
-    """Of the frozen weights and of autocast; weights that are trained are always float32."""
-    gradient_checkpointing: bool = False
-    deterministic: bool = False
-    """On a GPU: only kernels that give the same bits every time, which costs speed. On a CPU they always do."""
-    seed: Annotated[int, Field(ge=0)] = 0
-    save_every_steps: PositiveInt = 250
-    """Optimizer steps between resumable bundles."""
-    save_every_minutes: Annotated[float, Field(gt=0)] | None = None
-    """Save also when so much time has passed since the last bundle."""
-    keep_bundles: PositiveInt = 2
-    max_skipped_steps: Annotated[int, Field(ge=0)] = 3
-    """Steps in a row whose loss or gradient is not finite: so many are left out, at the next the run stops."""
-    log_every_steps: PositiveInt = 10
-    validation: ValidationConfig | None = None
-    wandb: WandbConfig | None = None
-    processes: PositiveInt = 1
-    """Above 1, the trainer starts through `accelerate launch`."""
-
-    @field_validator("objective", "adapter", mode="before")
-    @classmethod
-    def _kind_has_a_default(cls, section: Any, info: ValidationInfo) -> Any:
-        """A section that does not say its kind is of the default one."""
-        default = cls.model_fields[info.field_name or ""].default
-        return {"kind": default.kind, **section} if isinstance(section, dict) and "kind" not in section else section
-
-    @property
-    def lasting(self) -> dict[str, Any]:
-        """The settings that decide the weights after any given step, as JSON.
-
-        The length of the run is among them only if the learning rate depends on it.
-        """
-        unlimited = {"max_steps"} if self.lr_schedule == "constant" else set()
-        return self.model_dump(mode="json", exclude=CANNOT_CHANGE_RESULT | unlimited)
-
-
-CANNOT_CHANGE_RESULT = {
-    "save_every_steps",
-    "save_every_minutes",
-    "keep_bundles",
-    "max_skipped_steps",
-    "log_every_steps",
-    "wandb",
-}
-"""Settings of training that change no byte of what it makes."""

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from sdxl_core.config import EmaConfig
+from sdxl_core.training_config import EmaConfig
 
 
 class NoEma:

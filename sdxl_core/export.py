@@ -16,8 +16,8 @@ from diffusers import UNet2DConditionModel
 from peft.utils import get_peft_model_state_dict
 from torch import Tensor
 
-from sdxl_core.config import LoraConfig, LoraTargets
 from sdxl_core.tensor_files import write_tensors
+from sdxl_core.training_config import LoraConfig, LoraTargets
 
 LORA_TARGETS: dict[LoraTargets, list[str]] = {
     "attention": ["to_k", "to_q", "to_v", "to_out.0"],

@@ -12,11 +12,11 @@ from typing import Any, Protocol
 from torch.utils.tensorboard import SummaryWriter
 
 from sdxl_core.bundle import Bundle, BundleWriter
-from sdxl_core.config import TrainingConfig, WandbConfig
 from sdxl_core.disk import write_durably
 from sdxl_core.errors import UserError
 from sdxl_core.loop import Metrics, TrainState
 from sdxl_core.sampling import png_bytes
+from sdxl_core.training_config import TrainingConfig, WandbConfig
 from sdxl_core.validation import Validation
 
 

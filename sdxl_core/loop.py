@@ -10,13 +10,13 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from sdxl_core.config import TrainingConfig
 from sdxl_core.denoiser import Denoiser
 from sdxl_core.ema import NoEma
 from sdxl_core.errors import UserError
 from sdxl_core.objectives import Objective
 from sdxl_core.optim import learning_rate, set_learning_rate
 from sdxl_core.randomness import derived_seed
+from sdxl_core.training_config import TrainingConfig
 from sdxl_core.training_set import TrainingSet
 from sdxl_core.workers import Workers
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from sdxl_core.config import TrainingConfig
+from sdxl_core.training_config import TrainingConfig
 
 
 def build_optimizer(config: TrainingConfig, trainable: Sequence[nn.Parameter]) -> torch.optim.AdamW:

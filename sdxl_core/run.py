@@ -149,6 +149,10 @@ def set_up(job: TrainJob) -> Run:
     workers = Workers(accelerator.num_processes, accelerator.process_index)
     set_seed(config.seed)
     schedule = load_noise_schedule(job.model)
+    if config.timesteps.low >= schedule.timesteps:
+        raise UserError.about(
+            "training.timesteps.low", expected=f"below {schedule.timesteps}, all there are", got=config.timesteps.low
+        )
     data = _training_set(job, objective, schedule.timesteps, rows_per_step(config, workers.count))
     unet = load_unet(job.model)
     adapter = ADAPTERS[config.adapter.kind](config.adapter)
@@ -160,7 +164,7 @@ def set_up(job: TrainJob) -> Run:
     optimizer = accelerator.prepare(build_optimizer(config, list(trainable.values())))
     prepared = accelerator.prepare_model(unet, evaluation_mode=True)  # autocast; gradients are averaged by Workers
     state = TrainState(
-        denoiser=Denoiser(prepared, schedule.to(accelerator.device)),
+        denoiser=Denoiser(prepared, schedule.to(accelerator.device), config),
         trainable=trainable,
         optimizer=optimizer,
         ema=build_ema(config.ema, trainable),
@@ -177,9 +181,8 @@ def _training_set(job: TrainJob, objective: Objective, timesteps: int, rows: int
         classes,
         text,
         scaling_factor=scaling_factor(vae_folder(job.model, job.vae)),
+        config=job.training,
         timesteps=timesteps,
-        seed=job.training.seed,
-        caption_dropout=job.training.caption_dropout,
         rows_per_step=rows,
     )
 

@@ -9,7 +9,8 @@ from typing import Literal
 from pydantic import Field
 
 from sdxl_core.bundles import bundle_digest, bundle_step
-from sdxl_core.config import Config, SamplingConfig, TrainingConfig
+from sdxl_core.config import Config, SamplingConfig
+from sdxl_core.training_config import TrainingConfig
 
 
 class Ancestor(Config):

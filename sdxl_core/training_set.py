@@ -19,6 +19,8 @@ from torch import Tensor
 from sdxl_core import randomness
 from sdxl_core.batch import Batch, Conditioning
 from sdxl_core.errors import UserError
+from sdxl_core.noise import draw_noise, draw_timestep
+from sdxl_core.training_config import TrainingConfig
 
 # N pictures, V variants, B rows, U captions
 
@@ -74,54 +76,52 @@ class TrainingSet:
         class_images: CachedImages | None,
         text: CachedText,
         *,
+        config: TrainingConfig,
         scaling_factor: float,
         timesteps: int,
-        seed: int,
-        caption_dropout: float,
         rows_per_step: int,
     ) -> None:
         self.groups = [instances] + ([class_images] if class_images is not None else [])
         self.text = text
+        self.config = config
         self.scaling_factor = scaling_factor
         self.timesteps = timesteps
-        self.seed = seed
-        self.caption_dropout = caption_dropout
         self.rows_per_step = rows_per_step
         self._orders: dict[tuple[int, int], list[int]] = {}
 
     def batch(self, step: int, slots: Sequence[int]) -> Batch:
         """The rows of `slots` at `step`: instance rows, then (with class images) as many class rows."""
         drawn = [self._row(group, step, slot) for group in range(len(self.groups)) for slot in slots]
-        x, eps, t, ids, captions = zip(*drawn, strict=True)
+        x, eps, input_eps, t, ids, captions = zip(*drawn, strict=True)
         caption_rows = torch.tensor(captions)
         conditioning = Conditioning(
             self.text.text_UTE[caption_rows], self.text.pooled_UP[caption_rows], torch.stack(ids)
         )
-        return Batch(torch.stack(x), conditioning, torch.stack(eps), torch.tensor(t))
+        return Batch(torch.stack(x), conditioning, torch.stack(eps), torch.stack(input_eps), torch.tensor(t))
 
     def pictures(self, step: int, slots: Sequence[int]) -> list[str]:
         """sha256 of the pictures in `batch(step, slots)`, to name a sample that did damage."""
         return [group.sha256s[self._picture(g, step, slot)] for g, group in enumerate(self.groups) for slot in slots]
 
-    def _row(self, group: int, step: int, slot: int) -> tuple[Tensor, Tensor, int, Tensor, int]:
+    def _row(self, group: int, step: int, slot: int) -> tuple[Tensor, Tensor, Tensor, int, Tensor, int]:
         images = self.groups[group]
         picture = self._picture(group, step, slot)
-        draw = (self.seed, group, step, slot)
+        draw = (self.config.seed, group, step, slot)
         variant = randomness.integer(images.mean_NVCHW.shape[1], "variant", *draw)
         mean, std = images.mean_NVCHW[picture, variant], images.std_NVCHW[picture, variant]
-        shape = tuple(mean.shape)
+        shape = (mean.shape[0], mean.shape[1], mean.shape[2])
         x = (mean + std * randomness.normal(shape, "posterior", *draw)) * self.scaling_factor
-        eps = randomness.normal(shape, "noise", *draw)
-        t = randomness.integer(self.timesteps, "timestep", *draw)
-        dropped = group == 0 and randomness.uniform("caption", *draw) < self.caption_dropout
+        eps, input_eps = draw_noise(shape, self.config.noise, *draw)
+        t = draw_timestep(self.config.timesteps, self.timesteps, *draw)
+        dropped = group == 0 and randomness.uniform("caption", *draw) < self.config.caption_dropout
         caption = 0 if dropped else int(images.caption_rows_N[picture])
-        return x, eps, t, images.time_ids_NV6[picture, variant], caption
+        return x, eps, input_eps, t, images.time_ids_NV6[picture, variant], caption
 
     def _picture(self, group: int, step: int, slot: int) -> int:
         """Every picture once per epoch, in an order of the epoch's own."""
         size = len(self.groups[group])
         epoch, place = divmod(step * self.rows_per_step + slot, size)
         if (group, epoch) not in self._orders:
-            order = randomness.permutation(size, "order", self.seed, group, epoch)
+            order = randomness.permutation(size, "order", self.config.seed, group, epoch)
             self._orders = {k: v for k, v in self._orders.items() if k[1] >= epoch - 1} | {(group, epoch): order}
         return self._orders[group, epoch][place]

@@ -9,10 +9,11 @@ import torch
 from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 from PIL import Image
 
-from sdxl_core.config import SamplingConfig, ValidationConfig
+from sdxl_core.config import SamplingConfig
 from sdxl_core.model import SCHEDULERS, load_vae, vae_folder
 from sdxl_core.prompts import prompt_seed
 from sdxl_core.text import encode_prompts
+from sdxl_core.training_config import ValidationConfig
 
 
 class Validation:

@@ -16,9 +16,9 @@ from sdxl_core.config import (
     ModelConfig,
     PriorConfig,
     SamplingConfig,
-    TrainingConfig,
     TransformConfig,
 )
+from sdxl_core.training_config import TrainingConfig
 
 DEFAULT_STORE = ".sdxl-flows"
 

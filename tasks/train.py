@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from sdxl_core.config import SamplingConfig, TrainingConfig
+from sdxl_core.config import SamplingConfig
 from sdxl_core.train_job import Ancestor, TrainJob
+from sdxl_core.training_config import TrainingConfig
 from tasks.locks import held
 from tasks.manifest import Frozen, Json
 from tasks.stage import Call, Handle, Job, Stage

@@ -18,9 +18,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from sdxl_core.bundles import newest_bundle, require_whole, steps_of
-from sdxl_core.config import TrainingConfig
 from sdxl_core.overrides import check_override, refuse_changes
 from sdxl_core.train_job import Ancestor
+from sdxl_core.training_config import TrainingConfig
 from tasks.digests import digest_json
 from tasks.errors import ConfigError
 from tasks.manifest import Frozen, Json

@@ -9,9 +9,9 @@ from pathlib import Path
 from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 from torch import nn
 
-from sdxl_core.config import FullConfig
 from sdxl_core.model import load_component_unet
 from sdxl_core.tensor_files import write_tensors
+from sdxl_core.training_config import FullConfig
 
 FOLDER = "unet"
 

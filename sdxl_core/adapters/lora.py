@@ -10,8 +10,8 @@ from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 from peft import LoraConfig as PeftLoraConfig
 from torch import nn
 
-from sdxl_core.config import LoraConfig
 from sdxl_core.export import ADAPTER_NAME, DIFFUSERS_FILE, LORA_TARGETS, export_lora
+from sdxl_core.training_config import LoraConfig
 
 
 class Lora:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from sdxl_core.batch import Batch
-from sdxl_core.config import DiffusionObjective
 from sdxl_core.denoiser import Denoiser
 from sdxl_core.objectives.base import LossOutput
-from sdxl_core.objectives.weighting import timestep_weight
+from sdxl_core.training_config import DiffusionObjective
 
 
 class Diffusion:
@@ -19,5 +18,4 @@ class Diffusion:
 
     def __call__(self, denoiser: Denoiser, batch: Batch) -> LossOutput:
         error_B = denoiser.error(batch)
-        weight_B = timestep_weight(denoiser.snr(batch), denoiser.prediction_type, self.config.min_snr_gamma)
-        return LossOutput((weight_B * error_B).mean(), {"mse": error_B.detach().mean()})
+        return LossOutput((denoiser.weight(batch) * error_B).mean(), {"unweighted": error_B.detach().mean()})

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from sdxl_core.batch import Batch
-from sdxl_core.config import PriorPreservationObjective
 from sdxl_core.denoiser import Denoiser
 from sdxl_core.objectives.base import LossOutput
-from sdxl_core.objectives.weighting import timestep_weight
+from sdxl_core.training_config import PriorPreservationObjective
 
 
 class PriorPreservation:
@@ -23,8 +22,7 @@ class PriorPreservation:
 
     def __call__(self, denoiser: Denoiser, batch: Batch) -> LossOutput:
         error_B = denoiser.error(batch)
-        weight_B = timestep_weight(denoiser.snr(batch), denoiser.prediction_type, self.config.min_snr_gamma)
-        instance_B, prior_B = (weight_B * error_B).chunk(2)
+        instance_B, prior_B = (denoiser.weight(batch) * error_B).chunk(2)
         instance_error_B, prior_error_B = error_B.detach().chunk(2)
         loss = instance_B.mean() + self.config.prior_weight * prior_B.mean()
-        return LossOutput(loss, {"mse": instance_error_B.mean(), "mse/prior": prior_error_B.mean()})
+        return LossOutput(loss, {"unweighted": instance_error_B.mean(), "unweighted/prior": prior_error_B.mean()})

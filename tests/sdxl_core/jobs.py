@@ -10,15 +10,17 @@ from typing import Any, Literal
 
 from accelerate.state import AcceleratorState
 
-from sdxl_core.config import SamplingConfig, TrainingConfig
+from sdxl_core.config import SamplingConfig
 from sdxl_core.train import train
 from sdxl_core.train_job import TrainJob
+from sdxl_core.training_config import TrainingConfig
 
 SAMPLING = SamplingConfig(steps=2, width_px=64, height_px=64)
 LORA: dict[str, Any] = {"kind": "lora", "rank": 2}
 """Without dropout, whose masks depend on how a step is split."""
 TRAINING: dict[str, Any] = {
-    "objective": {"kind": "prior_preservation", "min_snr_gamma": 5},
+    "objective": {"kind": "prior_preservation"},
+    "weighting": {"kind": "min_snr"},
     "adapter": {"kind": "lora", "rank": 2, "alpha": 4, "dropout": 0.1},
     "max_steps": 6,
     "micro_batch_size": 2,

@@ -16,10 +16,10 @@ import torch
 from sdxl_core import disk
 from sdxl_core.bundle import Bundle, BundleWriter, read_bundle, write_bundle
 from sdxl_core.bundles import damage, newest_bundle, require_whole, rotate, steps_of
-from sdxl_core.config import TrainingConfig
 from sdxl_core.disk import DiskFullError
 from sdxl_core.errors import UserError
 from sdxl_core.overrides import OVERRIDABLE, check_override, refuse_changes
+from sdxl_core.training_config import TrainingConfig
 from tests.processes import CLEAN
 
 FILES = ("weights.safetensors", "average.safetensors", "optimizer.pt", "history.jsonl", "state.json")

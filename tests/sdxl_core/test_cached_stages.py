@@ -77,11 +77,12 @@ def test_one_new_picture_costs_one_encode(random_sdxl: Path, tmp_path: Path) -> 
     assert encode(three, "e", digest="w") == 3, "other VAE weights are another latent"
 
 
-def test_overflowing_vae_is_refused_by_the_pictures_name(random_sdxl: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), 1e38])
+def test_overflowing_vae_is_refused_by_the_pictures_name(random_sdxl: Path, tmp_path: Path, weight: float) -> None:
     dataset = write_portraits(tmp_path / "data", 1, seed=5)
     broken = tmp_path / "vae"
     vae = AutoencoderKL.from_pretrained(random_sdxl / "vae", dtype=torch.float32)
-    vae.encoder.conv_in.weight.data.fill_(float("nan"))
+    vae.encoder.conv_in.weight.data.fill_(weight)
     vae.save_pretrained(broken)
     cells: dict[str, bytes] = {}
     with pytest.raises(UserError, match=r"00\.png: the VAE gives latents that are not finite"):

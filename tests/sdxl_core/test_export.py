@@ -15,11 +15,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from sdxl_core.adapters.lora import Lora
-from sdxl_core.config import LoraConfig, SamplingConfig
+from sdxl_core.config import SamplingConfig
 from sdxl_core.export import DIFFUSERS_FILE, KOHYA_FILE, export_lora, original_module_name
 from sdxl_core.generate import generate_images, pixel_digest
 from sdxl_core.model import load_unet
 from sdxl_core.prompts import Prompt, prompt_seed
+from sdxl_core.training_config import LoraConfig
 
 SAMPLING = SamplingConfig(steps=3, width_px=64, height_px=64)
 LORA = LoraConfig(rank=3, alpha=12, targets="attention+feed-forward")  # alpha differs from rank: a scale of 4

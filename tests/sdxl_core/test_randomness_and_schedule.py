@@ -1,4 +1,4 @@
-"""Laws of the draws, the noise schedule, the weighting, the learning rate and the average."""
+"""Laws of the draws, the noise schedule, the learning rate and the average."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from diffusers import DDPMScheduler
 from torch import nn
 
 from sdxl_core import randomness
-from sdxl_core.config import EmaConfig, TrainingConfig
 from sdxl_core.ema import Ema, NoEma
-from sdxl_core.objectives.weighting import timestep_weight
 from sdxl_core.optim import LR_SHAPES, learning_rate
 from sdxl_core.schedule import NoiseSchedule
+from sdxl_core.training_config import EmaConfig, TrainingConfig
 
 REFERENCE = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
 
@@ -49,23 +48,6 @@ def test_schedule_agrees_with_diffusers(prediction_type: str) -> None:
     assert torch.allclose(ours.add_noise(x, eps, t), REFERENCE.add_noise(x, eps, t), atol=1e-6)
     expected = eps if prediction_type == "epsilon" else REFERENCE.get_velocity(x, eps, t)
     assert torch.allclose(ours.target(x, eps, t), expected, atol=1e-6)
-
-
-def test_min_snr_weights() -> None:
-    """Against the definition by hand, at high and at low noise."""
-    snr = torch.tensor([0.01, 1.0, 5.0, 100.0])
-    assert timestep_weight(snr, "epsilon", None).tolist() == [1, 1, 1, 1]
-    assert timestep_weight(snr, "epsilon", 5).tolist() == pytest.approx([1, 1, 1, 0.05])
-    assert timestep_weight(snr, "v_prediction", 5).tolist() == pytest.approx([0.01 / 1.01, 0.5, 5 / 6, 5 / 101])
-
-
-def test_velocity_and_epsilon_weights_mean_the_same_loss() -> None:
-    """An error d in x_0 is d sqrt(SNR) in eps and d sqrt(SNR + 1) in v: weighted, both are min(SNR, gamma) d^2."""
-    snr = torch.tensor([0.1, 2.0, 50.0])
-    d = 0.3
-    by_eps = timestep_weight(snr, "epsilon", 5) * d**2 * snr
-    by_v = timestep_weight(snr, "v_prediction", 5) * d**2 * (snr + 1)
-    assert torch.allclose(by_eps, by_v)
 
 
 @pytest.mark.parametrize("shape", LR_SHAPES)

@@ -119,6 +119,11 @@ def test_bf16_keeps_adapters_in_float32_and_the_loss_close(jobs: Jobs, tmp_path:
     assert {w.dtype for w in weights.values()} == {torch.float32}
 
 
+def test_timesteps_that_there_are_not_are_a_users_mistake(jobs: Jobs, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"training\.timesteps\.low: expected below 1000"):
+        run(jobs(tmp_path, timesteps={"low": 1000}))
+
+
 def test_float16_on_a_cpu_is_a_users_mistake(jobs: Jobs, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"training\.precision = fp16 needs a GPU"):
         run(jobs(tmp_path, precision="fp16"))

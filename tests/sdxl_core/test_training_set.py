@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 import torch
 
+from sdxl_core.training_config import NoiseConfig, TrainingConfig
 from sdxl_core.training_set import CachedImages, CachedText, TrainingSet
 
 PICTURES = 12
@@ -30,10 +31,9 @@ def training_set(rows_per_step: int, seed: int = 0) -> TrainingSet:
         images(PICTURES),
         images(5),
         text,
+        config=TrainingConfig(seed=seed, caption_dropout=0.2, noise=NoiseConfig(offset=0.1, perturbation=0.1)),
         scaling_factor=0.13,
         timesteps=1000,
-        seed=seed,
-        caption_dropout=0.2,
         rows_per_step=rows_per_step,
     )
 
@@ -64,7 +64,7 @@ def test_a_row_is_the_same_in_any_batch_and_after_any_history() -> None:
     later.batch(2, range(4))
     for slot in range(4):
         alone = later.batch(7, [slot])
-        for part in ("x_BCHW", "eps_BCHW", "t_B"):
+        for part in ("x_BCHW", "eps_BCHW", "input_eps_BCHW", "t_B"):
             assert torch.equal(getattr(alone, part)[0], getattr(whole, part)[slot])
             assert torch.equal(getattr(alone, part)[1], getattr(whole, part)[4 + slot])
         assert torch.equal(alone.conditioning.time_ids_B6[0], whole.conditioning.time_ids_B6[slot])

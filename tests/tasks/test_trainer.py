@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from sdxl_core.config import SamplingConfig, TrainingConfig
+from sdxl_core.config import SamplingConfig
 from sdxl_core.errors import UserError
 from sdxl_core.train_job import TrainJob
+from sdxl_core.training_config import TrainingConfig
 from tasks import trainer
 from tasks.errors import TrainerFailed, TrainerPreempted, TrainerStopped
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from sdxl_core.bundles import MANIFEST, bundle_name
-from sdxl_core.config import LoraConfig, TrainingConfig
 from sdxl_core.errors import UserError
 from sdxl_core.train_job import Ancestor
+from sdxl_core.training_config import LoraConfig, TrainingConfig
 from tasks.gc import Retention, collect, find_garbage
 from tasks.store import ArtifactStore
 from tasks.train import Continuing, refuse_unfinished

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
 
 from tasks.config import PipelineConfig, config_schema
 from tasks.errors import ConfigError
@@ -20,7 +24,8 @@ def config(tmp_path: Path) -> Path:
 
 
 OVERRIDES = {
-    "training.objective.min_snr_gama=3": ["training.objective.min_snr_gama", "unknown key", "'min_snr_gamma'"],
+    "training.weighting={kind: min_snr, gama: 3}": ["training.weighting.gama", "unknown key", "'gamma'"],
+    "training.weighting.kind=min_snrr": ["training.weighting.kind", "'min_snrr'", "'min_snr'"],
     "training.adapter.rnk=3": ["training.adapter.rnk", "unknown key", "'rank'"],
     "evaluation.metrics=[{model: ./x}]": ["evaluation.metrics.0.metric", "missing"],
     "modl.base=./x": ["modl", "unknown key", "'model'"],
@@ -40,6 +45,20 @@ OVERRIDES = {
     "training.x": ["KEY=VALUE"],
     "transform.crops_per_image=3": ["transform", "crop: random"],
     "training.validation={every_steps: 3}": ["training.validation.prompts", "missing"],
+    "training.max_steps=1e30": ["training.max_steps", "1e+30"],
+    f"training.max_steps={10**30}": ["training.max_steps", "at most 64 bits", "got one of 100"],
+    f"training.seed={2**63}": ["training.seed", "at most 64 bits", "got one of 64"],
+    f"training.max_steps=0x{'f' * 9000}": ["training.max_steps", "at most 64 bits"],  # too long for Python to print
+    f"training.max_steps={'9' * 5000}": ["training.max_steps", "not YAML", "4300 digits"],
+    "training.learning_rate=-1e-4": ["training.learning_rate", "greater than 0", "-0.0001"],
+    "training.learning_rate=yes": ["training.learning_rate", "valid number", "'yes'"],
+    "training.precision=no": ["training.precision", "fp32, fp16, bf16", "'no'"],
+    "evaluation.metrics.²=3": ["from 0 to 1", "'²'"],
+    'dataset.path="./a\\0b"': ["dataset.path", "expected text", "a\\x00b"],
+    'dataset.path="\\ud800"': ["dataset.path", "expected text"],
+    "dataset.prompt=2024-01-01": ["dataset.prompt", "valid string", "2024"],
+    "training={null: 2}": ["training.None", "Keys should be strings"],
+    f"name={'x' * 20_000}": ["name", "xxx... (20002 characters)"],
     "runtime.device=gpu": ["runtime.device", "auto, cpu, cuda", "'gpu'"],
 }
 
@@ -63,7 +82,74 @@ FILES = {
     "a: [1": ["line 1", "not YAML"],
     "a: !!python/object:os.system x": ["not YAML", "tag"],
     "a: 1\n---\nb: 2\n": ["not YAML"],
+    "# nothing but a comment\n": ["got nothing"],
+    CONFIG.replace("max_steps: 2", "max_steps: 2, max_steps: 3"): ["line 6", "duplicate key", "max_steps"],
+    "%YAML 1.1\n---\n" + CONFIG: ["toy.yaml", "YAML 1.2"],  # in which `no` would be false, and 1e-3 a text
+    "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 40)): ["line 2", "aliases"],
+    "a: &a [*a]\n": ["line 1", "aliases"],
+    "a: " + "[" * 20_000: ["line 1", "deeper than 20 levels"],
+    "a: " + "[" * 5_000 + "]" * 5_000: ["line 1", "deeper than 20 levels"],
+    "a: " + "x" * 40_000: ["longer than 40000 characters"],
+    "a: " + "x" * 400_000: ["longer than 40000 characters"],
+    CONFIG + "? [a]\n: b\n": ["Keys should be strings"],
+    CONFIG + "2: b\n": ["2: Keys should be strings"],
+    CONFIG + "x\0": ["not YAML", "unacceptable character"],
+    CONFIG + "".join(f"wrong{n}: 1\n" for n in range(2000)): ["wrong19: unknown key", "and 1980 more"],
 }
+
+
+TRAPS = {
+    "training.learning_rate=1e-4": 1e-4,
+    "dataset.prompt=no": "no",
+    "dataset.split=on": "on",
+    "name=null-is-a-word": "null-is-a-word",
+    "training.gradient_checkpointing=no": False,
+    "training.max_steps=1e3": 1000,
+    "dataset.prompt=3:25:45": "3:25:45",
+}
+
+
+@pytest.mark.parametrize("override", TRAPS)
+def test_what_other_yaml_mistakes_is_taken_as_meant(config: Path, override: str) -> None:
+    value: object = read_config(config, [override])
+    for part in override.partition("=")[0].split("."):
+        value = getattr(value, part)
+    assert value == TRAPS[override] and type(value) is type(TRAPS[override])
+
+
+KEYS = st.sampled_from(
+    ["name", "model", "base", "training", "evaluation", "metrics", "0", "9", "kind", "adapter", "²", ""]
+)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.dates() | st.binary(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS | st.integers(), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.lists(KEYS, min_size=1, max_size=5), VALUES)
+@settings(max_examples=50, deadline=None, derandomize=True)
+def test_whatever_is_set_ends_in_a_configuration_or_an_explanation(
+    tmp_path_factory: pytest.TempPathFactory, keys: list[str], value: object
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "fuzzed.yaml"
+    path.write_text(CONFIG)
+    stream = io.StringIO()
+    YAML(typ="safe", pure=True).dump({"value": value}, stream)
+    text = stream.getvalue().removeprefix("value:")
+    try:
+        read_config(path, [f"{'.'.join(keys)}={text}"])
+    except ConfigError as error:
+        assert 0 < len(str(error)) < 20_000
+
+
+@given(st.text(max_size=60))
+@settings(max_examples=100, deadline=None, derandomize=True)
+def test_whatever_a_file_holds_ends_in_an_explanation(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    path = tmp_path_factory.getbasetemp() / "noise.yaml"
+    path.write_text(text, encoding="utf-8", newline="")
+    with pytest.raises(ConfigError, match=r"noise\.yaml"):
+        read_config(path)
 
 
 @pytest.mark.parametrize("text", FILES)

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from sdxl_core.data.decode import BadPicture, decode, open_rgb
+from sdxl_core.data.decode import PIXELS_PER_BYTE, BadPicture, decode, open_rgb
 from sdxl_core.errors import UserError
 
 Pixel = tuple[int, int, int]
@@ -66,6 +66,9 @@ FORMATS: dict[str, tuple[bytes, list[Pixel]]] = {
     "16-bit dark": (png16(GREY, 600), [(2, 2, 2)]),
     "16-bit clear grey": (png16(GREY, 600, extra=((b"tRNS", struct.pack(">H", 600)),)), [(255, 255, 255)]),
     "16-bit rgb": (png16(RGB, 257 * 10, 257 * 20, 257 * 30), [(10, 20, 30)]),
+    "16-bit rgb, white": (png16(RGB, 65535, 0, 65535), [(255, 0, 255)]),
+    "16-bit rgb between": (png16(RGB, 256 * 9 + 255, 256 * 9, 255), [(9, 9, 0)]),  # Pillow takes the upper byte
+    "16-bit rgb, half clear": (png16(RGBA, 65535, 0, 0, 51 * 257), [(255, 204, 204)]),
     "16-bit rgba": (png16(RGBA, 0, 0, 0, 0), [(255, 255, 255)]),
     "16-bit grey with alpha": (png16(GREY_ALPHA, 257 * 9, 65535), [(9, 9, 9)]),
     "16-bit tiff": (saved(Image.fromarray(np.full((1, 1), 257 * 200, np.uint16)), "TIFF"), [(200, 200, 200)]),
@@ -220,17 +223,24 @@ def test_a_file_too_big_for_its_limit_is_not_even_read(tmp_path: Path) -> None:
 
 
 BMP = saved(one("RGB", 0), "BMP")
-BOMBS: dict[str, Callable[[], bytes]] = {
-    "png": lambda: raw_png(20_000, 20_000, 1, GREY, bytes(2501 * 20_000)),
-    "bmp": lambda: BMP[:18] + struct.pack("<ii", 50_000, 50_000) + BMP[26:],
-    "gif": lambda: b"GIF89a" + struct.pack("<HH", 65_535, 65_535) + saved(one("P", 0), "GIF")[10:],
+TOO_LARGE, BOMB = "megapixels, more than the 100 allowed", "are a decompression bomb"
+BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
+    "20k.png": (lambda: raw_png(20_000, 20_000, 1, GREY, bytes(2501 * 20_000)), TOO_LARGE),
+    "10k.png": (lambda: raw_png(10_000, 10_000, 1, GREY, bytes(1251 * 10_000)), BOMB),  # as large as is allowed
+    "10k-grey.png": (lambda: raw_png(10_000, 10_000, 8, GREY, bytes(10_001 * 10_000)), BOMB),
+    "50k.bmp": (lambda: BMP[:18] + struct.pack("<ii", 50_000, 50_000) + BMP[26:], TOO_LARGE),
+    "64k.gif": (
+        lambda: b"GIF89a" + struct.pack("<HH", 65_535, 65_535) + saved(one("P", 0), "GIF")[10:],
+        TOO_LARGE,
+    ),
 }
 
 
-@pytest.mark.parametrize("kind", BOMBS)
-def test_bombs_are_refused_without_decoding_them(tmp_path: Path, kind: str) -> None:
-    bomb = tmp_path / f"bomb.{kind}"
-    bomb.write_bytes(BOMBS[kind]())
+@pytest.mark.parametrize("name", BOMBS)
+def test_bombs_are_refused_without_decoding_them(tmp_path: Path, name: str) -> None:
+    make, reason = BOMBS[name]
+    bomb = tmp_path / name
+    bomb.write_bytes(make())
     assert bomb.stat().st_size < 100_000
     program = """
 import resource, sys
@@ -245,8 +255,20 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
     done = subprocess.run([sys.executable, "-c", program, str(bomb)], capture_output=True, text=True, check=True)
     message, growth_kb = done.stdout.splitlines()
-    assert f"bomb.{kind}" in message and "megapixels, more than the 100 allowed" in message
+    assert name in message and reason in message
     assert int(growth_kb) < 50_000
+
+
+def test_what_is_packed_well_is_a_bomb_only_if_it_is_large_and_never_if_it_passed_before() -> None:
+    packed = raw_png(5000, 4000, 1, GREY, bytes(626 * 4000))
+    assert len(packed) * PIXELS_PER_BYTE < 5000 * 4000
+    with pytest.raises(UserError, match=r"5000 x 4000 pixels in .* bytes are a decompression bomb"):
+        open_rgb(packed, 100)
+    assert open_rgb(packed).size == (5000, 4000)
+    assert open_rgb(raw_png(4000, 4000, 1, GREY, bytes(501 * 4000)), 100).size == (4000, 4000)
+    noise = np.random.default_rng(0).integers(0, 256, 626 * 400, dtype=np.uint8).tobytes() + bytes(626 * 3600)
+    rows = b"".join(b"\0" + noise[at + 1 : at + 626] for at in range(0, len(noise), 626))
+    assert open_rgb(raw_png(5000, 4000, 1, GREY, rows), 100).size == (5000, 4000)
 
 
 def test_extreme_shapes_are_pictures() -> None:

@@ -1,6 +1,7 @@
 """A dataset's fingerprint is a function of names and bytes, and of nothing else."""
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -99,3 +100,24 @@ def test_an_unpinned_hub_dataset_cannot_be_identified_offline(monkeypatch: pytes
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=r"Set dataset\.revision to a commit"):
         fingerprint(DatasetConfig(source="hub", path="someone/pictures", revision="main"))
+
+
+def test_nothing_outside_the_folder_is_read(tmp_path: Path) -> None:
+    """Whatever the metadata name, and wherever links lead."""
+    root, seen = tmp_path / "set", list[Path]()
+    root.mkdir()
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    (root / "ok.png").write_bytes(b"ok")
+    (root / "link.png").symlink_to(tmp_path / "secret.png")
+    (root / "linked").symlink_to(tmp_path)
+    names = ["ok.png", "../secret.png", str(tmp_path / "secret.png"), "link.png", "linked/secret.png", "a\0.png"]
+    (root / "metadata.jsonl").write_text("".join(json.dumps({"file_name": name}) + "\n" for name in names))
+
+    def noted(path: Path) -> str:
+        seen.append(path.resolve())
+        return digest(path)
+
+    for source in ("imagefolder", "prompt", "captions"):
+        dataset_fingerprint(DatasetConfig.model_validate({"source": source, "path": str(root)}), noted)
+    assert {path.name for path in seen} == {"ok.png", "metadata.jsonl"}
+    assert all(path.is_relative_to(root.resolve()) for path in seen)

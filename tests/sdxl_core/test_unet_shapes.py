@@ -1,0 +1,59 @@
+"""The shapes worked out from a configuration are those of the real class."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+
+import sdxl_core.miniature
+from sdxl_core.unet_shapes import unet_shapes
+
+MINIATURE = json.loads((Path(sdxl_core.miniature.__file__).parent / "weights/sdxl/unet/config.json").read_text())
+SDXL = {
+    "in_channels": 4,
+    "out_channels": 4,
+    "block_out_channels": [320, 640, 1280],
+    "layers_per_block": 2,
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "transformer_layers_per_block": [1, 2, 10],
+    "attention_head_dim": [5, 10, 20],
+    "cross_attention_dim": 2048,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+    "use_linear_projection": True,
+}
+
+
+@pytest.mark.parametrize("config", [SDXL, MINIATURE, {**MINIATURE, "layers_per_block": 3, "in_channels": 9}])
+def test_names_and_shapes_are_those_of_the_real_class(config: dict[str, Any]) -> None:
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(config)
+    assert unet_shapes(config) == {name: tuple(tensor.shape) for name, tensor in unet.state_dict().items()}
+
+
+def test_sdxl_has_its_published_number_of_parameters() -> None:
+    """2.6 billion in the UNet (Podell et al. 2023, table 1)."""
+    shapes = unet_shapes(SDXL)
+    assert shapes is not None and sum(map(math.prod, shapes.values())) == 2_567_463_684
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"addition_embed_type": None},
+        {"mid_block_type": None},
+        {"time_cond_proj_dim": 256},
+        {"layers_per_block": [1, 2, 2]},
+        {"down_block_types": ["DownBlock2D", "AttnDownBlock2D", "CrossAttnDownBlock2D"]},
+    ],
+)
+def test_a_unet_built_otherwise_is_not_guessed_at(change: dict[str, Any]) -> None:
+    assert unet_shapes({**SDXL, **change}) is None
