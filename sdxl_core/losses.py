@@ -22,7 +22,10 @@ def l1(difference_BCHW: Tensor, threshold_B111: Tensor) -> Tensor:
 
 
 def huber(difference_BCHW: Tensor, threshold_B111: Tensor) -> Tensor:
-    """2 c (sqrt(d^2 + c^2) - c), by Khrapov et al. 2024, arXiv:2403.16728: d^2 for small differences d, 2 c |d| for large."""
+    """2 c (sqrt(d^2 + c^2) - c): d^2 for small differences d, 2 c |d| for large.
+
+    Pseudo-Huber, Khrapov et al. 2024, arXiv:2403.16728.
+    """
     return 2 * threshold_B111 * (torch.hypot(difference_BCHW, threshold_B111) - threshold_B111)
 
 

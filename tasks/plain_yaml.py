@@ -15,7 +15,7 @@ from ruamel.yaml.events import AliasEvent
 
 from tasks.errors import ConfigError
 
-MAX_CHARACTERS = 40_000  # a configuration has some 1500; the parser takes a second or two for so many
+MAX_CHARACTERS = 20_000  # a configuration has some 1500; the parser takes a second for so many
 _MAX_DEPTH = 20
 _MOST_SHOWN = 120  # characters of a value that an error repeats
 _DIRECTIVE = re.compile(r"^\ufeff?%", re.MULTILINE)

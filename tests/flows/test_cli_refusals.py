@@ -26,7 +26,7 @@ class Payload:
 CONFIGS = {
     "": "expected sections such as `model:`",
     "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 40)): "aliases",
-    "a: " + "[" * 30_000: "nested deeper",
+    "a: " + "[" * 10_000: "nested deeper",
     CONFIG.replace(
         "max_steps: 2", f"max_steps: {10**30}"
     ): "training.max_steps: expected an integer of at most 64 bits",
