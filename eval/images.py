@@ -115,6 +115,13 @@ def read_references(folder: Path) -> tuple[Picture, ...]:
     return tuple(Picture(path, digest) for digest, path in paths.items())
 
 
+def read_left_out(folder: Path) -> list[dict[str, str]]:
+    """{where, reason} of every picture that a dataset artifact was made without."""
+    path = folder / "summary.json"
+    summary = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return list(summary.get("left_out", []))
+
+
 def _records(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     path = folder / RECORDS
     if not path.is_file():

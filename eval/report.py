@@ -18,7 +18,7 @@ from eval.breakdown import CategoryDelta, by_category
 from eval.config import GalleryConfig
 from eval.errors import EvalError
 from eval.gallery import Card, Thumbnail, choose, improvements, shown_cards, thumbnail
-from eval.images import GeneratedImage, Picture, read_image_set, read_references
+from eval.images import GeneratedImage, Picture, read_image_set, read_left_out, read_references
 from eval.pairing import Paired, paired_scores
 from eval.result import Comparison, read_comparison
 from eval.summary import summary_markdown
@@ -108,6 +108,7 @@ def build_report(
         cards=shown_cards(cards, found, rows, paired, sizes),
         prompts={image.prompt_id: image.prompt for image in images["base"]},
         references=_references(references, sizes),
+        left_out=read_left_out(references) if references else [],
         training=(seen := read_training(training, sizes.max_side_px) if training else None),
         figures=_figures(found, paired, seen),
     )

@@ -22,6 +22,7 @@ from diffusers import (
 from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
 from torch import nn
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 from transformers.utils import logging as transformers_logging
 
 from sdxl_core.config import SamplingConfig
@@ -50,7 +51,7 @@ def stored(component: Path) -> dict[str, Any]:
 
 
 def load_whole(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
-    """A diffusers model whose every weight comes from its folder; diffusers itself would make up what is missing.
+    """A model whose every weight comes from its folder; diffusers and transformers would make up what is missing.
 
     Raises:
         UserError: there are no safetensors weights, they cannot be read, or they are not those of its config.json.
@@ -62,7 +63,8 @@ def load_whole(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError.about(str(folder), expected=f"weights of a {kind.__name__}", got=reason, fix=fix) from error
     for what in ("missing_keys", "mismatched_keys", "unexpected_keys", "error_msgs"):
-        if names := sorted(map(str, info[what])):
+        # position_ids: numbers 0 to 76 that older releases of transformers saved with CLIP
+        if names := sorted(name for name in map(str, info[what]) if not name.endswith("position_ids")):
             got = f"{what.replace('_', ' ')}: {', '.join(names[:3])} ({len(names)} in all)"
             raise UserError.about(
                 str(folder), expected=f"the weights that its config.json names, of a {kind.__name__}", got=got, fix=fix
@@ -96,6 +98,14 @@ def load_unet(model: Path) -> UNet2DConditionModel:
     return unet.requires_grad_(False)
 
 
+def load_text_encoders(model: Path, dtype: torch.dtype) -> dict[str, Any]:
+    """Both text encoders by their names in a checkpoint, on the CPU."""
+    return {
+        "text_encoder": load_whole(CLIPTextModel, model / "text_encoder", dtype),
+        "text_encoder_2": load_whole(CLIPTextModelWithProjection, model / "text_encoder_2", dtype),
+    }
+
+
 def load_component_unet(folder: Path, dtype: torch.dtype) -> UNet2DConditionModel:
     """The UNet of a component folder, on the CPU."""
     return load_whole(UNet2DConditionModel, folder, dtype)
@@ -115,6 +125,7 @@ def load_pipeline(
     parts = {
         "unet": load_component_unet(model / "unet", dtype),
         "vae": load_whole(AutoencoderKL, vae_folder(model, vae), dtype),
+        **load_text_encoders(model, dtype),
     }
     pipeline = StableDiffusionXLPipeline.from_pretrained(
         model, **stored(model / "unet") | {"dtype": dtype}, add_watermarker=False, **parts

@@ -9,17 +9,16 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import CLIPTokenizer
 
 from sdxl_core.data.records import read_records
-from sdxl_core.model import stored, zeros_for_empty_prompt
+from sdxl_core.model import load_text_encoders, zeros_for_empty_prompt
 from sdxl_core.runtime import choose_device
 from sdxl_core.tensor_files import cell_key, pack, unpack, write_tensors
 
 # B captions, T tokens (77), E text width (2048), P pooled width (1280)
 
-VERSION = 1
-BATCH = 16
+VERSION = 2
 
 
 class TextEncoders:
@@ -32,10 +31,8 @@ class TextEncoders:
     def __init__(self, model: Path, device: torch.device) -> None:
         self.device = device
         self.tokenizers = [CLIPTokenizer.from_pretrained(model, subfolder=f"tokenizer{n}") for n in ("", "_2")]
-        folder, folder_2 = model / "text_encoder", model / "text_encoder_2"
-        first = CLIPTextModel.from_pretrained(folder, **stored(folder))
-        second = CLIPTextModelWithProjection.from_pretrained(folder_2, **stored(folder_2))
-        self.encoders = [first.to(device).eval(), second.to(device).eval()]
+        loaded = load_text_encoders(model, torch.float32)
+        self.encoders = [loaded[name].to(device).eval() for name in ("text_encoder", "text_encoder_2")]
 
     @torch.no_grad()
     def encode(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -87,14 +84,12 @@ def encode_text(
     keys = [cell_key(what="text", version=VERSION, model=model_digest, caption=c, zeros=zeros) for c in rows]
     missing = [i for i, key in enumerate(keys) if key not in cells]
     encoders = TextEncoders(model, choose_device(device)) if missing else None
-    for start in range(0, len(missing), BATCH):
-        some = missing[start : start + BATCH]
+    for done, i in enumerate(missing, start=1):
         assert encoders is not None
-        text_BTE, pooled_BP = encoders.encode([rows[i] for i in some])
-        for row, i in enumerate(some):
-            kept = 0.0 if zeros and rows[i] == "" else 1.0
-            cells[keys[i]] = pack({"text": text_BTE[row] * kept, "pooled": pooled_BP[row] * kept})
-        progress(start + len(some), len(missing))
+        text_BTE, pooled_BP = encoders.encode([rows[i]])  # alone: company in a batch would move its last bits
+        kept = 0.0 if zeros and rows[i] == "" else 1.0
+        cells[keys[i]] = pack({"text": text_BTE[0] * kept, "pooled": pooled_BP[0] * kept})
+        progress(done, len(missing))
     records = [unpack(cells[key]) for key in keys]
     out.mkdir(parents=True, exist_ok=True)
     stacked = {

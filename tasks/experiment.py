@@ -10,6 +10,7 @@ from pathlib import Path
 from eval.config import EvaluationConfig
 from sdxl_core.data.fingerprint import dataset_fingerprint
 from sdxl_core.prompts import read_prompts
+from tasks.checkpoint import read_shapes
 from tasks.config import PipelineConfig
 from tasks.errors import ConfigError
 from tasks.images import AdapterFile, PromptSet
@@ -108,6 +109,7 @@ def check_sections(config: PipelineConfig) -> None:
 def _adapter_file(path: Path, store: ArtifactStore) -> AdapterFile:
     if path.suffix != ".safetensors" or not path.is_file():
         raise ConfigError.about("--adapter", expected="an existing LoRA file ending in .safetensors", got=path)
+    read_shapes(path, "--adapter")
     return AdapterFile(path.resolve(), store.digest_file(path))
 
 

@@ -27,7 +27,7 @@ def _build(job: Job) -> dict[str, Json]:
     )
 
 
-STAGE = Stage(kind="text", version="1", build=_build)
+STAGE = Stage(kind="text", version="2", build=_build)
 
 
 def encode(datasets: Mapping[str, Handle], model: BaseModel) -> Call:

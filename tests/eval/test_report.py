@@ -227,6 +227,15 @@ def test_training_is_shown_in_order_of_steps(page: Page) -> None:
     assert "grad norm" in page.text
 
 
+def test_pictures_that_were_left_out_are_counted_and_named(inputs: dict[str, Any], tmp_path: Path) -> None:
+    left_out = [{"where": f"{HOSTILE[0]}.png", "reason": "damaged"}, {"where": "b.png", "reason": "empty"}]
+    (inputs["references"] / "summary.json").write_text(json.dumps({"left_out": left_out}))
+    build_report(**inputs, out=tmp_path)
+    text = (tmp_path / "report.html").read_text()
+    assert "2 of the dataset&#39;s pictures" in text or "2 of the dataset's pictures" in text
+    assert "b.png: empty" in text and HOSTILE[0] not in text
+
+
 def test_steps_that_were_left_out_are_counted(inputs: dict[str, Any], tmp_path: Path) -> None:
     (inputs["training"] / "history.jsonl").write_text('{"step": 1, "loss": 0.5}\n{"step": 2, "loss": null}\n')
     (inputs["training"] / "training.json").write_text('{"skipped_steps": 1}')

@@ -16,6 +16,7 @@ from torch import Tensor
 from sdxl_core.config import SamplingConfig
 from sdxl_core.errors import UserError
 from sdxl_core.model import load_component_unet, load_pipeline, load_unet, load_vae
+from sdxl_core.text import TextEncoders
 
 CPU = torch.device("cpu")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -33,7 +34,8 @@ class Payload:
 
 
 def lacking(tensors: Tensors) -> Tensors:
-    return {name: value for name, value in tensors.items() if name != "conv_out.weight" and "quant_conv" not in name}
+    missing = ("conv_out.weight", "quant_conv", "layers.0.mlp")
+    return {name: value for name, value in tensors.items() if not any(part in name for part in missing)}
 
 
 def more(tensors: Tensors) -> Tensors:
@@ -44,20 +46,28 @@ def reshaped(tensors: Tensors) -> Tensors:
     return {name: value[..., None].contiguous() for name, value in tensors.items()}
 
 
+LOADING: dict[str, Callable[[Path], object]] = {
+    "unet": load_unet,
+    "vae": lambda model: load_vae(model / "vae", CPU),
+    "text_encoder": lambda model: TextEncoders(model, CPU),
+    "text_encoder_2": lambda model: TextEncoders(model, CPU),
+}
+
+
 @pytest.fixture
 def checkpoint(random_sdxl: Path, tmp_path: Path) -> Path:
     return shutil.copytree(random_sdxl, tmp_path / "sdxl")
 
 
 @pytest.mark.parametrize("change", [lacking, more, reshaped])
-@pytest.mark.parametrize("name", ["unet", "vae"])
+@pytest.mark.parametrize("name", LOADING)
 def test_weights_of_another_model_are_refused(
     checkpoint: Path, name: str, change: Callable[[Tensors], Tensors]
 ) -> None:
-    weights = checkpoint / name / WEIGHTS
-    save_file(change(load_file(weights)), weights)
+    [weights] = (checkpoint / name).glob("*.safetensors")
+    save_file(change(load_file(weights)), weights, {"format": "pt"})
     with pytest.raises(UserError, match=f"{name}: expected "):
-        load_unet(checkpoint) if name == "unet" else load_vae(checkpoint / name, CPU)
+        LOADING[name](checkpoint)
     with pytest.raises(UserError, match=f"{name}: expected "):
         load_pipeline(checkpoint, None, SamplingConfig(), CPU)
 
