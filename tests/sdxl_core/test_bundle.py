@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -257,6 +258,13 @@ def test_every_overridable_setting_exists() -> None:
 def test_every_overridable_setting_is_documented() -> None:
     text = (Path(__file__).parents[2] / "docs" / "reliability.md").read_text()
     assert [key for key in OVERRIDABLE if f"`{key}`" not in text] == []
+
+
+def test_the_tests_that_the_documentation_names_exist() -> None:
+    root = Path(__file__).parents[2]
+    written = "".join(path.read_text() for path in (root / "tests").rglob("test_*.py"))
+    named = re.findall(r"`(test_\w+)`", (root / "docs" / "reliability.md").read_text())
+    assert len(named) > 50 and [name for name in named if f"def {name}(" not in written] == []
 
 
 def test_nothing_in_a_bundle_is_executed(tmp_path: Path) -> None:

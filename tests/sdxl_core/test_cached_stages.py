@@ -78,6 +78,35 @@ def test_one_new_picture_costs_one_encode(random_sdxl: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("weight", [float("nan"), float("inf"), 1e38])
+class Interrupted(dict[str, bytes]):
+    """Cells of a process that dies after the second picture."""
+
+    def __setitem__(self, key: str, value: bytes) -> None:
+        if len(self) == 2:
+            raise KeyboardInterrupt
+        super().__setitem__(key, value)
+
+
+def test_interrupted_caching_goes_on_with_what_is_missing(random_sdxl: Path, tmp_path: Path) -> None:
+    dataset = write_portraits(tmp_path / "dataset", 5, seed=9)
+
+    def encode(out: str, cells: dict[str, bytes]) -> int:
+        spec = TransformConfig(resolution_px=64)
+        place = tmp_path / out
+        vae = random_sdxl / "vae"
+        return encode_latents(transform=spec, dataset=dataset, vae=vae, vae_digest="v", out=place, cells=cells)[
+            "encoded"
+        ]
+
+    cells = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        encode("killed", cells)
+    assert encode("gone_on", dict(cells)) == 3
+    assert encode("undisturbed", {}) == 5
+    written = [(tmp_path / out / "latents.safetensors").read_bytes() for out in ("gone_on", "undisturbed")]
+    assert written[0] == written[1]
+
+
 def test_overflowing_vae_is_refused_by_the_pictures_name(random_sdxl: Path, tmp_path: Path, weight: float) -> None:
     dataset = write_portraits(tmp_path / "data", 1, seed=5)
     broken = tmp_path / "vae"
