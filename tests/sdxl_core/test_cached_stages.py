@@ -77,7 +77,6 @@ def test_one_new_picture_costs_one_encode(random_sdxl: Path, tmp_path: Path) -> 
     assert encode(three, "e", digest="w") == 3, "other VAE weights are another latent"
 
 
-@pytest.mark.parametrize("weight", [float("nan"), float("inf"), 1e38])
 class Interrupted(dict[str, bytes]):
     """Cells of a process that dies after the second picture."""
 
@@ -107,6 +106,7 @@ def test_interrupted_caching_goes_on_with_what_is_missing(random_sdxl: Path, tmp
     assert written[0] == written[1]
 
 
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), 1e38])
 def test_overflowing_vae_is_refused_by_the_pictures_name(random_sdxl: Path, tmp_path: Path, weight: float) -> None:
     dataset = write_portraits(tmp_path / "data", 1, seed=5)
     broken = tmp_path / "vae"

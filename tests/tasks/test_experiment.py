@@ -7,7 +7,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from sdxl_core.errors import UserError
 from sdxl_core.unet_shapes import unet_shapes
@@ -78,7 +80,10 @@ def test_another_vae_takes_the_place_of_the_own_one(prepare: Prepare, folder: Pa
 def test_an_adapter_should_be_a_safetensors_file(prepare: Prepare, folder: Path) -> None:
     with pytest.raises(UserError, match="--adapter"):
         prepare(adapter=folder / "lora.bin")
-    (folder / "My LoRA.safetensors").write_bytes(b"x")
+    (folder / "My LoRA.safetensors").write_bytes(b"a pickle, say")
+    with pytest.raises(UserError, match="--adapter: expected a safetensors file, got other bytes"):
+        prepare(adapter=folder / "My LoRA.safetensors")
+    save_file({"a": np.zeros(1, np.float32)}, folder / "My LoRA.safetensors")
     assert prepare(adapter=folder / "My LoRA.safetensors").name == "toy-my-lora"
 
 
