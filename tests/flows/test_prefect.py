@@ -114,14 +114,14 @@ def test_a_cron_schedule_yields_runs(tmp_path: Path) -> None:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import DeploymentScheduleCreate
     from prefect.client.schemas.schedules import CronSchedule
-    from prefect.server.services.scheduler import Scheduler
+    from prefect.server.services.scheduler import schedule_deployments
 
     async def schedule() -> list[object]:
         async with get_client() as client:
             flow = await client.create_flow_from_name("toy")
             weekly = DeploymentScheduleCreate(schedule=CronSchedule(cron="0 3 * * 0"), active=True)
             await client.create_deployment(flow_id=flow, name="weekly", schedules=[weekly])
-            await Scheduler().run_once()
+            await schedule_deployments()
             return list(await client.read_flow_runs())
 
     runs = asyncio.run(schedule())
