@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from sdxl_core.bundles import newest_bundle, require_whole, steps_of
+from sdxl_core.errors import UserError
 from sdxl_core.overrides import check_override, refuse_changes
 from sdxl_core.train_job import Ancestor
 from sdxl_core.training_config import TrainingConfig
@@ -78,9 +79,15 @@ def refuse_another(store: ArtifactStore, name: str, settings: Mapping[str, Json]
     `settings` may be a part of them: what is known so far.
     """
     record = read_record(store, name)
-    if record is not None and not record.finished:
-        earlier = {section: record.settings.get(section) for section in settings}
-        refuse_changes(earlier, settings, (), f"the unfinished training {name!r}")
+    if record is None or record.finished:
+        return
+    earlier = {section: record.settings.get(section) for section in settings}
+    refuse_changes(earlier, settings, (), f"the unfinished training {name!r}")
+    if record.ancestor is not None:
+        raise UserError(
+            f"the unfinished training {name!r} went on from step {record.ancestor.step} of another; give --override or "
+            "--from-bundle as before to go on with it, or start anew with --fresh"
+        )
 
 
 def find_ancestor(store: ArtifactStore, name: str, training: TrainingConfig, resume: Resume) -> Ancestor | None:

@@ -103,6 +103,8 @@ def test_an_overridden_training_keeps_its_ancestor_when_it_goes_on(store: Artifa
     write_record(store, "dog", TrainingRecord(key=key, settings=settings(FASTER), finished=False, ancestor=ancestor))
     (training_path(store, key) / "bundles" / bundle_name(6)).mkdir(parents=True)
     assert find_ancestor(store, "dog", FASTER, override) == ancestor
+    with pytest.raises(UserError, match="went on from step 4 of another; give --override"):
+        refuse_unfinished(store, Continuing(name="dog"), settings(FASTER))
 
 
 @pytest.mark.parametrize(
