@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from sdxl_core.disk import flush
 from tasks.digests import digest_file, digest_json
 
 MANIFEST = "manifest.json"
@@ -124,15 +125,6 @@ def seal(folder: Path) -> dict[str, FileRecord]:
             files[path.relative_to(folder).as_posix()] = FileRecord(sha256=digest_file(path), bytes=path.stat().st_size)
         flush(here)
     return dict(sorted(files.items()))
-
-
-def flush(path: Path) -> None:
-    """fsync a file or folder."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def problems(folder: Path, manifest: Manifest, *, deep: bool) -> list[str]:

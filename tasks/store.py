@@ -21,6 +21,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from sdxl_core.disk import flush
 from tasks.cells import DiskCells
 from tasks.digests import FileDigests
 from tasks.errors import StoreError
@@ -32,7 +33,6 @@ from tasks.manifest import (
     Recipe,
     Ref,
     content_digest,
-    flush,
     library_versions,
     problems,
     seal,

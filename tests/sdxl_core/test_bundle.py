@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +19,7 @@ from sdxl_core.disk import DiskFullError
 from sdxl_core.errors import UserError
 from sdxl_core.overrides import OVERRIDABLE, check_override, refuse_changes
 from sdxl_core.training_config import TrainingConfig
-from tests.processes import CLEAN
+from tests.processes import killed_at_every_touch
 
 FILES = ("weights.safetensors", "average.safetensors", "optimizer.pt", "history.jsonl", "state.json")
 IDENTITY: dict[str, Any] = {
@@ -72,46 +70,25 @@ def test_a_copy_does_not_change_with_the_run() -> None:
 
 @pytest.mark.parametrize("asynchronous", [True, False])
 def test_a_kill_at_any_point_of_a_save_leaves_a_whole_bundle(tmp_path: Path, asynchronous: bool) -> None:
-    """The process kills itself at its n-th touch of the file system, for every n until it gets through."""
-    killed = 0
-    for n in range(1000):
-        folder = tmp_path / str(n)
-        write_bundle(folder, bundle(2))
-        child = CLEAN.Process(target=save_until, args=(n, folder, asynchronous))
-        child.start()
-        child.join(60)
-        if child.exitcode == 0:
-            break
-        assert child.exitcode == -signal.SIGKILL
-        killed += 1
+    def with_an_older_one(n: int) -> tuple[Path, bool]:
+        write_bundle(tmp_path / str(n), bundle(2))
+        return tmp_path / str(n), asynchronous
+
+    for folder, _ in killed_at_every_touch(save_the_fourth, with_an_older_one):
         newest = newest_bundle(folder, 9, nothing)
         assert newest is not None and newest.name in ("step-00000002", "step-00000004")
-        writer = BundleWriter(folder, 1, None)
-        writer.save(bundle(4))
-        writer.finish()
+        save_the_fourth(folder, True)
         assert [path.name for path in folder.iterdir()] == ["step-00000004"]
         assert damage(folder / "step-00000004") is None
-    assert killed > 20
 
 
-def save_until(n: int, folder: Path, asynchronous: bool) -> None:
-    touches = 0
-
-    def count(event: str, arguments: tuple[object, ...]) -> None:
-        nonlocal touches
-        if event in ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "shutil.rmtree"):
-            touches += 1
-            if touches > n:
-                os.kill(os.getpid(), signal.SIGKILL)
-
+def save_the_fourth(folder: Path, asynchronous: bool) -> None:
     writer = BundleWriter(folder, 1, None)
-    sys.addaudithook(count)
     if asynchronous:
         writer.save(bundle(4))
         writer.finish()
     else:
         writer._write(bundle(4))
-    os._exit(0)
 
 
 def truncate(path: Path) -> None:

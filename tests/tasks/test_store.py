@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
-import signal
-import sys
 import time
 from dataclasses import replace
 from functools import partial
@@ -18,7 +15,7 @@ import pytest
 from tasks.manifest import MANIFEST, Json, Ref
 from tasks.stage import Call, Job, materialise
 from tasks.store import ArtifactStore, DamagedArtifact, damage_of_all
-from tests.processes import CLEAN
+from tests.processes import CLEAN, killed_at_every_touch
 from tests.tasks.conftest import MakeCall, write_text
 
 
@@ -151,41 +148,18 @@ def test_links_are_refused(store: ArtifactStore, call: MakeCall, tmp_path: Path)
 
 
 def test_a_kill_at_any_point_of_a_write_leaves_all_or_nothing(tmp_path: Path, call: MakeCall) -> None:
-    """The process kills itself at its n-th touch of the file system, for every n until it gets through."""
     intact = materialise(call(), ArtifactStore(tmp_path / "intact"), "cpu")
-    killed = 0
-    for n in range(1000):
-        root = tmp_path / str(n)
-        child = CLEAN.Process(target=materialise_until, args=(n, root, call()))
-        child.start()
-        child.join(60)
-        if child.exitcode == 0:
-            break
-        assert child.exitcode == -signal.SIGKILL
-        killed += 1
+    for root, _ in killed_at_every_touch(materialise_at, lambda n: (tmp_path / str(n), call())):
         survivor = ArtifactStore(root)
         found = survivor.find(intact.kind, intact.key)  # raises DamagedArtifact if half of it were visible
         assert found in (None, intact)
         assert materialise(call(), survivor, "cpu") == intact
         assert list(damage_of_all(survivor)) == []
         assert not list((root / "staging").iterdir())
-    assert killed > 20
 
 
-def materialise_until(n: int, root: Path, call: Call) -> None:
-    touches = 0
-    store = ArtifactStore(root)
-
-    def count(event: str, arguments: tuple[object, ...]) -> None:
-        nonlocal touches
-        if event in ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "shutil.rmtree"):
-            touches += 1
-            if touches > n:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(count)
-    materialise(call, store, "cpu")
-    os._exit(0)
+def materialise_at(root: Path, call: Call) -> None:
+    materialise(call, ArtifactStore(root), "cpu")
 
 
 def test_two_processes_build_once(store: ArtifactStore, call: MakeCall, tmp_path: Path) -> None:
