@@ -41,13 +41,26 @@ def build_config(document: dict[str, Any], overrides: Sequence[str], source: str
     for override in overrides:
         _apply_override(document, override)
     try:
-        return PipelineConfig.model_validate(document)
+        config = PipelineConfig.model_validate(document)
     except ValidationError as error:
         mistakes = error.errors(include_url=False)
         lines = [_explain(source, document, mistake) for mistake in mistakes[:_MOST_MISTAKES]]
         if len(mistakes) > _MOST_MISTAKES:
             lines.append(f"{source}: and {len(mistakes) - _MOST_MISTAKES} more")
         raise ConfigError("\n".join(lines)) from None
+    if taken := list(_truths_taken_for_numbers(document, config)):
+        raise ConfigError("\n".join(f"{source}: {key}: expected a number, got true or false" for key in taken))
+    return config
+
+
+def _truths_taken_for_numbers(given: Any, understood: Any, where: str = "") -> Iterator[str]:
+    """Where the document says true or false and the configuration, by Python's arithmetic, understood 1 or 0."""
+    if isinstance(given, bool) and not isinstance(understood, bool):
+        yield where
+    entries = given.items() if isinstance(given, Mapping) else enumerate(given) if isinstance(given, list) else ()
+    for key, entry in entries:
+        inside = understood[key] if isinstance(understood, tuple | Mapping) else getattr(understood, str(key), None)
+        yield from _truths_taken_for_numbers(entry, inside, f"{where}.{key}".lstrip("."))
 
 
 def resolve_paths(value: Any, folder: Path) -> Any:
