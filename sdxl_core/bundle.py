@@ -22,8 +22,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sdxl_core.bundles import MANIFEST, STAGING, bundle_name, damage, file_sha256, rotate
-from sdxl_core.disk import flush, naming_a_full_disk
+from sdxl_core.bundles import MANIFEST, STAGING, bundle_name, damage, rotate
+from sdxl_core.disk import file_sha256, flush, naming_a_full_disk
 from sdxl_core.tensor_files import write_tensors
 
 

@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from sdxl_core.disk import file_sha256
 from sdxl_core.errors import UserError
 
 MANIFEST = "manifest.json"
@@ -40,8 +40,8 @@ def newest_bundle(folder: Path, max_step: int, log: Callable[[str], None], *, al
 
     Broken ones are named in the log. Raises UserError if there are bundles but none is whole, unless `allow_fresh`.
     """
-    found = [(step, path) for step, path in reversed(steps_of(folder)) if step <= max_step]
-    for _, path in found:
+    found = [path for step, path in reversed(steps_of(folder)) if step <= max_step]
+    for path in found:
         problem = damage(path)
         if problem is None:
             return path
@@ -98,8 +98,3 @@ def damage(path: Path) -> str | None:
 def bundle_digest(path: Path) -> str:
     """Stands for all of a whole bundle's bytes."""
     return file_sha256(path / MANIFEST)
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

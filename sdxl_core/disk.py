@@ -1,8 +1,9 @@
-"""Room on the disk, and files that are surely on it."""
+"""Room on the disk, and files: what they hold, and that they are surely on it."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -17,6 +18,12 @@ _FULL = {errno.ENOSPC: "disk full", errno.EDQUOT: "disk quota used up", errno.EF
 
 class DiskFullError(UserError):
     """There is no room for what has to be written."""
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def flush(path: Path) -> None:

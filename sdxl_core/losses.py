@@ -13,33 +13,42 @@ from sdxl_core.training_config import LossConfig
 # B rows, C latent channels, H W latent size
 
 
-def l2(difference_BCHW: Tensor, threshold_B111: Tensor) -> Tensor:
+Threshold = Callable[[], Tensor]
+"""B x 1 x 1 x 1, worked out by the losses that have one and by no other."""
+
+
+def l2(difference_BCHW: Tensor, threshold_B111: Threshold) -> Tensor:
     return difference_BCHW.square()
 
 
-def l1(difference_BCHW: Tensor, threshold_B111: Tensor) -> Tensor:
+def l1(difference_BCHW: Tensor, threshold_B111: Threshold) -> Tensor:
     return difference_BCHW.abs()
 
 
-def huber(difference_BCHW: Tensor, threshold_B111: Tensor) -> Tensor:
+def huber(difference_BCHW: Tensor, threshold_B111: Threshold) -> Tensor:
     """2 c (sqrt(d^2 + c^2) - c): d^2 for small differences d, 2 c |d| for large.
 
     Pseudo-Huber, Khrapov et al. 2024, arXiv:2403.16728.
     """
-    return 2 * threshold_B111 * (torch.hypot(difference_BCHW, threshold_B111) - threshold_B111)
+    c_B111 = threshold_B111()
+    return 2 * c_B111 * (torch.hypot(difference_BCHW, c_B111) - c_B111)
 
 
-def smooth_l1(difference_BCHW: Tensor, threshold_B111: Tensor) -> Tensor:
+def smooth_l1(difference_BCHW: Tensor, threshold_B111: Threshold) -> Tensor:
     """2 (sqrt(d^2 + c^2) - c): d^2 / c for small differences d, 2 |d| for large."""
-    return 2 * (torch.hypot(difference_BCHW, threshold_B111) - threshold_B111)
+    c_B111 = threshold_B111()
+    return 2 * (torch.hypot(difference_BCHW, c_B111) - c_B111)
 
 
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l2": l2, "l1": l1, "huber": huber, "smooth_l1": smooth_l1}
+LOSSES: dict[str, Callable[[Tensor, Threshold], Tensor]] = {"l2": l2, "l1": l1, "huber": huber, "smooth_l1": smooth_l1}
 
 
 def row_error(difference_BCHW: Tensor, t_B: Tensor, schedule: NoiseSchedule, config: LossConfig) -> Tensor:
     """Mean over C, H, W of the loss of every row."""
-    threshold_B111 = threshold(t_B, schedule, config).view(-1, 1, 1, 1)
+
+    def threshold_B111() -> Tensor:
+        return threshold(t_B, schedule, config).view(-1, 1, 1, 1)
+
     return LOSSES[config.kind](difference_BCHW, threshold_B111).mean(dim=(1, 2, 3))
 
 

@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from sdxl_core.disk import file_sha256
+
 _SETTLED_NS = 2_000_000_000
 """A file younger than this may still change within one tick of the clock; its digest is not memoised."""
 
@@ -21,12 +23,6 @@ def canonical_json(value: object) -> bytes:
 def digest_json(value: object) -> str:
     """SHA-256 of the canonical JSON, in hex."""
     return hashlib.sha256(canonical_json(value)).hexdigest()
-
-
-def digest_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 class FileDigests:
@@ -53,7 +49,7 @@ class FileDigests:
             row = table.execute("SELECT sha256 FROM digests WHERE path = ? AND stamp = ?", (place, stamp)).fetchone()
             if row is not None:
                 return str(row[0])
-            sha256 = digest_file(path)
+            sha256 = file_sha256(path)
             if time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) > _SETTLED_NS:
                 table.execute("INSERT OR REPLACE INTO digests VALUES (?, ?, ?)", (place, stamp, sha256))
             return sha256

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from sdxl_core.disk import flush
-from tasks.digests import digest_file, digest_json
+from sdxl_core.disk import file_sha256, flush
+from tasks.digests import digest_json
 
 MANIFEST = "manifest.json"
 LOGS = "logs/"
@@ -122,7 +122,7 @@ def seal(folder: Path) -> dict[str, FileRecord]:
             if not stat.S_ISREG(path.lstat().st_mode):
                 raise ValueError(f"{path} is not a plain file; an artifact holds plain files only")
             flush(path)
-            files[path.relative_to(folder).as_posix()] = FileRecord(sha256=digest_file(path), bytes=path.stat().st_size)
+            files[path.relative_to(folder).as_posix()] = FileRecord(sha256=file_sha256(path), bytes=path.stat().st_size)
         flush(here)
     return dict(sorted(files.items()))
 
@@ -136,6 +136,6 @@ def problems(folder: Path, manifest: Manifest, *, deep: bool) -> list[str]:
             found.append(f"{name} is missing")
         elif path.stat().st_size != record.bytes:
             found.append(f"{name} has {path.stat().st_size} bytes instead of {record.bytes}")
-        elif deep and digest_file(path) != record.sha256:
+        elif deep and file_sha256(path) != record.sha256:
             found.append(f"{name} holds other bytes than were written")
     return found

@@ -1,4 +1,4 @@
-"""What of the UNet is trained. To add a kind: a file here, a line below, its configuration in `sdxl_core.config`."""
+"""What of the UNet is trained. To add a kind: a file here, a line below, its class in `sdxl_core.training_config`."""
 
 from __future__ import annotations
 

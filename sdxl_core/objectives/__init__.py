@@ -1,4 +1,4 @@
-"""The training objectives. To add one: a file here, a line below, a configuration class in `sdxl_core.config`."""
+"""The training objectives. To add one: a file here, a line below, its class in `sdxl_core.training_config`."""
 
 from __future__ import annotations
 

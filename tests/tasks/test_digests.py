@@ -26,7 +26,7 @@ def test_a_digest_is_the_sha256_and_is_read_once(tmp_path: Path, monkeypatch: py
     digests, path = FileDigests(tmp_path / "memo"), tmp_path / "file"
     path.write_bytes(b"abc")
     assert digests(path) == hashlib.sha256(b"abc").hexdigest()
-    monkeypatch.setattr("tasks.digests.digest_file", lambda path: pytest.fail("read again"))
+    monkeypatch.setattr("tasks.digests.file_sha256", lambda path: pytest.fail("read again"))
     assert FileDigests(tmp_path / "memo")(path) == hashlib.sha256(b"abc").hexdigest()
 
 
