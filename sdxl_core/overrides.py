@@ -33,12 +33,10 @@ def refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any], override: Col
     if not changes:
         return
     listed = "\n".join(f"  {key}: {was!r} -> {now!r}" for key, was, now in changes)
-    safe = sorted({key for key, _, _ in changes if covered(key, OVERRIDABLE)})
-    overriding = " ".join(f"--override {key}" for key in safe)
-    if len(safe) == len(changes):
-        ways = f"go on from there with the new values by {overriding}, or"
+    if fixed := [key for key, _, _ in changes if not covered(key, OVERRIDABLE)]:
+        ways = f"{', '.join(fixed)} cannot change within a run, so else"
     else:
-        ways = "these cannot change within a run:"
+        ways = f"go on from there with the new values by {' '.join(f'--override {key}' for key, _, _ in changes)}, or"
     raise UserError(
         f"{whose} had other settings:\n{listed}\nGo back to them to go on with it; {ways} start anew with --fresh"
     )

@@ -22,7 +22,7 @@ from sdxl_core.bundles import newest_bundle, require_whole
 from sdxl_core.disk import require_writable
 from sdxl_core.errors import UserError
 from sdxl_core.hooks import History, Saving, TensorBoard, Tracker, ValidationPictures, Wandb, emit
-from sdxl_core.loop import Hook, NonFiniteRunError, Trainer, TrainState
+from sdxl_core.loop import Hook, Log, NonFiniteRunError, Trainer, TrainState
 from sdxl_core.overrides import check_override, refuse_changes
 from sdxl_core.run import Run, set_up
 from sdxl_core.train_job import EXIT_DONE, EXIT_FAILED, EXIT_KILLED, EXIT_PREEMPTED, EXIT_USER_ERROR, TrainJob
@@ -62,7 +62,7 @@ def train(job: TrainJob) -> bool:
 def _go_on(run: Run) -> Path | None:
     """Bring the run to its newest bundle; returns the bundle's place."""
     job, steps = run.job, run.job.training.max_steps
-    log = _log if run.workers.is_main else lambda text: None
+    log = _main_process_log(run)
     source = newest_bundle(job.work / "bundles", steps, log, allow_fresh=job.allow_fresh)
     if source is None and job.ancestor is not None:
         source = job.ancestor.path
@@ -75,8 +75,13 @@ def _go_on(run: Run) -> Path | None:
 
 
 def _trainer(run: Run) -> Trainer:
-    log = _log if run.workers.is_main else lambda text: None
+    log = _main_process_log(run)
     return Trainer(run.state, run.data, run.objective, run.accelerator, run.workers, run.job.training, log)
+
+
+def _main_process_log(run: Run) -> Log:
+    """What all processes know, one says."""
+    return _log if run.workers.is_main else lambda message: None
 
 
 def _fit_and_save(run: Run, source: Path | None) -> None:
