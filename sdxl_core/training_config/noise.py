@@ -1,0 +1,56 @@
+"""Noise, timesteps and how their errors count: `training.noise`, `training.timesteps`, `training.loss`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from sdxl_core.config import Config
+from sdxl_core.training_config.numbers import NotNegative, Positive
+
+
+class NoiseConfig(Config):
+    """How the noise differs from independent normal numbers. By default it does not."""
+
+    offset: NotNegative = 0.0
+    """Adds one normal number, so scaled, to each channel as a whole (Guttenberg 2023): darker and brighter pictures."""
+    perturbation: NotNegative = 0.0
+    """Noises the input with more noise, so scaled, than the target says (Ning et al. 2023, arXiv:2301.11706)."""
+    multires_levels: Annotated[int, Field(ge=0, le=10)] = 0
+    """Adds noise of so many coarser resolutions (pyramid noise, Whitaker 2023), scaled back to variance 1."""
+    multires_discount: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    """Factor of each coarser resolution."""
+
+
+class TimestepConfig(Config):
+    """Which timesteps are trained, and how often. By default all, equally."""
+
+    low: Annotated[int, Field(ge=0)] = 0
+    """Lowest timestep, the least noise."""
+    high: Annotated[int, Field(gt=0)] | None = None
+    """Timesteps are below this. Default: all, that is 1000."""
+    distribution: Literal["uniform", "logit_normal", "cubic"] = "uniform"
+    """logit_normal (Esser et al. 2024, arXiv:2403.03206): most around the middle; cubic (T2I-Adapter, Mou et al. 2023,
+    arXiv:2302.08453): most where noise is strong."""
+    mean: float = 0.0
+    """Of logit_normal: above 0, more noise."""
+    deviation: Positive = 1.0
+    """Of logit_normal."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> TimestepConfig:
+        if self.high is not None and self.high <= self.low:
+            raise ValueError(f"expected low < high, got low {self.low} and high {self.high}")
+        return self
+
+
+class LossConfig(Config):
+    """How a difference between prediction and target counts."""
+
+    kind: Literal["l2", "l1", "huber", "smooth_l1"] = "l2"
+    """huber and smooth_l1 are quadratic below `threshold` and linear above (pseudo-Huber, Khrapov et al. 2024,
+    arXiv:2403.16728), scaled to be like l2 and like l1 respectively."""
+    threshold: Positive = 0.1
+    schedule: Literal["constant", "exponential", "snr"] = "snr"
+    """How the threshold falls from 1 at the least noise to `threshold` at the most."""
