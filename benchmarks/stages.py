@@ -22,14 +22,17 @@ from sdxl_core.config import SamplingConfig
 from sdxl_core.denoiser import Denoiser
 from sdxl_core.ema import NoEma
 from sdxl_core.loop import Trainer, TrainState, rows_per_step
-from sdxl_core.model import load_noise_schedule, load_pipeline, load_unet, load_vae
+from sdxl_core.model import load_pipeline, load_unet, load_vae
+from sdxl_core.networks import Networks
 from sdxl_core.objectives.diffusion import Diffusion
 from sdxl_core.optim import build_optimizer
 from sdxl_core.runtime import choose_device
 from sdxl_core.sampling import Request, sample
-from sdxl_core.text import TextEncoders
+from sdxl_core.scheduler import load_noise_schedule
+from sdxl_core.text import Encoder
 from sdxl_core.training_config import DiffusionObjective, LoraConfig, TrainingConfig
-from sdxl_core.training_set import CachedImages, CachedText, TrainingSet
+from sdxl_core.training_set import CachedImages, TrainingSet
+from sdxl_core.training_text import CachedText
 from sdxl_core.workers import Workers
 
 REPEATS = 7
@@ -54,15 +57,13 @@ def training_seconds(model: Path, latents_px: int, rows: int, device: torch.devi
     config = TrainingConfig(adapter=LoraConfig(rank=16), micro_batch_size=rows)
     accelerator = Accelerator(cpu=device.type == "cpu")
     unet, schedule = load_unet(model), load_noise_schedule(model)
-    trainable = ADAPTERS[config.adapter.kind](config.adapter).attach(unet, seed=0)
+    trainable = ADAPTERS[config.adapter.kind](config.adapter).attach("unet", unet, seed=0)
     unet.to(device).train()
     width = unet.config.cross_attention_dim
     pooled = unet.config.projection_class_embeddings_input_dim - 6 * unet.config.addition_time_embed_dim
     shape = (8, 1, unet.config.in_channels, latents_px, latents_px)
-    images = CachedImages(
-        torch.randn(shape), torch.rand(shape), torch.full((8, 1, 6), 64.0), torch.zeros(8, dtype=torch.long), ("",) * 8
-    )
-    text = CachedText(torch.randn(1, 77, width), torch.randn(1, pooled), {"": 0})
+    images = CachedImages(torch.randn(shape), torch.rand(shape), torch.full((8, 1, 6), 64.0), ("",) * 8, ("",) * 8)
+    text = CachedText(torch.randn(1, 77, width), torch.randn(1, pooled), torch.tensor([77]), {"": [0]})
     data = TrainingSet(
         images,
         None,
@@ -73,7 +74,7 @@ def training_seconds(model: Path, latents_px: int, rows: int, device: torch.devi
         rows_per_step=rows_per_step(config, 1),
     )
     optimizer = accelerator.prepare(build_optimizer(config, list(trainable.values())))
-    state = TrainState(Denoiser(unet, schedule.to(device), config), trainable, optimizer, NoEma(), rows)
+    state = TrainState(Denoiser(Networks(unet), schedule.to(device), config), trainable, optimizer, NoEma(), rows)
     objective = Diffusion(DiffusionObjective())
     batch: Batch = data.batch(0, range(rows)).to(device)
 
@@ -93,12 +94,12 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=4, help="rows of a training step")
     args = parser.parse_args()
     device = choose_device(args.device)
-    vae, encoders = load_vae(args.model / "vae", device), TextEncoders(args.model, device)
+    vae, encoder = load_vae(args.model / "vae", device), Encoder(args.model, device)
     pixels = torch.rand(1, 3, args.side, args.side, device=device)
     with torch.no_grad():
         latents = vae.encode(pixels).latent_dist.mean
         encode_s = seconds(lambda: vae.encode(pixels).latent_dist.mean, device)
-    text_s = seconds(lambda: encoders.encode(["a photo of a person"]), device)
+    text_s = seconds(lambda: encoder("a photo of a person"), device)
     step_s, bare_s = training_seconds(args.model, latents.shape[-1], args.rows, device)
     sampling = SamplingConfig(steps=20, width_px=args.side, height_px=args.side)
     pipeline = load_pipeline(args.model, None, sampling, device)

@@ -23,8 +23,9 @@ def finetune(experiment: Experiment, run: Runner) -> Handle:
         classes = run(class_images.generate(config.prior, model))
         captioned["class_images"] = classes
         cached["class_latents"] = run(latents.encode("class_latents", classes, config.transform, model))
-    cached["text"] = run(text.encode(captioned, model))
-    training = run(train.train(config.training, config.sampling, model, cached, experiment.continuing))
+    if not config.training.live_text:
+        cached["text"] = run(text.encode(captioned, model, config.captions, config.extra_captions))
+    training = run(train.train(config.training, config.sampling, config.captions, model, cached, experiment.continuing))
     return judge(experiment, pictures, training, run)
 
 

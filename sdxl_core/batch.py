@@ -2,22 +2,53 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-# B rows, C latent channels, H W latent size, T text tokens, E text width, P pooled width
+# B rows, C latent channels, H W latent size, K chunks, T tokens of a chunk, S = K T, E text width, P pooled width
+
+Change = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class EncodedText:
+    """Captions, encoded before training."""
+
+    text_BSE: Tensor
+    pooled_BP: Tensor
+
+    def map(self, change: Change) -> EncodedText:
+        return EncodedText(change(self.text_BSE), change(self.pooled_BP))
+
+
+@dataclass(frozen=True)
+class TokenizedText:
+    """Captions for text encoders that are trained."""
+
+    ids_B2KT: Tensor
+    """For the first and the second text encoder."""
+    kept_B: Tensor
+    """1.0, or 0.0 for a row without caption whose conditioning is zeros."""
+
+    def map(self, change: Change) -> TokenizedText:
+        return TokenizedText(change(self.ids_B2KT), change(self.kept_B))
 
 
 @dataclass(frozen=True)
 class Conditioning:
     """SDXL's text and micro-conditioning (Podell et al. 2023, section 2.2)."""
 
-    text_BTE: Tensor
-    pooled_BP: Tensor
+    text: EncodedText | TokenizedText
+    lengths_B: Tensor
+    """Tokens that count; what follows them in a row is padding."""
     time_ids_B6: Tensor
     """float32: original height and width, crop top and left, target height and width, in pixels."""
+
+    def map(self, change: Change) -> Conditioning:
+        return Conditioning(self.text.map(change), change(self.lengths_B), change(self.time_ids_B6))
 
 
 @dataclass(frozen=True)
@@ -33,7 +64,14 @@ class Batch:
     """The noise that the input gets; the same, unless the input is perturbed."""
     t_B: Tensor
 
+    def map(self, change: Change) -> Batch:
+        """`change` done to every tensor."""
+        conditioning = self.conditioning.map(change)
+        eps_BCHW, input_eps_BCHW = change(self.eps_BCHW), change(self.input_eps_BCHW)
+        return Batch(change(self.x_BCHW), conditioning, eps_BCHW, input_eps_BCHW, change(self.t_B))
+
     def to(self, device: torch.device) -> Batch:
-        condition = Conditioning(*(getattr(self.conditioning, f.name).to(device) for f in fields(Conditioning)))
-        eps_BCHW, input_eps_BCHW = self.eps_BCHW.to(device), self.input_eps_BCHW.to(device)
-        return Batch(self.x_BCHW.to(device), condition, eps_BCHW, input_eps_BCHW, self.t_B.to(device))
+        return self.map(lambda tensor: tensor.to(device))
+
+    def rows(self, which: slice) -> Batch:
+        return self.map(lambda tensor: tensor[which])

@@ -80,6 +80,27 @@ class TransformConfig(Config):
         return self
 
 
+class ShuffleConfig(Config):
+    """Captions that are lists of tags, in other orders, so that no tag is learned by its place."""
+
+    separator: Annotated[str, Field(min_length=1, max_length=8)] = ","
+    keep_tags: Annotated[int, Field(ge=0)] = 1
+    """So many first tags stay where they are: the trigger word."""
+    variants: Annotated[int, Field(ge=1, le=64)] = 8
+    """Different orders of every caption, each encoded once; training draws among them."""
+    tag_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the other tags that a variant leaves out."""
+
+
+class CaptionsConfig(Config):
+    """How a caption is read in training."""
+
+    max_chunks: Annotated[int, Field(ge=1, le=8)] = 1
+    """A chunk holds 75 tokens beside its start and end; what is longer than all chunks is cut off. Above 1, chunks are
+    encoded one by one and laid side by side, as ComfyUI and A1111 do; set sampling.max_chunks too."""
+    shuffle: ShuffleConfig | None = None
+
+
 class SamplingConfig(Config):
     """How pictures are generated."""
 
@@ -88,7 +109,12 @@ class SamplingConfig(Config):
     scheduler: Literal["euler", "ddim", "dpmpp_2m"] = "euler"
     width_px: Annotated[int, Field(ge=16, multiple_of=8)] = 1024
     height_px: Annotated[int, Field(ge=16, multiple_of=8)] = 1024
+    guidance_rescale: Probability = 0.0
+    """How far guidance is scaled back to the picture's own contrast (Lin et al. 2023, arXiv:2305.08891, section 3.4);
+    0.7 goes with training.schedule.zero_terminal_snr."""
     negative_prompt: str | None = None
+    max_chunks: Annotated[int, Field(ge=1, le=8)] = 1
+    """As captions.max_chunks, for prompts."""
     precision: Precision = "fp32"
     batch_size: PositiveInt | None = None
     """Pictures per forward pass; unset: from free memory. Does not enter any key."""

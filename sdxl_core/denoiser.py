@@ -2,39 +2,80 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
-from sdxl_core.batch import Batch
+from sdxl_core.batch import Batch, Conditioning, EncodedText
 from sdxl_core.losses import row_error
+from sdxl_core.networks import Base, Networks
 from sdxl_core.schedule import NoiseSchedule
 from sdxl_core.training_config import TrainingConfig
 from sdxl_core.weighting import timestep_weight
 
-# B rows, C latent channels, H W latent size
+# B rows, C latent channels, H W latent size, S text tokens, E text width, P pooled width
+
+CHUNK_TOKENS = 77
+"""Rows of one chunk are of one length; only longer ones have padding that the UNet must not see."""
 
 
 class Denoiser:
     """Owns the parameterisation: nobody else asks whether the network predicts the noise or the velocity."""
 
-    def __init__(self, unet: nn.Module, schedule: NoiseSchedule, config: TrainingConfig) -> None:
-        self.unet = unet
+    def __init__(
+        self, networks: Networks, schedule: NoiseSchedule, config: TrainingConfig, base: Base | None = None
+    ) -> None:
+        self.networks = networks
         self.schedule = schedule
         self.config = config
+        self.base = base
 
     def predict(self, batch: Batch) -> Tensor:
         """The network's prediction for the noised batch, float32, of the latents' shape."""
-        noisy_BCHW = self.schedule.add_noise(batch.x_BCHW, batch.input_eps_BCHW, batch.t_B)
-        condition = batch.conditioning
-        added = {"text_embeds": condition.pooled_BP, "time_ids": condition.time_ids_B6}
-        out: Tensor = self.unet(noisy_BCHW, batch.t_B, condition.text_BTE, added_cond_kwargs=added).sample
-        return out.float()
+        return self._predict(self.networks, batch)
 
-    def error(self, batch: Batch) -> Tensor:
-        """The configured loss of every row, mean over C, H, W, float32; its timestep not weighed."""
-        target_BCHW = self.schedule.target(batch.x_BCHW, batch.eps_BCHW, batch.t_B)
-        return row_error(self.predict(batch) - target_BCHW.float(), batch.t_B, self.schedule, self.config.loss)
+    @torch.no_grad()
+    def predict_base(self, batch: Batch) -> Tensor:
+        """The same of the base model as it was before training; no gradient reaches it."""
+        assert self.base is not None, "the objective says that it uses the base"
+        with self.base() as networks:
+            return self._predict(networks, batch)
+
+    def target(self, batch: Batch) -> Tensor:
+        """What the network should predict, float32."""
+        return self.schedule.target(batch.x_BCHW, batch.eps_BCHW, batch.t_B).float()
+
+    def error(self, batch: Batch, target_BCHW: Tensor | None = None) -> Tensor:
+        """The configured loss of every row, mean over C, H, W, float32; its timestep not weighed.
+
+        Against what noise and latents say, or against another target.
+        """
+        if target_BCHW is None:
+            target_BCHW = self.target(batch)
+        return row_error(self.predict(batch) - target_BCHW, batch.t_B, self.schedule, self.config.loss)
 
     def weight(self, batch: Batch) -> Tensor:
         """How much every row's timestep counts."""
         snr_B = self.schedule.snr(batch.t_B)
         return timestep_weight(snr_B, self.schedule.prediction_type, self.config.weighting)
+
+    def _predict(self, networks: Networks, batch: Batch) -> Tensor:
+        noisy_BCHW = self.schedule.add_noise(batch.x_BCHW, batch.input_eps_BCHW, batch.t_B)
+        condition = batch.conditioning
+        text_BSE, pooled_BP = _encoded(networks, condition)
+        added = {"text_embeds": pooled_BP, "time_ids": condition.time_ids_B6}
+        seen_BS = None
+        if text_BSE.shape[1] > CHUNK_TOKENS:
+            seen_BS = torch.arange(text_BSE.shape[1], device=text_BSE.device) < condition.lengths_B[:, None]
+        out: Tensor = networks.unet(
+            noisy_BCHW, batch.t_B, text_BSE, encoder_attention_mask=seen_BS, added_cond_kwargs=added
+        ).sample
+        return out.float()
+
+
+def _encoded(networks: Networks, condition: Conditioning) -> tuple[Tensor, Tensor]:
+    text = condition.text
+    if isinstance(text, EncodedText):
+        return text.text_BSE, text.pooled_BP
+    assert networks.text_encoders is not None, "tokens come with the encoders that read them"
+    text_BSE, pooled_BP = networks.text_encoders(text.ids_B2KT)
+    return text_BSE * text.kept_B[:, None, None], pooled_BP * text.kept_B[:, None]

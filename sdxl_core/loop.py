@@ -82,7 +82,8 @@ class Trainer:
             UserError: a single row does not fit into memory.
         """
         state = self.state
-        state.denoiser.unet.train()
+        for network in state.denoiser.networks.parts.values():
+            network.train()
         while state.step < self.config.max_steps and not self.workers.any(state.stop_requested):
             rate = learning_rate(self.config, state.step)
             set_learning_rate(state.optimizer, rate)

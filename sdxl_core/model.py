@@ -6,19 +6,12 @@ Everything loads from local folders, from safetensors alone, and runs no code th
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DDIMScheduler,
-    DDPMScheduler,
-    DPMSolverMultistepScheduler,
-    EulerDiscreteScheduler,
-    StableDiffusionXLPipeline,
-    UNet2DConditionModel,
-)
+from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
 from torch import nn
@@ -28,18 +21,34 @@ from transformers.utils import logging as transformers_logging
 from sdxl_core.config import SamplingConfig
 from sdxl_core.errors import UserError
 from sdxl_core.runtime import choose_dtype
-from sdxl_core.schedule import NoiseSchedule
+from sdxl_core.scheduler import SCHEDULERS
 
 # Bars and notes of every component's loading would bury the pipeline's own progress.
 for library in (diffusers_logging, transformers_logging):
     library.set_verbosity_error()
     library.disable_progress_bar()
 
-SCHEDULERS: dict[str, Any] = {
-    "euler": EulerDiscreteScheduler,
-    "ddim": DDIMScheduler,
-    "dpmpp_2m": DPMSolverMultistepScheduler,
+
+@dataclass(frozen=True)
+class Component:
+    """A network of a checkpoint."""
+
+    kind: Any
+    file: str
+    """Where its folder holds the weights."""
+    prefix: str = ""
+    """What transformers 5 left off the names of the first text encoder's weights; files keep it."""
+
+    def stored_name(self, name: str) -> str:
+        return self.prefix + name
+
+
+COMPONENTS: dict[str, Component] = {
+    "unet": Component(UNet2DConditionModel, "diffusion_pytorch_model.safetensors"),
+    "text_encoder": Component(CLIPTextModel, "model.safetensors", "text_model."),
+    "text_encoder_2": Component(CLIPTextModelWithProjection, "model.safetensors"),
 }
+"""Those that can be trained."""
 
 
 def stored(component: Path) -> dict[str, Any]:
@@ -100,21 +109,12 @@ def load_unet(model: Path) -> UNet2DConditionModel:
 
 def load_text_encoders(model: Path, dtype: torch.dtype) -> dict[str, Any]:
     """Both text encoders by their names in a checkpoint, on the CPU."""
-    return {
-        "text_encoder": load_whole(CLIPTextModel, model / "text_encoder", dtype),
-        "text_encoder_2": load_whole(CLIPTextModelWithProjection, model / "text_encoder_2", dtype),
-    }
+    return {n: load_whole(COMPONENTS[n].kind, model / n, dtype) for n in ("text_encoder", "text_encoder_2")}
 
 
 def load_component_unet(folder: Path, dtype: torch.dtype) -> UNet2DConditionModel:
     """The UNet of a component folder, on the CPU."""
     return load_whole(UNet2DConditionModel, folder, dtype)
-
-
-def load_noise_schedule(model: Path) -> NoiseSchedule:
-    """The training schedule that the checkpoint's scheduler configuration describes."""
-    scheduler = DDPMScheduler.from_pretrained(model, subfolder="scheduler")
-    return NoiseSchedule(scheduler.alphas_cumprod.float(), scheduler.config.prediction_type)
 
 
 def load_pipeline(

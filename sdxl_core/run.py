@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -11,9 +12,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from diffusers import UNet2DConditionModel
 
-from sdxl_core.adapters import ADAPTERS, TRAINED_FILE, Adapter
+from sdxl_core.adapters import TRAINED_FILE
 from sdxl_core.bundle import Bundle
 from sdxl_core.config import Precision
 from sdxl_core.denoiser import Denoiser
@@ -22,12 +22,15 @@ from sdxl_core.ema import build_ema
 from sdxl_core.errors import UserError
 from sdxl_core.hooks import validation_file
 from sdxl_core.loop import TrainState, rows_per_step
-from sdxl_core.model import cast_frozen, load_noise_schedule, load_unet, vae_folder
+from sdxl_core.model import vae_folder, zeros_for_empty_prompt
 from sdxl_core.objectives import OBJECTIVES, Objective
 from sdxl_core.optim import build_optimizer
 from sdxl_core.runtime import choose_device, choose_dtype, use_deterministic_kernels
+from sdxl_core.scheduler import load_noise_schedule
 from sdxl_core.train_job import TrainJob
-from sdxl_core.training_set import CachedText, TrainingSet, load_images
+from sdxl_core.trained import Trained, load_trained_networks
+from sdxl_core.training_set import TrainingSet, load_images
+from sdxl_core.training_text import CachedText, LiveText, TrainingText
 from sdxl_core.workers import Workers
 
 MIXED_PRECISION: dict[Precision, str] = {"fp32": "no", "fp16": "fp16", "bf16": "bf16"}
@@ -42,8 +45,7 @@ class Run:
     job: TrainJob
     accelerator: Accelerator
     workers: Workers
-    unet: UNet2DConditionModel
-    adapter: Adapter
+    trained: Trained
     objective: Objective
     state: TrainState
     data: TrainingSet
@@ -106,7 +108,7 @@ class Run:
         ancestor = job.ancestor.digest if job.ancestor is not None else None
         provenance = dict(job.identity) | ({"ancestor": ancestor} if ancestor else {})
         with self.state.ema.applied():
-            self.adapter.export(self.unet, job.out, provenance)
+            self.trained.export(job.model, job.out, provenance)
         (job.out / "history.jsonl").write_text(self.history, encoding="utf-8")
         prompts = () if job.training.validation is None else job.training.validation.prompts
         self._export_validation(prompts)
@@ -132,10 +134,11 @@ class Run:
 
 
 def set_up(job: TrainJob) -> Run:
-    """Load the cached inputs and the UNet, and make it trainable as the configuration says.
+    """Load the cached inputs and the networks, and make these trainable as the configuration says.
 
     Raises:
-        UserError: the objective needs class images and the job has none, or the device cannot do what is asked.
+        UserError: the objective needs class images and the job has none, the job has cached text and trains what
+            would change it, or the device cannot do what is asked.
     """
     config = job.training
     device = choose_device(job.device)
@@ -145,46 +148,49 @@ def set_up(job: TrainJob) -> Run:
     objective = OBJECTIVES[config.objective.kind](config.objective)
     if objective.uses_class_images and job.class_latents is None:
         raise UserError(f"training.objective = {config.objective.kind} needs class images: add a section `prior`")
+    if config.live_text != (job.text is None):
+        raise UserError(
+            "captions are encoded before training exactly where neither training.text_encoders nor "
+            f"training.new_tokens would change their embeddings; got cached text: {job.text}"
+        )
     accelerator = Accelerator(mixed_precision=MIXED_PRECISION[config.precision], cpu=device.type == "cpu")
     workers = Workers(accelerator.num_processes, accelerator.process_index)
     set_seed(config.seed)
-    schedule = load_noise_schedule(job.model)
+    schedule = load_noise_schedule(job.model, config.schedule)
     if config.timesteps.low >= schedule.timesteps:
         raise UserError.about(
             "training.timesteps.low", expected=f"below {schedule.timesteps}, all there are", got=config.timesteps.low
         )
-    data = _training_set(job, objective, schedule.timesteps, rows_per_step(config, workers.count))
-    unet = load_unet(job.model)
-    adapter = ADAPTERS[config.adapter.kind](config.adapter)
-    trainable = adapter.attach(unet, config.seed)
-    cast_frozen(unet, dtype)
-    if config.gradient_checkpointing:
-        unet.enable_gradient_checkpointing()
-    unet.to(accelerator.device)
-    optimizer = accelerator.prepare(build_optimizer(config, list(trainable.values())))
-    prepared = accelerator.prepare_model(unet, evaluation_mode=True)  # autocast; gradients are averaged by Workers
+    images = load_images(job.latents)
+    classes = load_images(job.class_latents) if objective.uses_class_images and job.class_latents else None
+    captions = {*images.captions, *(classes.captions if classes else ()), objective.class_prompt or ""}
+    trained = load_trained_networks(job.model, config, captions, dtype, accelerator)
+    data = TrainingSet(
+        images,
+        classes,
+        _text(job, trained, captions),
+        scaling_factor=scaling_factor(vae_folder(job.model, job.vae)),
+        config=config,
+        timesteps=schedule.timesteps,
+        rows_per_step=rows_per_step(config, workers.count),
+        class_prompt=objective.class_prompt,
+    )
+    base = trained.adapter.base(trained.networks, dtype) if objective.uses_base else None
     state = TrainState(
-        denoiser=Denoiser(prepared, schedule.to(accelerator.device), config),
-        trainable=trainable,
-        optimizer=optimizer,
-        ema=build_ema(config.ema, trainable),
+        denoiser=Denoiser(trained.networks, schedule.to(accelerator.device), config, base),
+        trainable=trained.trainable,
+        optimizer=accelerator.prepare(build_optimizer(config, list(trained.trainable.values()))),
+        ema=build_ema(config.ema, trained.trainable),
         micro_batch_size=config.micro_batch_size,
     )
-    return Run(job, accelerator, workers, unet, adapter, objective, state, data, _identity(job, accelerator))
+    return Run(job, accelerator, workers, trained, objective, state, data, _identity(job, accelerator))
 
 
-def _training_set(job: TrainJob, objective: Objective, timesteps: int, rows: int) -> TrainingSet:
-    text = CachedText.load(job.text)
-    classes = load_images(job.class_latents, text) if objective.uses_class_images and job.class_latents else None
-    return TrainingSet(
-        load_images(job.latents, text),
-        classes,
-        text,
-        scaling_factor=scaling_factor(vae_folder(job.model, job.vae)),
-        config=job.training,
-        timesteps=timesteps,
-        rows_per_step=rows,
-    )
+def _text(job: TrainJob, trained: Trained, captions: Collection[str]) -> TrainingText:
+    if job.text is not None:
+        return CachedText.load(job.text)
+    assert trained.tokenizers is not None
+    return LiveText.tokenize(captions, trained.tokenizers, job.captions, zeros_for_empty_prompt(job.model))
 
 
 def _identity(job: TrainJob, accelerator: Accelerator) -> dict[str, Any]:
@@ -197,6 +203,7 @@ def _identity(job: TrainJob, accelerator: Accelerator) -> dict[str, Any]:
         "inputs": dict(job.identity),
         "sampling": sampled,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "captions": job.captions.model_dump(mode="json") if job.text is None else None,
         "versions": {name: version(name) for name in COMPUTING_LIBRARIES},
     }
     return dict(json.loads(json.dumps(identity)))

@@ -13,6 +13,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from sdxl_core.config import SamplingConfig
+from sdxl_core.long_prompts import chunks_needed, embeddings
 from sdxl_core.runtime import batch_size_for
 from sdxl_core.tensor_files import cell_key
 
@@ -35,11 +36,34 @@ def sample(
     A picture's initial noise is what `torch.Generator("cpu").manual_seed(seed)` gives, as for anyone who calls
     diffusers with that generator; so any picture can be made again outside this project.
     """
+    if sampling.max_chunks > 1:
+        return _sample_long(pipeline, requests, sampling)
+    negative = None if sampling.negative_prompt is None else [sampling.negative_prompt] * len(requests)
+    return _call(pipeline, requests, sampling, {"prompt": [r.prompt for r in requests], "negative_prompt": negative})
+
+
+def _sample_long(
+    pipeline: StableDiffusionXLPipeline, requests: Sequence[Request], sampling: SamplingConfig
+) -> list[Image.Image]:
+    """Prompts of as many chunks go together, so that none is padded because of its company."""
+    needed = chunks_needed(pipeline, [request.prompt for request in requests], sampling.max_chunks)
+    pictures: dict[int, Image.Image] = {}
+    for chunks in sorted(set(needed)):
+        places = [i for i, count in enumerate(needed) if count == chunks]
+        some = [requests[i] for i in places]
+        prompts = embeddings(pipeline, [r.prompt for r in some], sampling.negative_prompt, sampling.max_chunks)
+        pictures |= dict(zip(places, _call(pipeline, some, sampling, prompts), strict=True))
+    return [pictures[i] for i in range(len(requests))]
+
+
+def _call(
+    pipeline: StableDiffusionXLPipeline, requests: Sequence[Request], sampling: SamplingConfig, prompts: dict[str, Any]
+) -> list[Image.Image]:
     pictures: list[Image.Image] = pipeline(
-        prompt=[r.prompt for r in requests],
-        negative_prompt=None if sampling.negative_prompt is None else [sampling.negative_prompt] * len(requests),
+        **prompts,
         num_inference_steps=sampling.steps,
         guidance_scale=sampling.guidance_scale,
+        guidance_rescale=sampling.guidance_rescale,
         width=sampling.width_px,
         height=sampling.height_px,
         generator=[torch.Generator("cpu").manual_seed(r.seed) for r in requests],

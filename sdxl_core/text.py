@@ -1,67 +1,55 @@
-"""Captions as SDXL sees them: encoded once per unique caption."""
+"""Captions as SDXL sees them: encoded once per unique text."""
 
 from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Collection, MutableMapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import CLIPTokenizer
+from torch.nn import functional
 
+from sdxl_core.captions import encoded_captions
+from sdxl_core.config import CaptionsConfig
 from sdxl_core.data.records import read_records
-from sdxl_core.model import load_text_encoders, zeros_for_empty_prompt
+from sdxl_core.model import zeros_for_empty_prompt
 from sdxl_core.runtime import choose_device
 from sdxl_core.tensor_files import cell_key, pack, unpack, write_tensors
+from sdxl_core.text_encoders import TextEncoders, Tokenizers
 
-# B captions, T tokens (77), E text width (2048), P pooled width (1280)
+# U texts, S tokens (77 a chunk), E text width (2048), P pooled width (1280)
 
 VERSION = 2
 
 
-class TextEncoders:
-    """Both tokenizers and text encoders of a checkpoint, float32.
+class Encoder:
+    """Texts -> conditioning on the CPU, float32, for what is encoded once."""
 
-    SDXL's text conditioning (Podell et al. 2023, section 2.1): the next-to-last hidden states of both encoders side by
-    side, without a final norm, and the second encoder's projected embedding.
-    """
-
-    def __init__(self, model: Path, device: torch.device) -> None:
+    def __init__(self, model: Path, device: torch.device, max_chunks: int = 1) -> None:
         self.device = device
-        self.tokenizers = [CLIPTokenizer.from_pretrained(model, subfolder=f"tokenizer{n}") for n in ("", "_2")]
-        loaded = load_text_encoders(model, torch.float32)
-        self.encoders = [loaded[name].to(device).eval() for name in ("text_encoder", "text_encoder_2")]
+        self.max_chunks = max_chunks
+        self.tokenizers = Tokenizers.load(model)
+        self.encoders = TextEncoders.load(model, device)
+        self.zeros = zeros_for_empty_prompt(model)
 
     @torch.no_grad()
-    def encode(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """-> text_BTE, pooled_BP on the CPU, float32. Captions are cut after 77 tokens."""
-        states = []
-        pooled_BP = torch.empty(0)
-        for tokenizer, encoder in zip(self.tokenizers, self.encoders, strict=True):
-            ids = tokenizer(
-                list(captions),
-                padding="max_length",
-                max_length=tokenizer.model_max_length,
-                truncation=True,
-                return_tensors="pt",
-            ).input_ids
-            out = encoder(ids.to(self.device), output_hidden_states=True)
-            states.append(out.hidden_states[-2])
-            pooled_BP = out[0]  # the second encoder's stays: its projected text embedding
-        return torch.cat(states, dim=-1).cpu(), pooled_BP.cpu()
+    def __call__(self, text: str) -> tuple[Tensor, Tensor]:
+        """-> text_SE, pooled_P of one text alone: company in a batch would move its last bits."""
+        ids_12KT = self.tokenizers.chunks(text, self.max_chunks)[None].to(self.device)
+        text_1SE, pooled_1P = self.encoders(ids_12KT)
+        kept = 0.0 if self.zeros and text == "" else 1.0
+        return text_1SE[0].cpu() * kept, pooled_1P[0].cpu() * kept
 
 
 def encode_prompts(model: Path, prompts: Sequence[str], device: torch.device) -> tuple[Tensor, Tensor]:
-    """`prompts` after the unconditional row -> text_BTE, pooled_BP; the encoders are gone when this returns."""
-    encoders = TextEncoders(model, device)
-    text_BTE, pooled_BP = encoders.encode(["", *prompts])
-    if zeros_for_empty_prompt(model):
-        text_BTE[0], pooled_BP[0] = 0.0, 0.0
-    del encoders
+    """`prompts` after the unconditional row -> text_BSE, pooled_BP; the encoders are gone when this returns."""
+    encoder = Encoder(model, device)
+    encoded = [encoder(text) for text in ["", *prompts]]
+    del encoder
     gc.collect()
-    return text_BTE, pooled_BP
+    return torch.stack([text for text, _ in encoded]), torch.stack([pooled for _, pooled in encoded])
 
 
 def encode_text(
@@ -71,31 +59,42 @@ def encode_text(
     model_digest: str,
     out: Path,
     cells: MutableMapping[str, bytes],
+    captions: CaptionsConfig = CaptionsConfig(),
+    extra: Collection[str] = (),
     device: str = "auto",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, int]:
-    """Encode every caption of `datasets` once, into `text.safetensors` and `captions.json`.
+    """Encode every caption of `datasets`, and the `extra` ones, once, into `text.safetensors` and `captions.json`.
 
-    Row 0 is what stands for no caption. Returns {"captions", "encoded"}: all, and those not in `cells` before.
+    Row 0 is what stands for no caption. Returns {"captions", "encoded"}: all texts, and those not in `cells` before.
     """
-    captions = sorted({record.text for folder in datasets for record in read_records(folder)} - {""})
-    rows = ["", *captions]
-    zeros = zeros_for_empty_prompt(model)
-    keys = [cell_key(what="text", version=VERSION, model=model_digest, caption=c, zeros=zeros) for c in rows]
+    found = {record.text for folder in datasets for record in read_records(folder)} | set(extra)
+    texts, rows = encoded_captions(found, captions)
+    zeros, chunks = zeros_for_empty_prompt(model), captions.max_chunks
+    parts = {"what": "text", "version": VERSION, "model": model_digest, "zeros": zeros}
+    parts |= {"max_chunks": chunks} if chunks > 1 else {}
+    keys = [cell_key(**parts, caption=text) for text in texts]
     missing = [i for i, key in enumerate(keys) if key not in cells]
-    encoders = TextEncoders(model, choose_device(device)) if missing else None
+    encoder = Encoder(model, choose_device(device), chunks) if missing else None
     for done, i in enumerate(missing, start=1):
-        assert encoders is not None
-        text_BTE, pooled_BP = encoders.encode([rows[i]])  # alone: company in a batch would move its last bits
-        kept = 0.0 if zeros and rows[i] == "" else 1.0
-        cells[keys[i]] = pack({"text": text_BTE[0] * kept, "pooled": pooled_BP[0] * kept})
+        assert encoder is not None
+        text_SE, pooled_P = encoder(texts[i])
+        cells[keys[i]] = pack({"text": text_SE, "pooled": pooled_P})
         progress(done, len(missing))
-    records = [unpack(cells[key]) for key in keys]
+    _write(out, [unpack(cells[key]) for key in keys])
+    described = json.dumps({"texts": texts, "captions": rows}, ensure_ascii=False, indent=1)
+    (out / "captions.json").write_text(described + "\n", encoding="utf-8")
+    return {"captions": len(texts) - 1, "encoded": len(missing)}
+
+
+def _write(out: Path, records: Sequence[dict[str, Tensor]]) -> None:
+    """Texts of fewer chunks than the longest are followed by zeros, and `lengths_U` says where they end."""
+    lengths = [len(record["text"]) for record in records]
+    padded = [functional.pad(r["text"], (0, 0, 0, max(lengths) - len(r["text"]))) for r in records]
     out.mkdir(parents=True, exist_ok=True)
     stacked = {
-        "text_UTE": torch.stack([r["text"] for r in records]),
-        "pooled_UP": torch.stack([r["pooled"] for r in records]),
+        "text_USE": torch.stack(padded),
+        "pooled_UP": torch.stack([record["pooled"] for record in records]),
+        "lengths_U": torch.tensor(lengths),
     }
     write_tensors(out / "text.safetensors", stacked)
-    (out / "captions.json").write_text(json.dumps(rows, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    return {"captions": len(captions), "encoded": len(missing)}

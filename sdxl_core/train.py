@@ -95,7 +95,7 @@ def _fit_and_save(run: Run, source: Path | None) -> None:
     saving = Saving(lambda: run.bundle(history.lines), writer, history, config)
     hooks: list[Hook] = [history]
     if config.validation is not None:
-        validation = Validation(config.validation, job.sampling, job.model, job.vae, run.unet, run.accelerator.device)
+        validation = Validation(config.validation, job, run.trained, run.accelerator.device)
         hooks.append(ValidationPictures(validation, job.work / "validation"))
     began = run.state.step
     try:

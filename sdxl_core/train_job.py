@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import Field
 
 from sdxl_core.bundles import bundle_digest, bundle_step
-from sdxl_core.config import Config, SamplingConfig
+from sdxl_core.config import CaptionsConfig, Config, SamplingConfig
 from sdxl_core.training_config import TrainingConfig
 
 
@@ -36,8 +36,11 @@ class TrainJob(Config):
     training: TrainingConfig
     latents: Path
     """Folder of the latents artifact of the instance pictures."""
-    text: Path
-    """Folder of the text artifact: the captions of instance and class pictures."""
+    text: Path | None = None
+    """Folder of the text artifact: the captions of instance and class pictures. None where text encoders or new
+    tokens are trained, and captions are encoded in every step."""
+    captions: CaptionsConfig = CaptionsConfig()
+    """How captions are read, where they are encoded in every step."""
     class_latents: Path | None = None
     sampling: SamplingConfig
     """How validation pictures are generated."""

@@ -21,8 +21,9 @@ from sdxl_core.batch import Batch, Conditioning
 from sdxl_core.errors import UserError
 from sdxl_core.noise import draw_noise, draw_timestep
 from sdxl_core.training_config import TrainingConfig
+from sdxl_core.training_text import TrainingText
 
-# N pictures, V variants, B rows, U captions
+# N pictures, V variants, B rows
 
 
 @dataclass(frozen=True)
@@ -32,56 +33,51 @@ class CachedImages:
     mean_NVCHW: Tensor
     std_NVCHW: Tensor
     time_ids_NV6: Tensor
-    caption_rows_N: Tensor
+    captions: tuple[str, ...]
     sha256s: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.sha256s)
 
 
-@dataclass(frozen=True)
-class CachedText:
-    text_UTE: Tensor
-    pooled_UP: Tensor
-    rows: dict[str, int]
-
-    @staticmethod
-    def load(folder: Path) -> CachedText:
-        tensors = load_file(folder / "text.safetensors")
-        captions: list[str] = json.loads((folder / "captions.json").read_text(encoding="utf-8"))
-        return CachedText(tensors["text_UTE"], tensors["pooled_UP"], {c: i for i, c in enumerate(captions)})
-
-
-def load_images(folder: Path, text: CachedText) -> CachedImages:
-    """Raises UserError when a picture's caption is not among the encoded ones."""
+def load_images(folder: Path) -> CachedImages:
+    """What the latents artifact holds."""
     tensors = load_file(folder / "latents.safetensors")
     index = [json.loads(line) for line in (folder / "index.jsonl").read_text(encoding="utf-8").splitlines()]
-    if unknown := [row["text"] for row in index if row["text"] not in text.rows]:
-        raise UserError(f"{folder.name}: caption {unknown[0]!r} was not encoded; encode this dataset's text first")
     return CachedImages(
         tensors["mean_NVCHW"],
         tensors["std_NVCHW"],
         tensors["time_ids_NV6"],
-        torch.tensor([text.rows[row["text"]] for row in index]),
+        tuple(row["text"] for row in index),
         tuple(row["image_sha256"] for row in index),
     )
 
 
 class TrainingSet:
-    """Batches for any optimizer step, without state."""
+    """Batches for any optimizer step, without state.
+
+    Raises:
+        UserError: a picture's caption is not among the encoded ones.
+    """
 
     def __init__(
         self,
         instances: CachedImages,
         class_images: CachedImages | None,
-        text: CachedText,
+        text: TrainingText,
         *,
         config: TrainingConfig,
         scaling_factor: float,
         timesteps: int,
         rows_per_step: int,
+        class_prompt: str | None = None,
     ) -> None:
         self.groups = [instances] + ([class_images] if class_images is not None else [])
+        self.class_prompt = class_prompt
+        needed = [caption for group in self.groups for caption in group.captions]
+        needed += [] if class_prompt is None else [class_prompt]
+        if unknown := [caption for caption in needed if caption not in text.rows]:
+            raise UserError(f"the caption {unknown[0]!r} was not encoded; encode this dataset's text first")
         self.text = text
         self.config = config
         self.scaling_factor = scaling_factor
@@ -90,13 +86,17 @@ class TrainingSet:
         self._orders: dict[tuple[int, int], list[int]] = {}
 
     def batch(self, step: int, slots: Sequence[int]) -> Batch:
-        """The rows of `slots` at `step`: instance rows, then (with class images) as many class rows."""
+        """The rows of `slots` at `step`: instance rows, then as many class rows.
+
+        Class rows are class images, or with `class_prompt` the instance rows again with that caption.
+        """
         drawn = [self._row(group, step, slot) for group in range(len(self.groups)) for slot in slots]
-        x, eps, input_eps, t, ids, captions = zip(*drawn, strict=True)
-        caption_rows = torch.tensor(captions)
-        conditioning = Conditioning(
-            self.text.text_UTE[caption_rows], self.text.pooled_UP[caption_rows], torch.stack(ids)
-        )
+        if self.class_prompt is not None:
+            class_row = self.text.rows[self.class_prompt][0]
+            drawn += [(*row[:-1], class_row) for row in drawn]
+        x, eps, input_eps, t, ids, texts = zip(*drawn, strict=True)
+        rows_B = torch.tensor(texts)
+        conditioning = Conditioning(self.text.pick(rows_B), self.text.lengths_U[rows_B], torch.stack(ids))
         return Batch(torch.stack(x), conditioning, torch.stack(eps), torch.stack(input_eps), torch.tensor(t))
 
     def pictures(self, step: int, slots: Sequence[int]) -> list[str]:
@@ -114,8 +114,9 @@ class TrainingSet:
         eps, input_eps = draw_noise(shape, self.config.noise, *draw)
         t = draw_timestep(self.config.timesteps, self.timesteps, *draw)
         dropped = group == 0 and randomness.uniform("caption", *draw) < self.config.caption_dropout
-        caption = 0 if dropped else int(images.caption_rows_N[picture])
-        return x, eps, input_eps, t, images.time_ids_NV6[picture, variant], caption
+        texts = self.text.rows[images.captions[picture]]
+        text = 0 if dropped else texts[randomness.integer(len(texts), "caption-variant", *draw)]
+        return x, eps, input_eps, t, images.time_ids_NV6[picture, variant], text
 
     def _picture(self, group: int, step: int, slot: int) -> int:
         """Every picture once per epoch, in an order of the epoch's own."""

@@ -2,70 +2,83 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import StableDiffusionXLPipeline
 from PIL import Image
+from torch import Tensor
 
-from sdxl_core.config import SamplingConfig
-from sdxl_core.model import SCHEDULERS, load_vae, vae_folder
+from sdxl_core.model import load_vae, vae_folder, zeros_for_empty_prompt
 from sdxl_core.prompts import prompt_seed
+from sdxl_core.scheduler import sampling_scheduler
 from sdxl_core.text import encode_prompts
+from sdxl_core.train_job import TrainJob
+from sdxl_core.trained import Trained
 from sdxl_core.training_config import ValidationConfig
 
 
 class Validation:
-    """Samples from the live UNet. Prompts are encoded once, on creation; no text encoder stays in memory."""
+    """Samples from the live networks. Prompts are encoded once, on creation, unless what encodes them is trained."""
 
-    def __init__(
-        self,
-        config: ValidationConfig,
-        sampling: SamplingConfig,
-        model: Path,
-        vae: Path | None,
-        unet: UNet2DConditionModel,
-        device: torch.device,
-    ) -> None:
+    def __init__(self, config: ValidationConfig, job: TrainJob, trained: Trained, device: torch.device) -> None:
         self.config = config
-        self.sampling = sampling
-        self.unet = unet
+        self.sampling = job.sampling
+        self.trained = trained
         self.device = device
-        self.text_BTE, self.pooled_BP = encode_prompts(model, config.prompts, device)
+        self.zeros = zeros_for_empty_prompt(job.model)
+        live = trained.networks.text_encoders is not None
+        self.encoded = None if live else encode_prompts(job.model, config.prompts, device)
         self.pipeline = StableDiffusionXLPipeline(
-            vae=load_vae(vae_folder(model, vae), device),
+            vae=load_vae(vae_folder(job.model, job.vae), device),
             text_encoder=None,
             text_encoder_2=None,
             tokenizer=None,
             tokenizer_2=None,
-            unet=unet,
-            scheduler=SCHEDULERS[sampling.scheduler].from_pretrained(model, subfolder="scheduler"),
+            unet=trained.networks.unet,
+            scheduler=sampling_scheduler(job.model, job.training.schedule, job.sampling),
             add_watermarker=False,
         )
         self.pipeline.set_progress_bar_config(disable=True)
 
+    @torch.no_grad()
     def pictures(self) -> list[Image.Image]:
         """One picture per validation prompt."""
-        training = self.unet.training
-        self.unet.eval()
+        networks = self.trained.networks.parts.values()
+        modes = [network.training for network in networks]
+        for network in networks:
+            network.eval()
         try:
-            return [self._picture(row) for row in range(1, len(self.text_BTE))]
+            text_BSE, pooled_BP = self.encoded or self._encode()
+            return [self._picture(row, text_BSE, pooled_BP) for row in range(1, len(text_BSE))]
         finally:
-            self.unet.train(training)
+            for network, mode in zip(networks, modes, strict=True):
+                network.train(mode)
 
-    def _picture(self, row: int) -> Image.Image:
+    def _encode(self) -> tuple[Tensor, Tensor]:
+        """The prompts as the text encoders see them now, after the unconditional row."""
+        encoders, tokenizers = self.trained.networks.text_encoders, self.trained.tokenizers
+        assert encoders is not None and tokenizers is not None
+        prompts = ["", *self.config.prompts]
+        ids_B2KT = torch.stack([tokenizers.chunks(prompt) for prompt in prompts]).to(self.device)
+        text_BSE, pooled_BP = encoders(ids_B2KT)
+        if self.zeros:
+            text_BSE[0], pooled_BP[0] = 0.0, 0.0
+        return text_BSE, pooled_BP
+
+    def _picture(self, row: int, text_BSE: Tensor, pooled_BP: Tensor) -> Image.Image:
         seed = prompt_seed(self.config.seed, self.config.prompts[row - 1], 0)
         embeddings: dict[str, Any] = {
-            "prompt_embeds": self.text_BTE[row : row + 1],
-            "negative_prompt_embeds": self.text_BTE[:1],
-            "pooled_prompt_embeds": self.pooled_BP[row : row + 1],
-            "negative_pooled_prompt_embeds": self.pooled_BP[:1],
+            "prompt_embeds": text_BSE[row : row + 1],
+            "negative_prompt_embeds": text_BSE[:1],
+            "pooled_prompt_embeds": pooled_BP[row : row + 1],
+            "negative_pooled_prompt_embeds": pooled_BP[:1],
         }
         picture: Image.Image = self.pipeline(
             **{name: value.to(self.device) for name, value in embeddings.items()},
             num_inference_steps=self.sampling.steps,
             guidance_scale=self.sampling.guidance_scale,
+            guidance_rescale=self.sampling.guidance_rescale,
             width=self.sampling.width_px,
             height=self.sampling.height_px,
             generator=torch.Generator("cpu").manual_seed(seed),

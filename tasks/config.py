@@ -11,6 +11,7 @@ from pydantic import Field
 
 from eval.config import EvaluationConfig
 from sdxl_core.config import (
+    CaptionsConfig,
     Config,
     DatasetConfig,
     ModelConfig,
@@ -44,6 +45,7 @@ class PipelineConfig(Config):
     model: ModelConfig
     dataset: DatasetConfig
     transform: TransformConfig = TransformConfig()
+    captions: CaptionsConfig = CaptionsConfig()
     prior: PriorConfig | None = None
     """Class images, for the objective `prior_preservation`."""
     training: TrainingConfig = TrainingConfig()
@@ -51,6 +53,12 @@ class PipelineConfig(Config):
     """How the evaluation's pictures (and the validation pictures of training) are generated."""
     evaluation: EvaluationConfig
     runtime: RuntimeConfig = RuntimeConfig()
+
+    @property
+    def extra_captions(self) -> tuple[str, ...]:
+        """Captions that training needs beside those of its pictures."""
+        class_prompt = getattr(self.training.objective, "class_prompt", None)
+        return () if class_prompt is None else (class_prompt,)
 
 
 def config_schema() -> dict[str, Any]:

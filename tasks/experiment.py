@@ -10,6 +10,7 @@ from pathlib import Path
 from eval.config import EvaluationConfig
 from sdxl_core.data.fingerprint import dataset_fingerprint
 from sdxl_core.prompts import read_prompts
+from sdxl_core.scheduler_settings import scheduler_settings
 from tasks.checkpoint import read_shapes
 from tasks.config import PipelineConfig
 from tasks.errors import ConfigError
@@ -64,11 +65,13 @@ def prepare_experiment(
     """
     check_sections(config)
     evaluation, resume = config.evaluation, resume or Resume()
+    model = locate_base_model(config.model, store.digest_file)
+    scheduler_settings(model.folder, config.training.schedule)
     prompts = read_prompts(_local_file(evaluation))
     return Experiment(
         config=config,
         fingerprint=dataset_fingerprint(config.dataset, store.digest_file),
-        model=locate_base_model(config.model, store.digest_file),
+        model=model,
         drawn=PromptSet(prompts, evaluation.replicates, evaluation.seed),
         metric_weights=locate_metric_weights(evaluation, store.digest_file),
         command=command,
@@ -89,6 +92,11 @@ def check_sections(config: PipelineConfig) -> None:
         ConfigError: naming both.
     """
     objective = config.training.objective.kind
+    if config.captions.max_chunks > 1 and config.sampling.max_chunks < config.captions.max_chunks:
+        raise ConfigError(
+            f"sampling.max_chunks = {config.sampling.max_chunks} would cut prompts that captions.max_chunks = "
+            f"{config.captions.max_chunks} trains on; set sampling.max_chunks={config.captions.max_chunks}"
+        )
     if objective == "prior_preservation" and config.prior is None:
         raise ConfigError(
             "training.objective.kind = prior_preservation needs class images: add a section "

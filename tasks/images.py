@@ -58,7 +58,7 @@ def _weights(adapter: Path | None) -> list[Path]:
     return [adapter] if adapter.is_file() else trained_weights(adapter)
 
 
-STAGE = Stage(kind="images", version="2", build=_build, retries=1)
+STAGE = Stage(kind="images", version="3", build=_build, retries=1)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from sdxl_core.config import SamplingConfig
+from sdxl_core.config import CaptionsConfig, SamplingConfig
 from sdxl_core.train_job import Ancestor, TrainJob
 from sdxl_core.training_config import TrainingConfig
 from tasks.locks import held
@@ -17,6 +17,7 @@ from tasks.trainings import TrainingRecord, refuse_another, training_key, traini
 from tasks.weights import BaseModel, local_folders
 
 _PARTS = ("unet", "scheduler")
+_TEXT_PARTS = ("index", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
 
 
 class Continuing(Frozen):
@@ -33,7 +34,9 @@ def _build(job: Job) -> dict[str, Json]:
     model, vae = local_folders(job.local)
     training = TrainingConfig.model_validate(job.local["training"])
     continuing = Continuing.model_validate(job.local["continuing"])
-    settings = {name: job.params[name] for name in ("training", "model", "sampling")} | {"inputs": dict(job.digests)}
+    settings = {name: job.params[name] for name in ("training", "captions", "model", "sampling")} | {
+        "inputs": dict(job.digests)
+    }
     key = training_key({**settings, "code": STAGE.version}, continuing.ancestor)
     with held(job.store.lock_path("training", key), say_waiting("train")) as lock:
         refuse_unfinished(job.store, continuing, settings)
@@ -44,7 +47,8 @@ def _build(job: Job) -> dict[str, Json]:
             vae=vae,
             training=training,
             latents=job.inputs["latents"],
-            text=job.inputs["text"],
+            text=job.inputs.get("text"),
+            captions=CaptionsConfig.model_validate(job.local["captions"]),
             class_latents=job.inputs.get("class_latents"),
             sampling=SamplingConfig.model_validate(job.local["sampling"]),
             work=training_path(job.store, key),
@@ -60,7 +64,7 @@ def _build(job: Job) -> dict[str, Json]:
     return summary
 
 
-STAGE = Stage(kind="train", version="2", build=_build, retries=2)
+STAGE = Stage(kind="train", version="3", build=_build, retries=2)
 
 
 def refuse_unfinished(store: ArtifactStore, continuing: Continuing, settings: Mapping[str, Json]) -> None:
@@ -75,22 +79,27 @@ def refuse_unfinished(store: ArtifactStore, continuing: Continuing, settings: Ma
 def train(
     training: TrainingConfig,
     sampling: SamplingConfig,
+    captions: CaptionsConfig,
     model: BaseModel,
     cached: Mapping[str, Handle],
     continuing: Continuing,
 ) -> Call:
-    """`cached` holds `latents`, `text` and, for prior preservation, `class_latents`."""
+    """`cached` holds `latents`; `text`, unless captions are encoded in every step; and for class images
+    `class_latents`."""
     validated = training.validation is not None
+    parts = (*_PARTS, *_TEXT_PARTS) if training.live_text else _PARTS
     params = {
         "training": training.lasting,
+        "captions": captions.model_dump(mode="json") if training.live_text else None,
         "max_steps": training.max_steps,
-        "model": model.digest() if validated else model.digest(*_PARTS),
+        "model": model.digest() if validated else model.digest(*parts),
         "sampling": sampling.model_dump(mode="json", exclude={"batch_size"}) if validated else None,
         "ancestor": continuing.ancestor.digest if continuing.ancestor else None,
     }
     local = {
         "training": training.model_dump(mode="json"),
         "sampling": sampling.model_dump(mode="json"),
+        "captions": captions.model_dump(mode="json"),
         "continuing": continuing.model_dump(mode="json"),
         **model.located,
     }

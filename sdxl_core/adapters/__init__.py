@@ -1,4 +1,4 @@
-"""What of the UNet is trained. To add a kind: a file here, a line below, its class in `sdxl_core.training_config`."""
+"""What is trained. To add a kind: a file here, a line below, its class in `sdxl_core.training_config`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ from diffusers import StableDiffusionXLPipeline
 from sdxl_core.adapters.base import Adapter
 from sdxl_core.adapters.full import FullWeights
 from sdxl_core.adapters.lora import Lora, load_lora
+from sdxl_core.adapters.none import NoAdapter
+from sdxl_core.learned_tokens import load_tokens
+from sdxl_core.scheduler import SCHEDULER_FOLDER, load_trained_scheduler
 
 ADAPTERS: dict[str, type[Adapter]] = {
     "lora": Lora,
     "full": FullWeights,
+    "none": NoAdapter,
 }
 
 TRAINED_FILE = "training.json"
@@ -26,6 +30,9 @@ def load_trained(pipeline: StableDiffusionXLPipeline, trained: Path) -> None:
         load_lora(pipeline, trained)
         return
     described = json.loads((trained / TRAINED_FILE).read_text(encoding="utf-8"))
+    load_tokens(pipeline, trained)
+    if (trained / SCHEDULER_FOLDER).is_dir():
+        load_trained_scheduler(pipeline, trained)
     ADAPTERS[described["training"]["adapter"]["kind"]].load(pipeline, trained)
 
 

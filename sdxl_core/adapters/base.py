@@ -6,24 +6,34 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
+import torch
+from diffusers import StableDiffusionXLPipeline
 from torch import nn
+
+from sdxl_core.networks import Base, Networks
 
 
 class Adapter(Protocol):
-    """A way to change a UNet by training."""
+    """A way to change networks by training. `part` is a network's name in a checkpoint: `unet`, `text_encoder`, ..."""
 
     def __init__(self, config: Any) -> None: ...
 
-    def attach(self, unet: UNet2DConditionModel, seed: int) -> dict[str, nn.Parameter]:
-        """Make a frozen UNet trainable; returns what is trained, float32, by name.
+    def attach(self, part: str, module: nn.Module, seed: int) -> dict[str, nn.Parameter]:
+        """Make a frozen network trainable; returns what is trained, float32, by name.
 
-        Initial weights are a function of `seed` alone.
+        Initial weights are a function of `part` and `seed` alone.
         """
         ...
 
-    def export(self, unet: UNet2DConditionModel, out: Path, provenance: Mapping[str, str]) -> None:
-        """Write what was trained into the folder `out`, in the files that other programs load.
+    def base(self, networks: Networks, dtype: torch.dtype) -> Base:
+        """A way back to the networks as they were without the adapter; called before training, by runs that need it.
+
+        What has to be kept for it is kept in `dtype`.
+        """
+        ...
+
+    def export(self, parts: Mapping[str, nn.Module], out: Path, provenance: Mapping[str, str]) -> None:
+        """Write what was trained of `parts` into the folder `out`, in the files that other programs load.
 
         `provenance` (digests, versions) goes into their headers.
         """

@@ -1,42 +1,73 @@
-"""No adapter: the UNet's own weights."""
+"""No adapter: the networks' own weights."""
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
-from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
+import torch
+from diffusers import StableDiffusionXLPipeline
 from torch import nn
 
-from sdxl_core.model import load_component_unet
+from sdxl_core.model import COMPONENTS, cast_frozen, load_whole
+from sdxl_core.networks import Base, Networks
 from sdxl_core.tensor_files import write_tensors
+from sdxl_core.text_encoders import TextEncoders
 from sdxl_core.training_config import FullConfig
-
-FOLDER = "unet"
 
 
 class FullWeights:
-    """All weights of the UNet. The export is a diffusers component folder, `unet/`, in float32."""
+    """All weights of the trained networks. The export is a diffusers component folder each, in float32."""
 
     def __init__(self, config: FullConfig) -> None:
         self.config = config
 
-    def attach(self, unet: UNet2DConditionModel, seed: int) -> dict[str, nn.Parameter]:
-        unet.requires_grad_(True)
-        return dict(unet.named_parameters())
+    def attach(self, part: str, module: nn.Module, seed: int) -> dict[str, nn.Parameter]:
+        module.requires_grad_(True)
+        return dict(module.named_parameters())
 
-    def export(self, unet: UNet2DConditionModel, out: Path, provenance: Mapping[str, str]) -> None:
-        folder = out / FOLDER
-        folder.mkdir(parents=True, exist_ok=True)
-        settings = {name: value for name, value in unet.config.items() if name != "_name_or_path"}
-        described = {"_class_name": type(unet).__name__, **settings}
-        text = json.dumps(described, indent=2, sort_keys=True)
-        (folder / "config.json").write_text(text + "\n", encoding="utf-8")
-        weights = folder / "diffusion_pytorch_model.safetensors"
-        write_tensors(weights, dict(unet.state_dict()), {"format": "pt", **provenance})
+    def base(self, networks: Networks, dtype: torch.dtype) -> Base:
+        """A frozen copy."""
+        encoders = networks.text_encoders
+        kept = Networks(
+            _frozen_copy(networks.unet, dtype),
+            TextEncoders(*(_frozen_copy(encoder, dtype) for encoder in encoders.both)) if encoders else None,
+        )
+
+        @contextmanager
+        def base() -> Iterator[Networks]:
+            yield kept
+
+        return base
+
+    def export(self, parts: Mapping[str, nn.Module], out: Path, provenance: Mapping[str, str]) -> None:
+        for part, module in parts.items():
+            kind = COMPONENTS[part]
+            folder = out / part
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "config.json").write_text(_described(module), encoding="utf-8")
+            weights = {kind.stored_name(name): tensor for name, tensor in module.state_dict().items()}
+            write_tensors(folder / kind.file, weights, {"format": "pt", **provenance})
 
     @staticmethod
     def load(pipeline: StableDiffusionXLPipeline, trained: Path) -> None:
-        unet = load_component_unet(trained / FOLDER, pipeline.unet.dtype)
-        pipeline.unet = unet.to(pipeline.device)
+        for part, kind in COMPONENTS.items():
+            if (trained / part).is_dir():
+                module = load_whole(kind.kind, trained / part, pipeline.unet.dtype)
+                setattr(pipeline, part, module.to(pipeline.device))
+
+
+def _frozen_copy(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    copied = copy.deepcopy(module).requires_grad_(False).eval()
+    cast_frozen(copied, dtype)
+    return copied
+
+
+def _described(module: nn.Module) -> str:
+    """config.json of a component, without where it came from."""
+    settings = module.config.to_dict() if hasattr(module.config, "to_dict") else dict(module.config)  # type: ignore[operator]
+    kept = {name: value for name, value in settings.items() if name not in ("_name_or_path", "dtype")}
+    return json.dumps({"_class_name": type(module).__name__, **kept}, indent=2, sort_keys=True) + "\n"

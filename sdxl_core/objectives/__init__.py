@@ -7,11 +7,13 @@ from typing import Any
 
 from sdxl_core.objectives.base import LossOutput, Objective
 from sdxl_core.objectives.diffusion import Diffusion
+from sdxl_core.objectives.prior_prediction import PriorPrediction
 from sdxl_core.objectives.prior_preservation import PriorPreservation
 
 OBJECTIVES: dict[str, Callable[[Any], Objective]] = {
     "diffusion": Diffusion,
     "prior_preservation": PriorPreservation,
+    "prior_prediction": PriorPrediction,
 }
 
 __all__ = ["OBJECTIVES", "LossOutput", "Objective"]

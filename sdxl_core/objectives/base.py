@@ -24,5 +24,9 @@ class Objective(Protocol):
 
     uses_class_images: bool
     """Batches are then instance rows followed by as many class rows."""
+    class_prompt: str | None
+    """Batches are then instance rows followed by the same rows with this caption."""
+    uses_base: bool
+    """It asks the denoiser what the base model predicts."""
 
     def __call__(self, denoiser: Denoiser, batch: Batch) -> LossOutput: ...

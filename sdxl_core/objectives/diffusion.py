@@ -12,6 +12,8 @@ class Diffusion:
     """L_simple (Ho et al. 2020), every row weighted by its timestep."""
 
     uses_class_images = False
+    class_prompt: str | None = None
+    uses_base = False
 
     def __init__(self, config: DiffusionObjective) -> None:
         self.config = config

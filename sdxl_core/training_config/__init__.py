@@ -1,9 +1,15 @@
 """Typed, closed configuration of training. Importing this imports no torch."""
 
-from sdxl_core.training_config.adapters import Adapter, FullConfig, LoraConfig, LoraTargets
+from sdxl_core.training_config.adapters import Adapter, FullConfig, LoraConfig, LoraTargets, NoAdapterConfig
 from sdxl_core.training_config.averaging import EmaConfig
-from sdxl_core.training_config.noise import LossConfig, NoiseConfig, TimestepConfig
-from sdxl_core.training_config.objectives import DiffusionObjective, Objective, PriorPreservationObjective
+from sdxl_core.training_config.noise import LossConfig, NoiseConfig, ScheduleConfig, TimestepConfig
+from sdxl_core.training_config.objectives import (
+    DiffusionObjective,
+    Objective,
+    PriorPredictionObjective,
+    PriorPreservationObjective,
+)
+from sdxl_core.training_config.text import NewToken, TextEncodersConfig
 from sdxl_core.training_config.training import CANNOT_CHANGE_RESULT, TrainingConfig
 from sdxl_core.training_config.watching import ValidationConfig, WandbConfig
 from sdxl_core.training_config.weightings import (
@@ -26,11 +32,16 @@ __all__ = [
     "LoraTargets",
     "LossConfig",
     "MinSnrWeighting",
+    "NewToken",
+    "NoAdapterConfig",
     "NoiseConfig",
     "Objective",
     "P2Weighting",
+    "PriorPredictionObjective",
     "PriorPreservationObjective",
+    "ScheduleConfig",
     "SoftMinSnrWeighting",
+    "TextEncodersConfig",
     "TimestepConfig",
     "TrainingConfig",
     "UniformWeighting",

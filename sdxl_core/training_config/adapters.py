@@ -12,7 +12,7 @@ LoraTargets = Literal["attention", "attention+feed-forward"]
 
 
 class LoraConfig(Config):
-    """Low-rank adapter of the UNet (Hu et al. 2021, arXiv:2106.09685)."""
+    """Low-rank adapter (Hu et al. 2021, arXiv:2106.09685)."""
 
     kind: Literal["lora"] = "lora"
     rank: PositiveInt = 16
@@ -27,9 +27,15 @@ class LoraConfig(Config):
 
 
 class FullConfig(Config):
-    """No adapter: all weights of the UNet itself are trained, in float32."""
+    """No adapter: all weights of the networks themselves are trained, in float32."""
 
     kind: Literal["full"]
 
 
-Adapter = Annotated[LoraConfig | FullConfig, Field(discriminator="kind")]
+class NoAdapterConfig(Config):
+    """Textual inversion: nothing but `training.new_tokens` is trained (Gal et al. 2022, arXiv:2208.01618)."""
+
+    kind: Literal["none"]
+
+
+Adapter = Annotated[LoraConfig | FullConfig | NoAdapterConfig, Field(discriminator="kind")]

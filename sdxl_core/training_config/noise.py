@@ -23,6 +23,29 @@ class NoiseConfig(Config):
     """Factor of each coarser resolution."""
 
 
+class ScheduleConfig(Config):
+    """The noise schedule, where it is not to be the checkpoint's own. What is drawn afterwards has the new one."""
+
+    prediction_type: Literal["epsilon", "v_prediction"] | None = None
+    """What the network predicts. Default: what the checkpoint's scheduler says."""
+    zero_terminal_snr: bool = False
+    """The last timestep is noise alone (Lin et al. 2023, arXiv:2305.08891): dark and bright pictures. Needs
+    v_prediction."""
+
+    @model_validator(mode="after")
+    def _noise_alone_tells_nothing(self) -> ScheduleConfig:
+        if self.zero_terminal_snr and self.prediction_type == "epsilon":
+            raise ValueError(
+                "zero_terminal_snr needs prediction_type: v_prediction; where the picture is noise alone, to predict "
+                "the noise teaches nothing"
+            )
+        return self
+
+    @property
+    def changed(self) -> bool:
+        return self.prediction_type is not None or self.zero_terminal_snr
+
+
 class TimestepConfig(Config):
     """Which timesteps are trained, and how often. By default all, equally."""
 

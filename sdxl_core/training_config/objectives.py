@@ -21,6 +21,20 @@ class PriorPreservationObjective(Config):
 
     kind: Literal["prior_preservation"]
     prior_weight: NotNegative = 1.0
+    target: Literal["noise", "base"] = "noise"
+    """What the network should predict for class images: their noise, or what the base model predicts for them."""
 
 
-Objective = Annotated[DiffusionObjective | PriorPreservationObjective, Field(discriminator="kind")]
+class PriorPredictionObjective(Config):
+    """The instance pictures' loss plus `prior_weight` times the distance from the base model's own prediction for the
+    same noised pictures called by their class. No class images are needed."""
+
+    kind: Literal["prior_prediction"]
+    class_prompt: Annotated[str, Field(min_length=1)]
+    """What the subject is one of: `a photo of a person`."""
+    prior_weight: NotNegative = 1.0
+
+
+Objective = Annotated[
+    DiffusionObjective | PriorPreservationObjective | PriorPredictionObjective, Field(discriminator="kind")
+]

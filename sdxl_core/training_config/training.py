@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from sdxl_core.config import Config, PositiveInt, Precision, Probability
 from sdxl_core.training_config.adapters import Adapter, LoraConfig
 from sdxl_core.training_config.averaging import EmaConfig
-from sdxl_core.training_config.noise import LossConfig, NoiseConfig, TimestepConfig
+from sdxl_core.training_config.noise import LossConfig, NoiseConfig, ScheduleConfig, TimestepConfig
 from sdxl_core.training_config.objectives import DiffusionObjective, Objective
+from sdxl_core.training_config.text import NewToken, TextEncodersConfig
 from sdxl_core.training_config.watching import ValidationConfig, WandbConfig
 from sdxl_core.training_config.weightings import UniformWeighting, Weighting
 
@@ -21,6 +22,11 @@ class TrainingConfig(Config):
     objective: Objective = DiffusionObjective()
     adapter: Adapter = LoraConfig()
     """What is trained."""
+    text_encoders: TextEncodersConfig | None = None
+    """Train the text encoders too. Unset: captions are encoded once, before training."""
+    new_tokens: Annotated[tuple[NewToken, ...], Field(max_length=64)] = ()
+    """Textual inversion; with an adapter, pivotal tuning."""
+    schedule: ScheduleConfig = ScheduleConfig()
     weighting: Weighting = UniformWeighting()
     """How much each timestep counts, by its signal-to-noise ratio (SNR)."""
     loss: LossConfig = LossConfig()
@@ -69,6 +75,21 @@ class TrainingConfig(Config):
         """A section that does not say its kind is of the default one."""
         default = cls.model_fields[info.field_name or ""].default
         return {"kind": default.kind, **section} if isinstance(section, dict) and "kind" not in section else section
+
+    @model_validator(mode="after")
+    def _something_is_trained(self) -> TrainingConfig:
+        if self.adapter.kind == "none" and not self.new_tokens:
+            raise ValueError("adapter: {kind: none} trains nothing but new_tokens, and there are none; add some")
+        if self.adapter.kind == "none" and self.text_encoders is not None:
+            raise ValueError("text_encoders are trained by an adapter: set adapter.kind to lora or full")
+        if len({new.token for new in self.new_tokens}) < len(self.new_tokens):
+            raise ValueError("new_tokens: a token stands twice")
+        return self
+
+    @property
+    def live_text(self) -> bool:
+        """Whether captions have to be encoded in every step."""
+        return self.text_encoders is not None or bool(self.new_tokens)
 
     @property
     def lasting(self) -> dict[str, Any]:

@@ -130,14 +130,14 @@ def test_text_is_what_the_pipeline_itself_would_use(random_sdxl: Path, tmp_path:
     dataset = write_portraits(tmp_path / "data", 3, seed=6)
     encode_text(datasets=[dataset], model=random_sdxl, model_digest="m", out=tmp_path / "out", cells={})
     tensors = load_file(tmp_path / "out" / "text.safetensors")
-    captions = json.loads((tmp_path / "out" / "captions.json").read_text())
+    captions = json.loads((tmp_path / "out" / "captions.json").read_text())["texts"]
     assert captions == ["", *sorted({r.text for r in read_records(dataset)})]
     pipeline = StableDiffusionXLPipeline.from_pretrained(random_sdxl, add_watermarker=False)
     with torch.no_grad():
         text, nothing, pooled, nothing_pooled = pipeline.encode_prompt(captions[1:])
-    assert torch.allclose(tensors["text_UTE"][1:], text, atol=1e-5)
+    assert torch.allclose(tensors["text_USE"][1:], text, atol=1e-5)
     assert torch.allclose(tensors["pooled_UP"][1:], pooled, atol=1e-5)
-    assert torch.equal(tensors["text_UTE"][0], nothing[0]) and torch.equal(tensors["pooled_UP"][0], nothing_pooled[0])
+    assert torch.equal(tensors["text_USE"][0], nothing[0]) and torch.equal(tensors["pooled_UP"][0], nothing_pooled[0])
 
 
 def test_empty_text_stands_for_nothing_where_the_checkpoint_says_so(random_sdxl: Path, tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_empty_text_stands_for_nothing_where_the_checkpoint_says_so(random_sdxl:
     (model / "model_index.json").write_text(json.dumps(index))
     dataset = write_portraits(tmp_path / "data", 1, seed=6)
     encode_text(datasets=[dataset], model=model, model_digest="m", out=tmp_path / "out", cells={})
-    assert load_file(tmp_path / "out" / "text.safetensors")["text_UTE"][0].any()
+    assert load_file(tmp_path / "out" / "text.safetensors")["text_USE"][0].any()
 
 
 def test_class_images_are_topped_up(random_sdxl: Path, tmp_path: Path) -> None:

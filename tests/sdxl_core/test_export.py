@@ -43,10 +43,10 @@ def exported(random_sdxl: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """A LoRA with all weights non-zero, exported."""
     unet = load_unet(random_sdxl)
     torch.manual_seed(1)
-    for parameter in Lora(LORA).attach(unet, seed=0).values():
+    for parameter in Lora(LORA).attach("unet", unet, seed=0).values():
         parameter.data.normal_(0, 0.1)
     out = tmp_path_factory.mktemp("export")
-    export_lora(unet, LORA, out, {"base": "digest"})
+    export_lora({"unet": unet}, LORA, out, {"base": "digest"})
     return out
 
 
@@ -100,9 +100,9 @@ def test_alpha_stands_in_both_files(exported: Path) -> None:
 def test_bytes_are_a_function_of_the_weights(random_sdxl: Path, exported: Path, tmp_path: Path) -> None:
     unet = load_unet(random_sdxl)
     torch.manual_seed(1)
-    for parameter in Lora(LORA).attach(unet, seed=0).values():
+    for parameter in Lora(LORA).attach("unet", unet, seed=0).values():
         parameter.data.normal_(0, 0.1)
-    export_lora(unet, LORA, tmp_path, {"base": "digest"})
+    export_lora({"unet": unet}, LORA, tmp_path, {"base": "digest"})
     for file in (DIFFUSERS_FILE, KOHYA_FILE):
         assert (tmp_path / file).read_bytes() == (exported / file).read_bytes()
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from sdxl_core.config import SamplingConfig
 from sdxl_core.errors import UserError
 from sdxl_core.model import load_component_unet, load_pipeline, load_unet, load_vae
-from sdxl_core.text import TextEncoders
+from sdxl_core.text_encoders import TextEncoders
 
 CPU = torch.device("cpu")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -49,8 +49,8 @@ def reshaped(tensors: Tensors) -> Tensors:
 LOADING: dict[str, Callable[[Path], object]] = {
     "unet": load_unet,
     "vae": lambda model: load_vae(model / "vae", CPU),
-    "text_encoder": lambda model: TextEncoders(model, CPU),
-    "text_encoder_2": lambda model: TextEncoders(model, CPU),
+    "text_encoder": lambda model: TextEncoders.load(model, CPU),
+    "text_encoder_2": lambda model: TextEncoders.load(model, CPU),
 }
 
 

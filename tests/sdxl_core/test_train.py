@@ -79,7 +79,7 @@ def test_full_training_moves_every_weight_and_leaves_a_diffusers_folder(jobs: Jo
     assert trained.keys() == base.keys()
     assert [name for name in base if torch.equal(base[name], trained[name])] == []
     newest = read_bundle(job.work / "bundles" / "step-00000006")
-    assert all(torch.equal(newest.weights[name], trained[name]) for name in trained)
+    assert all(torch.equal(newest.weights[f"unet.{name}"], trained[name]) for name in trained)
     pipeline = StableDiffusionXLPipeline.from_pretrained(jobs.model)
     load_trained(pipeline, job.out)
     assert all(torch.equal(tensor, trained[name]) for name, tensor in pipeline.unet.state_dict().items())

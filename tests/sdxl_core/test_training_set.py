@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from sdxl_core.training_config import NoiseConfig, TrainingConfig
-from sdxl_core.training_set import CachedImages, CachedText, TrainingSet
+from sdxl_core.training_set import CachedImages, TrainingSet
+from sdxl_core.training_text import CachedText
 
 PICTURES = 12
 
@@ -20,13 +21,14 @@ def images(count: int, variants: int = 2) -> CachedImages:
         torch.randn(shape, generator=generator),
         torch.rand(shape, generator=generator),
         torch.arange(count * variants * 6, dtype=torch.float32).view(count, variants, 6),
-        torch.arange(count) % 3,
+        tuple("ab"[i % 2] for i in range(count)),
         tuple(f"picture-{i}" for i in range(count)),
     )
 
 
 def training_set(rows_per_step: int, seed: int = 0) -> TrainingSet:
-    text = CachedText(torch.arange(105.0).view(3, 5, 7), torch.arange(18.0).view(3, 6), {"": 0, "a": 1, "b": 2})
+    rows = {"": [0], "a": [1], "b": [2]}
+    text = CachedText(torch.arange(105.0).view(3, 5, 7), torch.arange(18.0).view(3, 6), torch.full((3,), 5), rows)
     return TrainingSet(
         images(PICTURES),
         images(5),
@@ -68,7 +70,7 @@ def test_a_row_is_the_same_in_any_batch_and_after_any_history() -> None:
             assert torch.equal(getattr(alone, part)[0], getattr(whole, part)[slot])
             assert torch.equal(getattr(alone, part)[1], getattr(whole, part)[4 + slot])
         assert torch.equal(alone.conditioning.time_ids_B6[0], whole.conditioning.time_ids_B6[slot])
-        assert torch.equal(alone.conditioning.text_BTE[0], whole.conditioning.text_BTE[slot])
+        assert torch.equal(alone.conditioning.text.text_BSE[0], whole.conditioning.text.text_BSE[slot])
 
 
 def test_seeds_steps_and_slots_all_draw_anew() -> None:

@@ -183,7 +183,7 @@ def test_odd_captions_are_trained_as_they_are_or_refused_by_name(chain: Chain) -
         (chain.pictures / name).unlink()
     assert chain.run() == (6, 6)
     out = chain.root / f"run-{chain.runs}" / "text"
-    captions = json.loads((out / "captions.json").read_text(encoding="utf-8"))
+    captions = json.loads((out / "captions.json").read_text(encoding="utf-8"))["texts"]
     assert captions[0] == "" and {*ODD[:-1]} < {*captions}
-    text_UTE = load_file(out / "text.safetensors")["text_UTE"]
-    assert text_UTE.isfinite().all() and len({row.numpy().tobytes() for row in text_UTE}) == len(captions)
+    text_USE = load_file(out / "text.safetensors")["text_USE"]
+    assert text_USE.isfinite().all() and len({row.numpy().tobytes() for row in text_USE}) == len(captions)

@@ -1,0 +1,89 @@
+"""The networks of a run, with what is trained of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from sdxl_core.adapters import ADAPTERS, Adapter
+from sdxl_core.learned_tokens import add_tokens, export_tokens, require_used
+from sdxl_core.model import cast_frozen, load_unet
+from sdxl_core.networks import Networks
+from sdxl_core.randomness import derived_seed
+from sdxl_core.scheduler import export_scheduler
+from sdxl_core.text_encoders import TextEncoders, Tokenizers
+from sdxl_core.training_config import TrainingConfig
+
+
+@dataclass(frozen=True)
+class Trained:
+    networks: Networks
+    tokenizers: Tokenizers | None
+    """With the new tokens; where captions are encoded in every step."""
+    adapter: Adapter
+    adapted: tuple[str, ...]
+    """Names of the networks that the adapter is on."""
+    trainable: dict[str, nn.Parameter]
+    """Everything that is trained, named `<part>.<name>`; a part is a network's name, or `tokens`."""
+    config: TrainingConfig
+
+    def export(self, model: Path, out: Path, provenance: Mapping[str, str]) -> None:
+        """Write all that was trained into `out`, in the files that other programs load."""
+        out.mkdir(parents=True, exist_ok=True)
+        parts = {name: module for name, module in self.networks.parts.items() if name in self.adapted}
+        self.adapter.export(parts, out, provenance)
+        export_tokens(self.config.new_tokens, self.trainable, out, provenance)
+        export_scheduler(model, self.config.schedule, out)
+
+
+def load_trained_networks(
+    model: Path, config: TrainingConfig, captions: Collection[str], dtype: torch.dtype, accelerator: Accelerator
+) -> Trained:
+    """Load the networks, make them trainable as the configuration says, and place them on the device.
+
+    `dtype` is that of frozen weights; `captions` are those of the run.
+
+    Raises:
+        UserError: a new token is in no caption, or a word already.
+    """
+    tokenizers, encoders = None, None
+    if config.live_text:
+        require_used(config.new_tokens, captions)
+        tokenizers, encoders = Tokenizers.load(model), TextEncoders.load(model, torch.device("cpu"))
+    networks = Networks(load_unet(model), encoders)
+    adapter = ADAPTERS[config.adapter.kind](config.adapter)
+    adapted = tuple(_adapted(config))
+    trainable: dict[str, nn.Parameter] = {}
+    for part in adapted:
+        # the UNet's first weights do not depend on whether anything else is trained
+        seed = config.seed if part == "unet" else derived_seed("adapter", part, config.seed)
+        found = adapter.attach(part, networks.parts[part], seed)
+        trainable |= {f"{part}.{name}": parameter for name, parameter in found.items()}
+    if tokenizers is not None and encoders is not None:
+        trainable |= add_tokens(tokenizers, encoders, config.new_tokens, config.seed)
+    for module in networks.parts.values():
+        _place(module, config, dtype, accelerator)
+    return Trained(networks, tokenizers, adapter, adapted, trainable, config)
+
+
+def _adapted(config: TrainingConfig) -> list[str]:
+    if config.adapter.kind == "none":
+        return []
+    chosen = config.text_encoders
+    wanted = (("unet", True), ("text_encoder", chosen and chosen.first), ("text_encoder_2", chosen and chosen.second))
+    return [part for part, is_wanted in wanted if is_wanted]
+
+
+def _place(module: Any, config: TrainingConfig, dtype: torch.dtype, accelerator: Accelerator) -> None:
+    cast_frozen(module, dtype)
+    if config.gradient_checkpointing:
+        enable = getattr(module, "enable_gradient_checkpointing", None) or module.gradient_checkpointing_enable
+        enable()
+    module.to(accelerator.device)
+    accelerator.prepare_model(module, evaluation_mode=True)  # autocast; gradients are averaged by Workers
