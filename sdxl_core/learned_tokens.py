@@ -51,6 +51,8 @@ def add_tokens(tokenizers: Tokenizers, encoders: TextEncoders, tokens: Sequence[
     Raises:
         UserError: a word is there already, or an initializer has no words.
     """
+    if not tokens:
+        return {}
     started = [
         [_initial(tokenizers, encoder, n, new, seed) for new in tokens] for n, encoder in enumerate(encoders.both)
     ]

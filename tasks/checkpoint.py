@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sdxl_core import scheduler_settings
 from sdxl_core.errors import did_you_mean
 from sdxl_core.unet_shapes import Shape, unet_shapes
 from tasks.errors import ConfigError
@@ -47,6 +48,7 @@ def check_checkpoint(folder: Path, vae: Path | None = None) -> None:
     for name in SDXL_COMPONENTS:
         if not (folder / name).is_dir():
             raise ConfigError(f"{where}: {folder} lacks the component {name}/; copy the checkpoint again")
+    _read_schedule(folder, where)
     for name, known in CLASSES.items():
         _expect_class(f"{folder / 'model_index.json'}: {name}", index.get(name), known, where)
     configs = {name: check_component(folder / name, name, where) for name in _STEMS}
@@ -97,6 +99,13 @@ def read_shapes(file: Path, where: str) -> dict[str, Shape]:
         fix = "The copy is not whole: get it again."
         raise ConfigError.about(where, expected=f"{end} bytes in {file}, as its header says", got=size, fix=fix)
     return shapes
+
+
+def _read_schedule(folder: Path, where: str) -> None:
+    file = folder / scheduler_settings.FOLDER / scheduler_settings.FILE
+    if not file.is_file():
+        raise ConfigError.about(where, expected=f"{file.name}, the noise schedule", got=f"none in {file.parent}")
+    _read_object(file, where)
 
 
 def _read_index(folder: Path, where: str) -> dict[str, Any]:

@@ -76,9 +76,10 @@ def write_checkpoint(folder: Path) -> None:
     write_component(folder / "vae", {"_class_name": "AutoencoderKL", "latent_channels": 4})
     for name, kind in (("text_encoder", "CLIPTextModel"), ("text_encoder_2", "CLIPTextModelWithProjection")):
         write_component(folder / name, {"architectures": [kind], "hidden_size": 4, "projection_dim": 4})
-    for name in ("tokenizer", "tokenizer_2", "scheduler"):
+    files = {"tokenizer": "config.json", "tokenizer_2": "config.json", "scheduler": "scheduler_config.json"}
+    for name, file in files.items():
         (folder / name).mkdir()
-        (folder / name / "config.json").write_text(json.dumps({"is": name}))
+        (folder / name / file).write_text(json.dumps({"is": name}))
     classes = {name: ["diffusers", kinds[0]] for name, kinds in CLASSES.items()}
     (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionXLPipeline", **classes}))
 
