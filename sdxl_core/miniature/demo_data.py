@@ -75,13 +75,17 @@ def _prompt(category: str, number: int, words: str) -> dict[str, str]:
     return {"id": f"{category}-{number:02d}", "category": category, "prompt": words}
 
 
-def write_imagefolder(folder: Path, rows: Iterable[tuple[Person, str]], seed: str) -> None:
+def write_imagefolder(folder: Path, rows: Iterable[tuple[Person, str]], seed: str, token: str | None = None) -> None:
+    """With `token`, a second column of captions has it in the place of the name, for textual inversion."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
     for i, (person, words) in enumerate(rows):
         name = f"{i:02d}.png"
         render(person, draw_view(random.Random(f"{seed}/{i}"))).save(folder / name, optimize=True)
-        lines.append(json.dumps({"file_name": name, "text": words}) + "\n")
+        row = {"file_name": name, "text": words}
+        if token is not None:
+            row["token_text"] = words.replace(token.strip("<>"), token)
+        lines.append(json.dumps(row) + "\n")
     (folder / "metadata.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
@@ -94,9 +98,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("configs", type=Path)
     configs = parser.parse_args().configs
-    write_imagefolder(configs / "miniature" / "kestrel", character_captions("kestrel"), "kestrel")
+    write_imagefolder(configs / "miniature" / "kestrel", character_captions("kestrel"), "kestrel", "<kestrel>")
     write_imagefolder(configs / "miniature" / "blueprint", style_captions("blueprint"), "blueprint")
     write_jsonl(configs / "prompts" / "kestrel.jsonl", character_prompts("kestrel"))
+    write_jsonl(configs / "prompts" / "kestrel-token.jsonl", character_prompts("<kestrel>"))
     write_jsonl(configs / "prompts" / "blueprint.jsonl", style_prompts("blueprint"))
 
 
