@@ -32,8 +32,15 @@ class Batch:
     input_eps_BCHW: Tensor
     """The noise that the input gets; the same, unless the input is perturbed."""
     t_B: Tensor
+    weight_B: Tensor | None = None
+    """How much each row counts; None: all alike."""
+    mask_B1HW: Tensor | None = None
+    """Where each row counts, in [0, 1]; None: everywhere."""
 
     def to(self, device: torch.device) -> Batch:
         condition = Conditioning(*(getattr(self.conditioning, f.name).to(device) for f in fields(Conditioning)))
         eps_BCHW, input_eps_BCHW = self.eps_BCHW.to(device), self.input_eps_BCHW.to(device)
-        return Batch(self.x_BCHW.to(device), condition, eps_BCHW, input_eps_BCHW, self.t_B.to(device))
+        weight_B, mask_B1HW = (None if part is None else part.to(device) for part in (self.weight_B, self.mask_B1HW))
+        return Batch(
+            self.x_BCHW.to(device), condition, eps_BCHW, input_eps_BCHW, self.t_B.to(device), weight_B, mask_B1HW
+        )

@@ -16,6 +16,7 @@ from diffusers import UNet2DConditionModel
 from sdxl_core.adapters import ADAPTERS, TRAINED_FILE, Adapter
 from sdxl_core.bundle import Bundle
 from sdxl_core.config import Precision
+from sdxl_core.data.buckets import refuse_mixed_sizes
 from sdxl_core.denoiser import Denoiser
 from sdxl_core.disk import require_room
 from sdxl_core.ema import build_ema
@@ -175,9 +176,15 @@ def set_up(job: TrainJob) -> Run:
 
 def _training_set(job: TrainJob, objective: Objective, timesteps: int, rows: int) -> TrainingSet:
     text = CachedText.load(job.text)
+    instances = load_images(job.latents, text)
     classes = load_images(job.class_latents, text) if objective.uses_class_images and job.class_latents else None
+    if classes is not None:
+        refuse_mixed_sizes({*instances.sizes}, {*classes.sizes})
+    if job.training.masked_loss is not None and instances.mask_NVHW is None:
+        fix = "Set dataset.masks to a folder or to alpha, or training.masked_loss=null"
+        raise UserError.about("training.masked_loss", expected="pictures with masks", got="none", fix=fix)
     return TrainingSet(
-        load_images(job.latents, text),
+        instances,
         classes,
         text,
         scaling_factor=scaling_factor(vae_folder(job.model, job.vae)),

@@ -2,6 +2,7 @@
 
 from sdxl_core.training_config.adapters import Adapter, FullConfig, LoraConfig, LoraTargets
 from sdxl_core.training_config.averaging import EmaConfig
+from sdxl_core.training_config.data import ConceptConfig, MaskedLossConfig
 from sdxl_core.training_config.noise import LossConfig, NoiseConfig, TimestepConfig
 from sdxl_core.training_config.objectives import DiffusionObjective, Objective, PriorPreservationObjective
 from sdxl_core.training_config.training import CANNOT_CHANGE_RESULT, TrainingConfig
@@ -18,6 +19,7 @@ from sdxl_core.training_config.weightings import (
 __all__ = [
     "CANNOT_CHANGE_RESULT",
     "Adapter",
+    "ConceptConfig",
     "DebiasedWeighting",
     "DiffusionObjective",
     "EmaConfig",
@@ -25,6 +27,7 @@ __all__ = [
     "LoraConfig",
     "LoraTargets",
     "LossConfig",
+    "MaskedLossConfig",
     "MinSnrWeighting",
     "NoiseConfig",
     "Objective",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from sdxl_core.config import Config, PositiveInt, Precision, Probability
 from sdxl_core.training_config.adapters import Adapter, LoraConfig
 from sdxl_core.training_config.averaging import EmaConfig
+from sdxl_core.training_config.data import ConceptConfig, MaskedLossConfig
 from sdxl_core.training_config.noise import LossConfig, NoiseConfig, TimestepConfig
 from sdxl_core.training_config.objectives import DiffusionObjective, Objective
 from sdxl_core.training_config.watching import ValidationConfig, WandbConfig
@@ -24,6 +25,9 @@ class TrainingConfig(Config):
     weighting: Weighting = UniformWeighting()
     """How much each timestep counts, by its signal-to-noise ratio (SNR)."""
     loss: LossConfig = LossConfig()
+    masked_loss: MaskedLossConfig | None = None
+    concepts: dict[str, ConceptConfig] = Field(default_factory=dict)
+    """How often and how much each concept of the dataset counts, by its name; `(none)`: pictures without one."""
     noise: NoiseConfig = NoiseConfig()
     timesteps: TimestepConfig = TimestepConfig()
     max_steps: PositiveInt = 1000
@@ -69,6 +73,15 @@ class TrainingConfig(Config):
         """A section that does not say its kind is of the default one."""
         default = cls.model_fields[info.field_name or ""].default
         return {"kind": default.kind, **section} if isinstance(section, dict) and "kind" not in section else section
+
+    @model_validator(mode="after")
+    def _a_base_to_hold_on_to(self) -> TrainingConfig:
+        if self.masked_loss is not None and self.masked_loss.prior_weight and self.adapter.kind == "full":
+            raise ValueError(
+                "masked_loss.prior_weight compares with what the base predicts, and training all weights (adapter.kind "
+                "full) leaves no base; set masked_loss.prior_weight to 0 or adapter.kind to lora"
+            )
+        return self
 
     @property
     def lasting(self) -> dict[str, Any]:
