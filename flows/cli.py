@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from flows import cli_artifacts, cli_runs, console
+from flows import cli_artifacts, cli_dataset, cli_runs, console
 
 app = typer.Typer(
     name="sdxl-flows",
@@ -28,6 +28,7 @@ app.command("plan")(cli_runs.plan)
 app.command("evaluate")(cli_runs.evaluate)
 app.command("report")(cli_runs.report)
 app.add_typer(cli_artifacts.app, name="artifacts")
+app.add_typer(cli_dataset.app, name="prepare-dataset")
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tasks import class_images, comparison, dataset, images, latents, preflight, report, scores, text, train
+from tasks import class_images, comparison, dataset, faces, images, latents, preflight, report, scores, text, train
 from tasks.experiment import Experiment
 from tasks.stage import Handle, Runner
 
@@ -16,17 +16,26 @@ def finetune(experiment: Experiment, run: Runner) -> Handle:
     """Teach the base the dataset, and report whether it is better for it."""
     config, model = experiment.config, experiment.model
     pictures = run(dataset.prepare(config.dataset, experiment.fingerprint))
-    run(preflight.check(pictures, config.transform, model))
+    shown = with_faces("faces", pictures, experiment, run)
+    run(preflight.check(shown, config.transform, config.training, config.prior, model))
     captioned = {"dataset": pictures}
-    cached = {"latents": run(latents.encode("latents", pictures, config.transform, model))}
+    cached = {"latents": run(latents.encode("latents", shown, config.transform, model))}
     if config.prior is not None:
         classes = run(class_images.generate(config.prior, model))
         captioned["class_images"] = classes
-        cached["class_latents"] = run(latents.encode("class_latents", classes, config.transform, model))
+        shown = with_faces("class_faces", classes, experiment, run)
+        cached["class_latents"] = run(latents.encode("class_latents", shown, config.transform, model))
     if not config.training.live_text:
         cached["text"] = run(text.encode(captioned, model, config.captions, config.extra_captions))
     training = run(train.train(config.training, config.sampling, config.captions, model, cached, experiment.continuing))
     return judge(experiment, pictures, training, run)
+
+
+def with_faces(label: str, pictures: Handle, experiment: Experiment, run: Runner) -> dict[str, Handle]:
+    """Pictures, and where their faces are if a detector is asked."""
+    detector = experiment.face_detector
+    found = {} if detector is None else {"faces": run(faces.find(label, pictures, detector))}
+    return {"dataset": pictures, **found}
 
 
 def evaluate(experiment: Experiment, run: Runner) -> Handle:

@@ -63,12 +63,18 @@ class Batch:
     input_eps_BCHW: Tensor
     """The noise that the input gets; the same, unless the input is perturbed."""
     t_B: Tensor
+    weight_B: Tensor | None = None
+    """How much each row counts; None: all alike."""
+    mask_B1HW: Tensor | None = None
+    """Where each row counts, in [0, 1]; None: everywhere."""
 
     def map(self, change: Change) -> Batch:
         """`change` done to every tensor."""
         conditioning = self.conditioning.map(change)
         eps_BCHW, input_eps_BCHW = change(self.eps_BCHW), change(self.input_eps_BCHW)
-        return Batch(change(self.x_BCHW), conditioning, eps_BCHW, input_eps_BCHW, change(self.t_B))
+        weight_B, mask_B1HW = (None if part is None else change(part) for part in (self.weight_B, self.mask_B1HW))
+        t_B = change(self.t_B)
+        return Batch(change(self.x_BCHW), conditioning, eps_BCHW, input_eps_BCHW, t_B, weight_B, mask_B1HW)
 
     def to(self, device: torch.device) -> Batch:
         return self.map(lambda tensor: tensor.to(device))

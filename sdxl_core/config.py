@@ -6,7 +6,7 @@ a hub id. Relative paths have been made absolute (against the configuration file
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -60,24 +60,111 @@ class DatasetConfig(Config):
     """With `skip`: refuse the dataset when more than this share of it is bad."""
     max_megapixels: Annotated[float, Field(gt=0)] = 100.0
     """Refuse larger pictures before they are decoded."""
+    concept_column: str | None = None
+    """Column with the concept's name (sources imagefolder, parquet, hub); with source concepts it is the sub-folder."""
+    face_box_column: str | None = None
+    """Column with the largest face as [left, top, right, bottom], in pixels of the upright picture, or null (sources
+    imagefolder, parquet, hub); for `transform.crop: face`."""
+    masks: str | None = None
+    """Where loss counts (`training.masked_loss`), white: yes, black: no. `alpha`: the picture's own transparency; or a
+    folder (`./masks`) with a picture of the same name and size, in any format, for each picture of the dataset."""
+
+    @model_validator(mode="after")
+    def _columns_and_files(self) -> DatasetConfig:
+        tables, files = ("imagefolder", "parquet", "hub"), ("imagefolder", "prompt", "captions", "concepts")
+        for column in ("concept_column", "face_box_column"):
+            if getattr(self, column) is not None and self.source not in tables:
+                raise ValueError(
+                    f"{column} needs a source with columns ({', '.join(tables)}), got source: {self.source}"
+                )
+        if self.masks not in (None, "alpha") and self.source not in files:
+            raise ValueError(
+                f"masks from a folder need a source of files ({', '.join(files)}), got {self.source}; use alpha"
+            )
+        if self.masks not in (None, "alpha") and not str(self.masks).startswith(("/", "./", "../", "~")):
+            raise ValueError(f"masks: expected alpha or a folder, which begins with ./, got {self.masks!r}")
+        return self
+
+
+Resolution = Annotated[int, Field(ge=16, multiple_of=8)]
+
+
+class BucketConfig(Config):
+    """Training pictures of several shapes, not squares, so that less is cut off (Podell et al. 2023, section 2.3).
+
+    At 1024 px, with `min_side_px: 512` and `max_aspect: 4`, the buckets are those that SDXL was trained with.
+    """
+
+    step_px: Annotated[int, Field(ge=8, multiple_of=8)] = 64
+    """Sides of buckets are multiples of this."""
+    min_side_px: PositiveInt | None = None
+    """No bucket has a shorter side. Default: half of the resolution."""
+    max_aspect: Annotated[float, Field(ge=1)] = 2.0
+    """No bucket's long side is more than so many times its short side; what is cut off more is told before training."""
+    resolutions_px: Annotated[tuple[Resolution, ...], Field(min_length=1)] | None = None
+    """Several resolutions in place of `resolution_px`: every picture is trained at each of them. A bucket's area is at
+    most the square of its resolution."""
+    max_upscale: Annotated[float, Field(ge=1)] | None = None
+    """Enlarge no picture more than this; 1: not at all. A picture is then trained at the resolutions that it is large
+    enough for; if at none, in the largest smaller bucket. Default: pictures are enlarged as their buckets ask."""
+
+
+class FaceConfig(Config):
+    """Where faces are, for `crop: face`. Boxes come from `dataset.face_box_column`, and where that has none from the
+    detector."""
+
+    detector: str | None = None
+    """Folder with an insightface detection model (`./buffalo_l`); needs the extra `faces`."""
+    margin: Annotated[float, Field(ge=0)] = 0.25
+    """What is kept around a face on each side, as a share of its width and height."""
 
 
 class TransformConfig(Config):
     """How a picture becomes a training picture. Everything here changes the latents."""
 
-    resolution_px: Annotated[int, Field(ge=16, multiple_of=8)] = 1024
+    resolution_px: Resolution = 1024
     """Side of the square training picture; the picture's shorter side is resized to it, then the longer is cropped."""
-    crop: Literal["center", "random"] = "center"
+    buckets: BucketConfig | None = None
+    """Several shapes instead of squares; the picture is resized to cover its bucket, then what is over is cropped."""
+    crop: Literal["center", "random", "face"] = "center"
+    """face: as near to the center as keeps the largest face inside; the center where there is none."""
     crops_per_image: PositiveInt = 1
     """With `crop: random`, how many fixed crops of every picture are cached; training draws among them."""
+    face: FaceConfig = FaceConfig()
     flip: bool = False
     """Also cache every crop mirrored, and draw among both."""
 
     @model_validator(mode="after")
     def _one_center(self) -> TransformConfig:
-        if self.crop == "center" and self.crops_per_image != 1:
-            raise ValueError("crops_per_image above 1 needs crop: random; all center crops of a picture are the same")
+        if self.crop != "random" and self.crops_per_image != 1:
+            raise ValueError(
+                f"crops_per_image above 1 needs crop: random; all {self.crop} crops of a picture are the same"
+            )
         return self
+
+    @model_validator(mode="after")
+    def _a_square_fits(self) -> TransformConfig:
+        if self.buckets is None:
+            return self
+        for resolution in self.base_resolutions_px:
+            side = resolution // self.buckets.step_px * self.buckets.step_px
+            if side < max(1, self.buckets.min_side_px or 0):
+                raise ValueError(
+                    f"buckets of {resolution} px: expected step_px and min_side_px to leave a square within it, "
+                    f"got step_px {self.buckets.step_px} and min_side_px {self.buckets.min_side_px}"
+                )
+        return self
+
+    @property
+    def base_resolutions_px(self) -> tuple[int, ...]:
+        """Every picture is trained at each of these."""
+        several = self.buckets.resolutions_px if self.buckets is not None else None
+        return (self.resolution_px,) if several is None else tuple(sorted(set(several)))
+
+    @property
+    def lasting(self) -> dict[str, Any]:
+        """What decides the crops, as JSON; where the face detector lies does not."""
+        return self.model_dump(mode="json", exclude={"face": {"detector"}})
 
 
 class ShuffleConfig(Config):

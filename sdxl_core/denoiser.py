@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sdxl_core.batch import Batch, Conditioning, EncodedText
 from sdxl_core.losses import row_error
+from sdxl_core.masking import inside_weight, outside_weight
 from sdxl_core.networks import Base, Networks
 from sdxl_core.schedule import NoiseSchedule
 from sdxl_core.training_config import TrainingConfig
@@ -45,18 +46,31 @@ class Denoiser:
         return self.schedule.target(batch.x_BCHW, batch.eps_BCHW, batch.t_B).float()
 
     def error(self, batch: Batch, target_BCHW: Tensor | None = None) -> Tensor:
-        """The configured loss of every row, mean over C, H, W, float32; its timestep not weighed.
+        """The configured loss of every row, mean over C, H, W, float32; where the batch has masks, as they weigh it.
 
-        Against what noise and latents say, or against another target.
+        Against what noise and latents say, or against another target. Neither the row's timestep nor its concept is
+        weighed.
         """
         if target_BCHW is None:
             target_BCHW = self.target(batch)
-        return row_error(self.predict(batch) - target_BCHW, batch.t_B, self.schedule, self.config.loss)
+        masked = self.config.masked_loss
+        if masked is None or batch.mask_B1HW is None:
+            return self._row_error(self.predict(batch) - target_BCHW, batch)
+        base_BCHW = self.predict_base(batch) if masked.prior_weight else None
+        predicted_BCHW = self.predict(batch)
+        error_B = self._row_error(predicted_BCHW - target_BCHW, batch, inside_weight(batch.mask_B1HW, masked))
+        if base_BCHW is None:
+            return error_B
+        return error_B + self._row_error(predicted_BCHW - base_BCHW, batch, outside_weight(batch.mask_B1HW, masked))
 
     def weight(self, batch: Batch) -> Tensor:
-        """How much every row's timestep counts."""
+        """How much every row counts, by its timestep and its concept."""
         snr_B = self.schedule.snr(batch.t_B)
-        return timestep_weight(snr_B, self.schedule.prediction_type, self.config.weighting)
+        weight_B = timestep_weight(snr_B, self.schedule.prediction_type, self.config.weighting)
+        return weight_B if batch.weight_B is None else weight_B * batch.weight_B
+
+    def _row_error(self, difference_BCHW: Tensor, batch: Batch, weight_B1HW: Tensor | None = None) -> Tensor:
+        return row_error(difference_BCHW, batch.t_B, self.schedule, self.config.loss, weight_B1HW)
 
     def _predict(self, networks: Networks, batch: Batch) -> Tensor:
         noisy_BCHW = self.schedule.add_noise(batch.x_BCHW, batch.input_eps_BCHW, batch.t_B)

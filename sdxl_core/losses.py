@@ -43,13 +43,20 @@ def smooth_l1(difference_BCHW: Tensor, threshold_B111: Threshold) -> Tensor:
 LOSSES: dict[str, Callable[[Tensor, Threshold], Tensor]] = {"l2": l2, "l1": l1, "huber": huber, "smooth_l1": smooth_l1}
 
 
-def row_error(difference_BCHW: Tensor, t_B: Tensor, schedule: NoiseSchedule, config: LossConfig) -> Tensor:
-    """Mean over C, H, W of the loss of every row."""
+def row_error(
+    difference_BCHW: Tensor,
+    t_B: Tensor,
+    schedule: NoiseSchedule,
+    config: LossConfig,
+    weight_B1HW: Tensor | None = None,
+) -> Tensor:
+    """Mean over C, H, W of the loss of every row, each place weighted if there are weights."""
 
     def threshold_B111() -> Tensor:
         return threshold(t_B, schedule, config).view(-1, 1, 1, 1)
 
-    return LOSSES[config.kind](difference_BCHW, threshold_B111).mean(dim=(1, 2, 3))
+    loss_BCHW = LOSSES[config.kind](difference_BCHW, threshold_B111)
+    return (loss_BCHW if weight_B1HW is None else loss_BCHW * weight_B1HW).mean(dim=(1, 2, 3))
 
 
 def threshold(t_B: Tensor, schedule: NoiseSchedule, config: LossConfig) -> Tensor:

@@ -14,7 +14,7 @@ OVERRIDABLE = {
     "training.warmup_steps": "as above",
     "training.weight_decay": "acts on the weights as they are",
     "training.max_grad_norm": "acts on one step's gradient",
-    "training.micro_batch_size": "with accumulation_steps so that the rows of a step stay the same",
+    "training.micro_batch_size": "with accumulation_steps so that a step has as many rows; without buckets, the same",
     "training.accumulation_steps": "with micro_batch_size so that the rows of a step stay the same",
     "training.processes": "with micro_batch_size so that the rows of a step stay the same",
     "training.gradient_checkpointing": "memory for time; the same numbers but for rounding",

@@ -16,6 +16,7 @@ from accelerate.utils import set_seed
 from sdxl_core.adapters import TRAINED_FILE
 from sdxl_core.bundle import Bundle
 from sdxl_core.config import Precision
+from sdxl_core.data.buckets import refuse_mixed_sizes
 from sdxl_core.denoiser import Denoiser
 from sdxl_core.disk import require_room
 from sdxl_core.ema import build_ema
@@ -163,6 +164,11 @@ def set_up(job: TrainJob) -> Run:
         )
     images = load_images(job.latents)
     classes = load_images(job.class_latents) if objective.uses_class_images and job.class_latents else None
+    if classes is not None:
+        refuse_mixed_sizes({*images.sizes}, {*classes.sizes})
+    if config.masked_loss is not None and images.mask_NVHW is None:
+        fix = "Set dataset.masks to a folder or to alpha, or training.masked_loss=null"
+        raise UserError.about("training.masked_loss", expected="pictures with masks", got="none", fix=fix)
     captions = {*images.captions, *(classes.captions if classes else ()), objective.class_prompt or ""}
     trained = load_trained_networks(job.model, config, captions, dtype, accelerator)
     data = TrainingSet(
@@ -175,7 +181,8 @@ def set_up(job: TrainJob) -> Run:
         rows_per_step=rows_per_step(config, workers.count),
         class_prompt=objective.class_prompt,
     )
-    base = trained.adapter.base(trained.networks, dtype) if objective.uses_base else None
+    holds_base = objective.uses_base or (config.masked_loss is not None and config.masked_loss.prior_weight > 0)
+    base = trained.adapter.base(trained.networks, dtype) if holds_base else None
     state = TrainState(
         denoiser=Denoiser(trained.networks, schedule.to(accelerator.device), config, base),
         trainable=trained.trainable,

@@ -2,13 +2,14 @@
 
 All tensors stay in memory on the training device; a batch is indexing and arithmetic. Every draw is a function of
 (seed, optimizer step, slot), the slot being a row's place among all rows of the step, whatever micro-batch,
-accumulation step or process computes it.
+accumulation step or process computes it. Where pictures have several sizes, the slots of one configured micro-batch are
+of one size (`sdxl_core.row_order`).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +19,12 @@ from torch import Tensor
 
 from sdxl_core import randomness
 from sdxl_core.batch import Batch, Conditioning
+from sdxl_core.concepts import concept_settings
 from sdxl_core.errors import UserError
+from sdxl_core.latents import INDEX_FILE, latents_file
 from sdxl_core.noise import draw_noise, draw_timestep
-from sdxl_core.training_config import TrainingConfig
+from sdxl_core.row_order import RowOrder
+from sdxl_core.training_config import ConceptConfig, TrainingConfig
 from sdxl_core.training_text import TrainingText
 
 # N pictures, V variants, B rows
@@ -28,29 +32,56 @@ from sdxl_core.training_text import TrainingText
 
 @dataclass(frozen=True)
 class CachedImages:
-    """Pictures as posteriors, with the caption each one has."""
+    """Pictures as posteriors, with the caption each one has.
 
-    mean_NVCHW: Tensor
-    std_NVCHW: Tensor
-    time_ids_NV6: Tensor
+    A tensor that begins with N is one tensor, or where pictures have several sizes a tensor for each picture.
+    """
+
+    mean_NVCHW: Tensor | Sequence[Tensor]
+    std_NVCHW: Tensor | Sequence[Tensor]
+    time_ids_NV6: Tensor | Sequence[Tensor]
     captions: tuple[str, ...]
     sha256s: tuple[str, ...]
+    mask_NVHW: Tensor | Sequence[Tensor] | None = None
+    """Where the loss counts, in [0, 1]."""
+    concepts: tuple[str | None, ...] | None = None
+    """Of each picture; None: no picture has one."""
+    shares: tuple[float, ...] | None = None
+    """How often each picture is seen in an epoch, before its concept's repeats; None: once."""
 
     def __len__(self) -> int:
         return len(self.sha256s)
 
+    @property
+    def sizes(self) -> list[str]:
+        """Of each picture's latents, height x width."""
+        return [f"{mean.shape[-2]}x{mean.shape[-1]}" for mean in self.mean_NVCHW]
+
 
 def load_images(folder: Path) -> CachedImages:
     """What the latents artifact holds."""
-    tensors = load_file(folder / "latents.safetensors")
-    index = [json.loads(line) for line in (folder / "index.jsonl").read_text(encoding="utf-8").splitlines()]
+    index = [json.loads(line) for line in (folder / INDEX_FILE).read_text(encoding="utf-8").splitlines()]
+    tensors = _load_latents(folder, [row.get("size") for row in index])
     return CachedImages(
         tensors["mean_NVCHW"],
         tensors["std_NVCHW"],
         tensors["time_ids_NV6"],
         tuple(row["text"] for row in index),
         tuple(row["image_sha256"] for row in index),
+        tensors.get("mask_NVHW"),
+        tuple(row.get("concept") for row in index),
+        tuple(row.get("share", 1.0) for row in index),
     )
+
+
+def _load_latents(folder: Path, sizes: Sequence[str | None]) -> Mapping[str, Tensor | Sequence[Tensor]]:
+    """The tensors of an artifact by name, in the order of its index; `sizes` are the index's."""
+    files = {size: load_file(folder / latents_file(size)) for size in dict.fromkeys(sizes)}
+    if len(files) == 1:
+        return files[sizes[0]]
+    in_turn = {size: iter(range(len(sizes))) for size in files}
+    places = [(size, next(in_turn[size])) for size in sizes]
+    return {name: [files[size][name][place] for size, place in places] for name in files[sizes[0]]}
 
 
 class TrainingSet:
@@ -83,21 +114,30 @@ class TrainingSet:
         self.scaling_factor = scaling_factor
         self.timesteps = timesteps
         self.rows_per_step = rows_per_step
-        self._orders: dict[tuple[int, int], list[int]] = {}
+        self.concepts = [concept_settings(instances.concepts or [None] * len(instances), config.concepts)]
+        self.concepts += [[ConceptConfig()] * len(group) for group in self.groups[1:]]
+        self.orders = [self._order(group) for group in range(len(self.groups))]
 
     def batch(self, step: int, slots: Sequence[int]) -> Batch:
         """The rows of `slots` at `step`: instance rows, then as many class rows.
 
-        Class rows are class images, or with `class_prompt` the instance rows again with that caption.
+        Class rows are class images, or with `class_prompt` the instance rows again with that caption. Where pictures
+        have several sizes, `slots` are of one micro-batch as configured, or of part of one.
         """
-        drawn = [self._row(group, step, slot) for group in range(len(self.groups)) for slot in slots]
+        rows = [(group, step, slot) for group in range(len(self.groups)) for slot in slots]
+        drawn = [self._row(*row) for row in rows]
         if self.class_prompt is not None:
             class_row = self.text.rows[self.class_prompt][0]
             drawn += [(*row[:-1], class_row) for row in drawn]
+            rows += rows
         x, eps, input_eps, t, ids, texts = zip(*drawn, strict=True)
         rows_B = torch.tensor(texts)
         conditioning = Conditioning(self.text.pick(rows_B), self.text.lengths_U[rows_B], torch.stack(ids))
-        return Batch(torch.stack(x), conditioning, torch.stack(eps), torch.stack(input_eps), torch.tensor(t))
+        mask = torch.stack([self._mask(*row) for row in rows]) if self.config.masked_loss is not None else None
+        weight = torch.tensor([self.concepts[row[0]][self._picture(*row)].loss_weight for row in rows])
+        return Batch(
+            torch.stack(x), conditioning, torch.stack(eps), torch.stack(input_eps), torch.tensor(t), weight, mask
+        )
 
     def pictures(self, step: int, slots: Sequence[int]) -> list[str]:
         """sha256 of the pictures in `batch(step, slots)`, to name a sample that did damage."""
@@ -107,8 +147,8 @@ class TrainingSet:
         images = self.groups[group]
         picture = self._picture(group, step, slot)
         draw = (self.config.seed, group, step, slot)
-        variant = randomness.integer(images.mean_NVCHW.shape[1], "variant", *draw)
-        mean, std = images.mean_NVCHW[picture, variant], images.std_NVCHW[picture, variant]
+        variant = self._variant(group, step, slot)
+        mean, std = images.mean_NVCHW[picture][variant], images.std_NVCHW[picture][variant]
         shape = (mean.shape[0], mean.shape[1], mean.shape[2])
         x = (mean + std * randomness.normal(shape, "posterior", *draw)) * self.scaling_factor
         eps, input_eps = draw_noise(shape, self.config.noise, *draw)
@@ -116,13 +156,25 @@ class TrainingSet:
         dropped = group == 0 and randomness.uniform("caption", *draw) < self.config.caption_dropout
         texts = self.text.rows[images.captions[picture]]
         text = 0 if dropped else texts[randomness.integer(len(texts), "caption-variant", *draw)]
-        return x, eps, input_eps, t, images.time_ids_NV6[picture, variant], text
+        return x, eps, input_eps, t, images.time_ids_NV6[picture][variant], text
+
+    def _mask(self, group: int, step: int, slot: int) -> Tensor:
+        """1 x H x W; class images have no mask, and count everywhere."""
+        images, picture = self.groups[group], self._picture(group, step, slot)
+        if images.mask_NVHW is None:
+            return torch.ones(1, *images.mean_NVCHW[picture].shape[-2:])
+        return images.mask_NVHW[picture][self._variant(group, step, slot)][None]
 
     def _picture(self, group: int, step: int, slot: int) -> int:
-        """Every picture once per epoch, in an order of the epoch's own."""
-        size = len(self.groups[group])
-        epoch, place = divmod(step * self.rows_per_step + slot, size)
-        if (group, epoch) not in self._orders:
-            order = randomness.permutation(size, "order", self.config.seed, group, epoch)
-            self._orders = {k: v for k, v in self._orders.items() if k[1] >= epoch - 1} | {(group, epoch): order}
-        return self._orders[group, epoch][place]
+        return self.orders[group].picture(step * self.rows_per_step + slot)
+
+    def _variant(self, group: int, step: int, slot: int) -> int:
+        variants = len(self.groups[group].mean_NVCHW[self._picture(group, step, slot)])
+        return randomness.integer(variants, "variant", self.config.seed, group, step, slot)
+
+    def _order(self, group: int) -> RowOrder:
+        """Every picture once an epoch, times its concept's repeats, in an order of the epoch's own."""
+        images = self.groups[group]
+        shares = images.shares or (1.0,) * len(images)
+        weights = [share * each.repeats for share, each in zip(shares, self.concepts[group], strict=True)]
+        return RowOrder(images.sizes, weights, self.config.micro_batch_size, self.config.seed, group)

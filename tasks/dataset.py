@@ -19,5 +19,7 @@ STAGE = Stage(kind="dataset", version="1", build=_build, heavy=False)
 def prepare(dataset: DatasetConfig, fingerprint: str) -> Call:
     """`fingerprint` is what the source holds; where it lies does not matter."""
     settings = dataset.model_dump(mode="json", exclude={"path"})
+    if dataset.masks not in (None, "alpha"):
+        settings["masks"] = "folder"
     local = {"dataset": dataset.model_dump(mode="json")}
     return Call(STAGE, "dataset", {"dataset": settings, "source": fingerprint}, local=local)

@@ -14,6 +14,7 @@ from sdxl_core.scheduler_settings import scheduler_settings
 from tasks.checkpoint import read_shapes
 from tasks.config import PipelineConfig
 from tasks.errors import ConfigError
+from tasks.faces import Detector, locate_detector
 from tasks.images import AdapterFile, PromptSet
 from tasks.manifest import Json
 from tasks.store import ArtifactStore
@@ -38,6 +39,7 @@ class Experiment:
     """How the training deals with earlier ones."""
     adapter: AdapterFile | None = None
     """A LoRA from elsewhere, to judge instead of training one."""
+    face_detector: Detector | None = None
 
     @property
     def name(self) -> str:
@@ -76,6 +78,7 @@ def prepare_experiment(
         metric_weights=locate_metric_weights(evaluation, store.digest_file),
         command=command,
         adapter=_adapter_file(adapter, store) if adapter else None,
+        face_detector=locate_detector(config.transform, store.digest_file),
         continuing=Continuing(
             name=config.name,
             ancestor=find_ancestor(store, config.name, config.training, resume),
@@ -107,10 +110,26 @@ def check_sections(config: PipelineConfig) -> None:
             f"prior: class images are not used by training.objective.kind = {objective}: "
             "remove the section (--set prior=null), or set training.objective.kind=prior_preservation"
         )
+    _check_pictures(config)
     if not any(metric.primary for metric in config.evaluation.metrics):
         raise ConfigError(
             "evaluation.metrics: expected one at least with `primary: true`, got none; "
             "the primary metrics decide the verdict, so name them before you see results"
+        )
+
+
+def _check_pictures(config: PipelineConfig) -> None:
+    masked, masks = config.training.masked_loss is not None, config.dataset.masks is not None
+    if masked and not masks:
+        raise ConfigError(
+            "training.masked_loss needs masks: set dataset.masks to a folder (./masks) or alpha, or remove the section"
+        )
+    if masks and not masked:
+        raise ConfigError("dataset.masks are not used: add a section `training: {masked_loss: {}}`, or remove them")
+    if config.transform.crop == "face" and not (config.transform.face.detector or config.dataset.face_box_column):
+        raise ConfigError(
+            "transform.crop = face needs to know where faces are: set dataset.face_box_column, or "
+            "transform.face.detector to the folder of an insightface model"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from sdxl_core.config import TransformConfig
@@ -18,6 +19,7 @@ def _build(job: Job) -> dict[str, Json]:
         dataset=job.inputs["dataset"],
         vae=Path(job.local["vae"]),
         vae_digest=job.params["vae"],
+        faces=job.inputs.get("faces"),
         out=job.out,
         cells=job.store.cells("latents"),
         device=job.device,
@@ -25,10 +27,10 @@ def _build(job: Job) -> dict[str, Json]:
     )
 
 
-STAGE = Stage(kind="latents", version="1", build=_build)
+STAGE = Stage(kind="latents", version="2", build=_build)
 
 
-def encode(label: str, dataset: Handle, transform: TransformConfig, model: BaseModel) -> Call:
-    """`dataset` may be the instance pictures or class images."""
-    params = {"transform": transform.model_dump(mode="json"), "vae": model.digest("vae")}
-    return Call(STAGE, label, params, {"dataset": dataset}, {"vae": str(model.vae_folder)})
+def encode(label: str, pictures: Mapping[str, Handle], transform: TransformConfig, model: BaseModel) -> Call:
+    """`pictures` holds `dataset` (instance pictures or class images) and, with a face detector, `faces`."""
+    params = {"transform": transform.lasting, "vae": model.digest("vae")}
+    return Call(STAGE, label, params, pictures, {"vae": str(model.vae_folder)})

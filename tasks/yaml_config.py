@@ -194,6 +194,8 @@ def _known_keys(loc: Sequence[int | str]) -> Mapping[str, Any]:
             node = resolved({"$ref": node["discriminator"]["mapping"][part]})
         elif "items" in node:
             node = resolved(node["items"])
+        elif "properties" not in node:  # names of the user's own, such as concepts
+            node = resolved(node["additionalProperties"])
         else:
             node = resolved(node["properties"][part])
     properties: Mapping[str, Any] = node["properties"]

@@ -56,6 +56,8 @@ class Decoded:
     image: Image.Image
     format: str
     frames: int
+    alpha: Image.Image | None
+    """8-bit grey, white where the picture is opaque; None where its file has no transparency."""
 
 
 def open_rgb(source: Path | str | bytes, max_megapixels: float | None = None) -> Image.Image:
@@ -107,7 +109,8 @@ def decode(data: bytes, max_megapixels: float | None = None) -> Decoded:
             assert opened.format is not None
             kind, frames = opened.format, int(getattr(opened, "n_frames", 1))
             opened.load()
-            return Decoded(_to_rgb(ImageOps.exif_transpose(opened), kind), kind, frames)
+            upright = ImageOps.exif_transpose(opened)
+            return Decoded(_to_rgb(upright, kind), kind, frames, _alpha(upright))
     except (BadPicture, MemoryError):
         raise
     except UnidentifiedImageError:
@@ -168,6 +171,12 @@ def _to_rgb(image: Image.Image, kind: str) -> Image.Image:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
     return image.convert("RGB")
+
+
+def _alpha(image: Image.Image) -> Image.Image | None:
+    if not image.has_transparency_data or image.mode.startswith("I"):
+        return None
+    return image.convert("RGBA").getchannel("A")
 
 
 def _from_16_bit(image: Image.Image) -> Image.Image:

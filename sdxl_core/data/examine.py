@@ -10,7 +10,8 @@ from pathlib import Path
 
 from sdxl_core.config import DatasetConfig
 from sdxl_core.data.decode import SUFFIXES, BadPicture, decode, read_picture
-from sdxl_core.data.records import Record
+from sdxl_core.data.masks import Masks
+from sdxl_core.data.records import Box, Record
 from sdxl_core.data.sources import SOURCES
 from sdxl_core.data.sources.base import Problem, Row
 from sdxl_core.errors import UserError
@@ -37,22 +38,26 @@ class Examination:
 
 def examine(
     config: DatasetConfig,
-    keep: Callable[[Record, bytes], None] = lambda record, data: None,
+    keep: Callable[[str, bytes], None] = lambda name, data: None,
     progress: Progress = no_progress,
 ) -> Examination:
-    """Read and decode every picture of a dataset, one at a time; `keep` gets each good one with its bytes.
+    """Read and decode every picture of a dataset, one at a time.
+
+    `keep` gets the name (inside the artifact) and the bytes of each good one, and of its mask.
 
     Raises:
         UserError: the configuration does not fit the dataset at all. Bad pictures and rows are among the problems.
     """
     listing = SOURCES[config.source].listing(config)
+    masks = Masks(config) if config.masks is not None else None
     records, problems, several_frames = list[Record](), list[Problem](), list[str]()
     for done, entry in enumerate(listing.entries, start=1):
-        seen = _look(entry, config.max_megapixels) if isinstance(entry, Row) else entry
+        seen = _look(entry, masks, config.max_megapixels) if isinstance(entry, Row) else entry
         if isinstance(seen, Problem):
             problems.append(seen)
         else:
-            keep(seen.record, seen.data)
+            for name, data in seen.files.items():
+                keep(name, data)
             records.append(seen.record)
             if seen.frames > 1:
                 several_frames.append(seen.record.source)
@@ -84,27 +89,42 @@ def refuse_if_bad(config: DatasetConfig, found: Examination) -> None:
 @dataclass(frozen=True)
 class _Seen:
     record: Record
-    data: bytes
+    files: dict[str, bytes]
     frames: int
 
 
-def _look(row: Row, max_megapixels: float) -> _Seen | Problem:
+def _look(row: Row, masks: Masks | None, max_megapixels: float) -> _Seen | Problem:
     try:
         data = row.picture if isinstance(row.picture, bytes) else read_picture(row.picture, max_megapixels)
         decoded = decode(data, max_megapixels)
+        mask = masks.file_of(row.source, decoded) if masks is not None else None
+        face_box = _inside(row.face_box, decoded.image.width, decoded.image.height)
     except BadPicture as error:
         return Problem(row.source, str(error))
     sha256 = hashlib.sha256(data).hexdigest()
+    image = f"images/{sha256}.{SUFFIXES[decoded.format]}"
     record = Record(
-        image=f"images/{sha256}.{SUFFIXES[decoded.format]}",
+        image=image,
         sha256=sha256,
         width=decoded.image.width,
         height=decoded.image.height,
         text=row.text,
         concept=row.concept,
         source=row.source,
+        mask=None if masks is None else mask.name if mask is not None else image,
+        face_box=face_box,
     )
-    return _Seen(record, data, decoded.frames)
+    return _Seen(record, {image: data} | ({mask.name: mask.data} if mask is not None else {}), decoded.frames)
+
+
+def _inside(box: Box | None, width: int, height: int) -> Box | None:
+    """The part of a face's box that is in the picture; a face may reach over its edge."""
+    if box is None:
+        return None
+    left, top, right, bottom = max(box[0], 0), max(box[1], 0), min(box[2], width), min(box[3], height)
+    if left >= right or top >= bottom:
+        raise BadPicture(f"the face box {list(box)} lies outside the {width} x {height} px; is it of another size?")
+    return left, top, right, bottom
 
 
 def _refusal(config: DatasetConfig, problems: list[Problem] | tuple[Problem, ...], fix: str) -> UserError:

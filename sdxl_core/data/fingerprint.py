@@ -8,15 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sdxl_core.config import DatasetConfig
+from sdxl_core.data.masks import mask_files
 from sdxl_core.data.sources import SOURCES
+from sdxl_core.data.sources.base import digest_names
 
 
 def dataset_fingerprint(config: DatasetConfig, digest_file: Callable[[Path], str]) -> str:
     """Hex digest of the names and bytes of all that the dataset is read from.
 
     Where the dataset lies and when its files were touched do not matter, nor do files that the source does not read.
-    A hub dataset is identified by its id, split and commit. The other fields of `config` (columns, prompt, policy)
-    are not part of this: they belong into a key beside it.
+    Masks of a folder belong to it. A hub dataset is identified by its id, split and commit. The other fields of
+    `config` (columns, prompt, policy) are not part of this: they belong into a key beside it.
 
     Args:
         config: which dataset.
@@ -25,5 +27,7 @@ def dataset_fingerprint(config: DatasetConfig, digest_file: Callable[[Path], str
     Raises:
         UserError: the dataset is not there.
     """
-    content = SOURCES[config.source].identity(config, digest_file)
-    return hashlib.sha256(json.dumps([config.source, content]).encode()).hexdigest()
+    content: list[object] = [config.source, SOURCES[config.source].identity(config, digest_file)]
+    if (masks := mask_files(config)) is not None:
+        content.append(digest_names(*masks, digest_file))
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()

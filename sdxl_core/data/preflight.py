@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median_low
 from typing import Any
 
 from sdxl_core.config import DatasetConfig, TransformConfig
+from sdxl_core.data.crop_report import EpochSpec, TableRow, crop_rows, crop_summary, epoch_rows, epoch_summary
+from sdxl_core.data.crops import plan_crops
 from sdxl_core.data.examine import Progress, examine, no_progress
-from sdxl_core.data.records import Record
+from sdxl_core.data.records import Box, Record
 from sdxl_core.data.sources.base import Problem
 from sdxl_core.errors import UserError
 
@@ -18,7 +20,6 @@ TOKEN_LIMIT = 77  # CLIP's context, start and end tokens included
 MOST_SHOWN = 10  # names listed under a line of the table
 
 CountTokens = Callable[[str], int]
-TableRow = tuple[str, str, list[str]]  # label, figure, names to list below it
 
 
 def preflight(
@@ -51,15 +52,22 @@ def summarise(
     several_frames: Sequence[str] = (),
     transform: TransformConfig | None = None,
     count_tokens: CountTokens | None = None,
+    faces: Mapping[str, Box | None] | None = None,
+    epoch: EpochSpec | None = None,
 ) -> dict[str, Any]:
-    """Figures of a dataset, as JSON.
+    """Figures of a dataset, as JSON. `faces` are those that a detector found, by the pictures' sha256.
 
     Always: `pictures`, `unique_pictures`, `captions` (different ones), `concepts` {name: pictures}, `width_px` and
     `height_px` {min, median, max} or null, `duplicate_pictures` [{sources, same_caption}] (same bytes),
     `repeated_captions` [{text, pictures}] most frequent first, `several_frames` [source], `left_out` [{where, reason}].
     With `transform`: `crops` {resolution_px, mode, variants_per_picture, training_pictures, enlarged [source],
-    least_kept {source, share} or null}, share being the part of a picture's area inside one crop.
+    least_kept {source, share} or null}, share being the part of a picture's area inside one crop; with buckets,
+    `buckets` {sizes {height x width: pictures}, median_kept, most_enlarged}; with face crops, `without_face` [source].
+    With `epoch` too: `epoch` {rows, steps, rows_of {concept: rows}}.
     With `count_tokens`: `long_captions` {limit_tokens, pictures, captions [{text, tokens}]}.
+
+    Raises:
+        UserError: what `epoch` says does not fit the pictures.
     """
     captions = Counter(record.text for record in records)
     summary: dict[str, Any] = {
@@ -77,7 +85,10 @@ def summarise(
         "left_out": [{"where": problem.where, "reason": problem.reason} for problem in problems],
     }
     if transform:
-        summary["crops"] = _crops(records, transform)
+        pictures = plan_crops(records, transform, faces or {})
+        summary["crops"] = crop_summary(pictures, transform)
+        if epoch is not None:
+            summary["epoch"] = epoch_summary(pictures, transform, epoch)
     if count_tokens:
         summary["long_captions"] = _long_captions(captions, count_tokens)
     return summary
@@ -114,7 +125,9 @@ def format_summary(summary: dict[str, Any]) -> str:
 def _rows(summary: dict[str, Any]) -> Iterator[TableRow]:
     yield from _size_rows(summary)
     if crops := summary.get("crops"):
-        yield from _crop_rows(crops)
+        yield from crop_rows(crops)
+    if epoch := summary.get("epoch"):
+        yield from epoch_rows(epoch)
     yield from _caption_rows(summary)
     yield from _finding_rows(summary)
 
@@ -150,15 +163,6 @@ def _finding_rows(summary: dict[str, Any]) -> Iterator[TableRow]:
         yield "unusable", str(len(left_out)), [f"{row['where']}: {row['reason']}" for row in left_out]
 
 
-def _crop_rows(crops: dict[str, Any]) -> Iterator[TableRow]:
-    side, each = crops["resolution_px"], crops["variants_per_picture"]
-    yield "crops", f"{crops['training_pictures']} of {side} x {side} px ({crops['mode']}, {each} a picture)", []
-    if least := crops["least_kept"]:
-        yield "least kept", f"{least['share']:.0%} of {least['source']}", []
-    if enlarged := crops["enlarged"]:
-        yield "enlarged", f"{len(enlarged)} smaller than {side} px", list(enlarged)
-
-
 def _spread(values: Sequence[int]) -> dict[str, int] | None:
     return {"min": min(values), "median": median_low(values), "max": max(values)} if values else None
 
@@ -172,20 +176,6 @@ def _duplicates(records: Sequence[Record]) -> list[dict[str, Any]]:
         for group in groups.values()
         if len(group) > 1
     ]
-
-
-def _crops(records: Sequence[Record], transform: TransformConfig) -> dict[str, Any]:
-    each = transform.crops_per_image * (2 if transform.flip else 1)
-    shares = [(min(r.width, r.height) / max(r.width, r.height), r.source) for r in records]
-    share, source = min(shares, default=(1.0, ""))
-    return {
-        "resolution_px": transform.resolution_px,
-        "mode": transform.crop,
-        "variants_per_picture": each,
-        "training_pictures": each * len(records),
-        "enlarged": [r.source for r in records if min(r.width, r.height) < transform.resolution_px],
-        "least_kept": {"source": source, "share": round(share, 4)} if shares else None,
-    }
 
 
 def _long_captions(captions: Counter[str], count_tokens: CountTokens) -> dict[str, Any]:

@@ -9,22 +9,26 @@ from typing import Any
 from sdxl_core.config import DatasetConfig
 from sdxl_core.data.examine import Progress, examine, no_progress, refuse_if_bad
 from sdxl_core.data.preflight import summarise
-from sdxl_core.data.records import Record, write_records
+from sdxl_core.data.records import write_records
 
 
 def prepare_dataset(config: DatasetConfig, out: Path, progress: Progress = no_progress) -> dict[str, Any]:
     """Write `images/<sha256>.<suffix>` (the original bytes), `records.jsonl` and `summary.json` into `out`.
 
-    Pictures with the same bytes share a file and keep their own records. What is written depends on the dataset's
-    content alone. Returns the summary (see `preflight.summarise`).
+    Masks that come from a folder are written as `masks/<sha256>.<suffix>`. Pictures with the same bytes share a file
+    and keep their own records. What is written depends on the dataset's content alone. Returns the summary (see
+    `preflight.summarise`).
 
     Raises:
         UserError: naming at once all entries that `config.on_bad_image` does not let pass.
     """
     (out / "images").mkdir(parents=True, exist_ok=True)
 
-    def keep(record: Record, data: bytes) -> None:
-        (out / record.image).write_bytes(data)
+    if config.masks not in (None, "alpha"):
+        (out / "masks").mkdir(exist_ok=True)
+
+    def keep(name: str, data: bytes) -> None:
+        (out / name).write_bytes(data)
 
     found = examine(config, keep, progress)
     refuse_if_bad(config, found)

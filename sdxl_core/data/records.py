@@ -6,10 +6,13 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from sdxl_core.errors import UserError
 
 FILE = "records.jsonl"
+Box = tuple[float, float, float, float]
+"""left, top, right, bottom, pixels."""
 
 
 @dataclass(frozen=True)
@@ -26,21 +29,33 @@ class Record:
     text: str
     """Caption."""
     concept: str | None
-    """Sub-folder the picture came from, where the source has concepts."""
+    """Name of what it shows: the sub-folder or column it came from, where the source has concepts."""
     source: str
     """Name inside the dataset it came from, such as `people/ann.png` or `part-0.parquet#12`."""
+    mask: str | None = None
+    """File inside the artifact with the mask: `masks/<sha256>.<suffix>`, or `image` itself where it is its alpha."""
+    face_box: Box | None = None
+    """The largest face, in pixels of the upright picture, where the dataset tells."""
 
     def __post_init__(self) -> None:
         strings = (self.image, self.sha256, self.text, self.source)
-        if not all(isinstance(value, str) for value in strings) or not isinstance(self.concept, str | None):
-            raise ValueError("image, sha256, text and source should be text, and concept text or null")
+        perhaps = (self.concept, self.mask)
+        if not all(isinstance(value, str) for value in strings) or not all(isinstance(v, str | None) for v in perhaps):
+            raise ValueError("image, sha256, text and source should be text, and concept and mask text or null")
         if not all(isinstance(side, int) and side > 0 for side in (self.width, self.height)):
             raise ValueError(f"width and height should be positive integers, not {self.width!r} x {self.height!r}")
+        if self.face_box is not None:
+            left, top, right, bottom = (float(edge) for edge in self.face_box)
+            object.__setattr__(self, "face_box", (left, top, right, bottom))  # a list, where it comes from JSON
+
+    def as_json(self) -> dict[str, Any]:
+        """The record's fields; the optional ones only where there is something to say."""
+        return {k: v for k, v in asdict(self).items() if v is not None or k not in ("mask", "face_box")}
 
 
 def write_records(directory: Path, records: Iterable[Record]) -> Path:
     """Write `records.jsonl` into `directory`, one record a line in the order given; nothing else decides its bytes."""
-    lines = [json.dumps(asdict(record), ensure_ascii=False, sort_keys=True) + "\n" for record in records]
+    lines = [json.dumps(record.as_json(), ensure_ascii=False, sort_keys=True) + "\n" for record in records]
     path = directory / FILE
     path.write_text("".join(lines), encoding="utf-8", newline="\n")
     return path

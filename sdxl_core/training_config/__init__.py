@@ -2,6 +2,7 @@
 
 from sdxl_core.training_config.adapters import Adapter, FullConfig, LoraConfig, LoraTargets, NoAdapterConfig
 from sdxl_core.training_config.averaging import EmaConfig
+from sdxl_core.training_config.data import ConceptConfig, MaskedLossConfig
 from sdxl_core.training_config.noise import LossConfig, NoiseConfig, ScheduleConfig, TimestepConfig
 from sdxl_core.training_config.objectives import (
     DiffusionObjective,
@@ -24,6 +25,7 @@ from sdxl_core.training_config.weightings import (
 __all__ = [
     "CANNOT_CHANGE_RESULT",
     "Adapter",
+    "ConceptConfig",
     "DebiasedWeighting",
     "DiffusionObjective",
     "EmaConfig",
@@ -31,6 +33,7 @@ __all__ = [
     "LoraConfig",
     "LoraTargets",
     "LossConfig",
+    "MaskedLossConfig",
     "MinSnrWeighting",
     "NewToken",
     "NoAdapterConfig",

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from sdxl_core.config import Config, PositiveInt, Precision, Probability
 from sdxl_core.training_config.adapters import Adapter, LoraConfig
 from sdxl_core.training_config.averaging import EmaConfig
+from sdxl_core.training_config.data import ConceptConfig, MaskedLossConfig
 from sdxl_core.training_config.noise import LossConfig, NoiseConfig, ScheduleConfig, TimestepConfig
 from sdxl_core.training_config.objectives import DiffusionObjective, Objective
 from sdxl_core.training_config.text import NewToken, TextEncodersConfig
@@ -30,6 +31,9 @@ class TrainingConfig(Config):
     weighting: Weighting = UniformWeighting()
     """How much each timestep counts, by its signal-to-noise ratio (SNR)."""
     loss: LossConfig = LossConfig()
+    masked_loss: MaskedLossConfig | None = None
+    concepts: dict[str, ConceptConfig] = Field(default_factory=dict)
+    """How often and how much each concept of the dataset counts, by its name; `(none)`: pictures without one."""
     noise: NoiseConfig = NoiseConfig()
     timesteps: TimestepConfig = TimestepConfig()
     max_steps: PositiveInt = 1000

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from sdxl_core.config import DatasetConfig
 from sdxl_core.data.decode import SUFFIXES
+from sdxl_core.data.records import Box
 from sdxl_core.errors import UserError, did_you_mean
 
 PICTURE_SUFFIXES = frozenset(
@@ -28,6 +29,7 @@ class Row:
     picture: Path | bytes
     text: str
     concept: str | None = None
+    face_box: Box | None = None
 
 
 @dataclass(frozen=True)
@@ -78,17 +80,41 @@ class Folder:
 
 
 def open_folder(config: DatasetConfig) -> Folder:
-    """List the folder `config.path`, following no link out of it.
+    """List the folder `config.path`, following no link out of it. A folder of masks inside it is left out.
 
     Raises:
         UserError: it is not a folder.
     """
     root = Path(config.path).expanduser()
+    folder = list_folder(root, "dataset.path")
+    inside = _mask_folder_inside(root, config)
+    if inside is None:
+        return folder
+    kept = tuple(name for name in folder.files if not PurePosixPath(name).is_relative_to(inside))
+    return Folder(folder.root, kept, folder.problems)
+
+
+def _mask_folder_inside(root: Path, config: DatasetConfig) -> str | None:
+    """`config.masks` relative to the dataset, where it is a folder below it."""
+    if config.masks in (None, "alpha"):
+        return None
+    masks = Path(str(config.masks)).expanduser().resolve()
+    if masks == root.resolve():
+        raise UserError.about("dataset.masks", expected="another folder than dataset.path", got="the same")
+    return masks.relative_to(root.resolve()).as_posix() if masks.is_relative_to(root.resolve()) else None
+
+
+def list_folder(root: Path, setting: str) -> Folder:
+    """List a folder that a setting names, following no link out of it.
+
+    Raises:
+        UserError: it is not a folder.
+    """
     if not root.is_dir():
         got = "a file" if root.exists() else "nothing of that name"
         siblings = [path.name for path in root.parent.iterdir()] if root.parent.is_dir() else []
         near = did_you_mean(root.name, siblings)
-        raise UserError.about(f"dataset.path {root}", expected="a folder", got=got, fix=near)
+        raise UserError.about(f"{setting} {root}", expected="a folder", got=got, fix=near)
     files, problems = [], []
     for name in sorted(_walk(root)):
         try:

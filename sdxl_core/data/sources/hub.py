@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdxl_core.config import DatasetConfig
-from sdxl_core.data.sources.base import DigestFile, Entry, Listing, Problem, Row, caption_from, require_column
+from sdxl_core.data.sources.base import (
+    DigestFile,
+    Entry,
+    Listing,
+    Problem,
+    Row,
+    caption_from,
+    require_column,
+)
+from sdxl_core.data.sources.columns import cells_from, require_columns
 from sdxl_core.data.sources.parquet import picture_bytes
 from sdxl_core.errors import UserError
 
@@ -22,8 +31,7 @@ def listing(config: DatasetConfig) -> Listing:
     image_column = config.image_column or "image"
     table = _load(config)
     require_column("image_column", image_column, table.column_names, config.path)
-    if config.prompt is None:
-        require_column("caption_column", config.caption_column, table.column_names, config.path)
+    require_columns(config, table.column_names, config.path)
     return Listing(len(table), _entries(_undecoded(table, image_column), image_column, config))
 
 
@@ -83,7 +91,7 @@ def _entries(table: datasets.Dataset, image_column: str, config: DatasetConfig) 
         where = f"{config.split}#{number}"
         try:
             text = caption_from(row.get(config.caption_column), config.prompt)
-            yield Row(where, _picture(row[image_column]), text)
+            yield Row(where, _picture(row[image_column]), text, **cells_from(row, config))
         except ValueError as error:
             yield Problem(where, str(error))
 

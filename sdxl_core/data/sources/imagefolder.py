@@ -22,6 +22,7 @@ from sdxl_core.data.sources.base import (
     open_folder,
     require_column,
 )
+from sdxl_core.data.sources.columns import cells_from, require_columns
 from sdxl_core.errors import UserError, did_you_mean
 
 METADATA = "metadata.jsonl"
@@ -48,8 +49,8 @@ def listing(config: DatasetConfig) -> Listing:
     image_column, columns = config.image_column or "file_name", {key for line in lines for key in line.values}
     if lines:
         require_column("image_column", image_column, columns, METADATA)
-    if lines and config.prompt is None:
-        require_column("caption_column", config.caption_column, columns, METADATA)
+    if lines:
+        require_columns(config, columns, METADATA)
     entries = [*folder.problems, *broken, *_entries(folder, lines, image_column, config)]
     return Listing(len(entries), entries)
 
@@ -104,7 +105,8 @@ def _entries(folder: Folder, lines: list[Line], image_column: str, config: Datas
             yield Problem(line.where, f"{name}: no such file. {did_you_mean(name, folder.pictures)}".strip())
             continue
         try:
-            yield Row(name, path, caption_from(line.values.get(config.caption_column), config.prompt))
+            text = caption_from(line.values.get(config.caption_column), config.prompt)
+            yield Row(name, path, text, **cells_from(line.values, config))
         except ValueError as error:
             yield Problem(line.where, f"{name}: {error}")
     for name in folder.pictures:

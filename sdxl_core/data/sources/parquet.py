@@ -18,6 +18,7 @@ from sdxl_core.data.sources.base import (
     open_folder,
     require_column,
 )
+from sdxl_core.data.sources.columns import cells_from, require_columns
 from sdxl_core.errors import UserError
 
 if TYPE_CHECKING:
@@ -70,8 +71,7 @@ def _open(root: Path, name: str, config: DatasetConfig) -> pyarrow.parquet.Parqu
         raise UserError.about(f"dataset {name}", expected="a parquet file", got=error) from None
     columns = table.schema_arrow.names
     require_column("image_column", _image_column(config), columns, name)
-    if config.prompt is None:
-        require_column("caption_column", config.caption_column, columns, name)
+    require_columns(config, columns, name)
     return table
 
 
@@ -93,12 +93,13 @@ def _entries(
 
 
 def _rows(name: str, table: pyarrow.parquet.ParquetFile, config: DatasetConfig) -> Iterator[Entry]:
-    wanted, present = (_image_column(config), config.caption_column), table.schema_arrow.names
+    optional = [name for name in (config.concept_column, config.face_box_column) if name]
+    wanted, present = [_image_column(config), config.caption_column, *optional], table.schema_arrow.names
     batches = table.iter_batches(batch_size=ROWS_AT_A_TIME, columns=[column for column in wanted if column in present])
     for number, row in enumerate(row for batch in batches for row in batch.to_pylist()):
         where = f"{name}#{number}"
         try:
             text = caption_from(row.get(config.caption_column), config.prompt)
-            yield Row(where, picture_bytes(row[_image_column(config)]), text)
+            yield Row(where, picture_bytes(row[_image_column(config)]), text, **cells_from(row, config))
         except ValueError as error:
             yield Problem(where, str(error))

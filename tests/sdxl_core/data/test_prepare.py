@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from sdxl_core.config import DatasetConfig, TransformConfig
+from sdxl_core.data.buckets import Size
 from sdxl_core.data.decode import open_rgb
 from sdxl_core.data.examine import MOST_NAMED
 from sdxl_core.data.prepare import prepare_dataset
@@ -181,7 +182,8 @@ def test_a_folder_of_mixed_photographs_becomes_training_pictures(tmp_path: Path)
     for record in records.values():
         picture = open_rgb(tmp_path / "out" / record.image)
         assert picture.size == (record.width, record.height)
-        for view in variants(picture, record.sha256, TransformConfig(resolution_px=64, crop="random", flip=True)):
+        config = TransformConfig(resolution_px=64, crop="random", flip=True)
+        for view in variants(picture, Size(64, 64), record.sha256, config):
             assert view.pixels_CHW.shape == (3, 64, 64) and np.abs(view.pixels_CHW).max() <= 1
             assert view.time_ids[:2] == (record.height, record.width)
 

@@ -1,0 +1,41 @@
+"""`sdxl-flows prepare-dataset`: what can be done with a dataset apart from training on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows import console
+from flows.cli_runs import ConfigFile, Overrides
+
+app = typer.Typer(no_args_is_help=True, help="Prepare a dataset, and give it to others.")
+
+
+@app.callback()
+def group() -> None:
+    """Keeps `push` a command of its own name while it is the only one."""
+
+
+@app.command("push")
+def push(
+    config: ConfigFile,
+    repo: Annotated[str | None, typer.Option(metavar="USER/NAME", help="Dataset of the hub to upload to.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="Create the hub's dataset as a private one.")] = False,
+    to: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Write here what would be uploaded.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Upload the dataset of CONFIG to the Hugging Face hub: checked pictures, captions, masks and a dataset card.
+
+    It is an imagefolder, which this project and `datasets` load. Pictures keep their bytes and lose their file names.
+    Look at it first with --to. The hub knows you by `hf auth login` or HF_TOKEN.
+
+    Examples: `sdxl-flows prepare-dataset push my.yaml --to ./published`,
+    `sdxl-flows prepare-dataset push my.yaml --repo me/my-dog --private`
+    """
+    from tasks.publish import push_dataset
+    from tasks.yaml_config import read_config
+
+    place = push_dataset(read_config(config, overrides or []), repo, private=private, to=to)
+    console.out(f"dataset: {place}")
