@@ -22,10 +22,11 @@ from sdxl_core.ema import build_ema
 from sdxl_core.errors import UserError
 from sdxl_core.hooks import validation_file
 from sdxl_core.loop import TrainState, rows_per_step
-from sdxl_core.model import cast_frozen, load_noise_schedule, load_unet, vae_folder
+from sdxl_core.model import cast_frozen, cast_trained, load_noise_schedule, load_unet, vae_folder
 from sdxl_core.objectives import OBJECTIVES, Objective
-from sdxl_core.optim import build_optimizer
-from sdxl_core.runtime import choose_device, choose_dtype, use_deterministic_kernels
+from sdxl_core.optimizers import optimizer_kind
+from sdxl_core.runtime import DTYPES, choose_device, choose_dtype, use_deterministic_kernels
+from sdxl_core.stepping import build_stepping
 from sdxl_core.train_job import TrainJob
 from sdxl_core.training_set import CachedText, TrainingSet, load_images
 from sdxl_core.workers import Workers
@@ -58,7 +59,7 @@ class Run:
             step=self.state.step,
             weights={name: p.detach() for name, p in self.state.trainable.items()},
             average=self.state.ema.state(),
-            optimizer=self.state.optimizer.state_dict(),
+            optimizer=self.state.stepping.state(),
             scaler={} if scaler is None else scaler.state_dict(),
             counters={name: getattr(self.state, name) for name in COUNTERS},
             history=history,
@@ -77,8 +78,7 @@ class Run:
         for held, wanted in ((bundle.weights, shapes), (bundle.average, averaged)):
             if {name: tuple(tensor.shape) for name, tensor in held.items()} != wanted:
                 raise UserError(f"the bundle of step {bundle.step} holds other tensors than this run trains")
-        settings = self.state.optimizer.state_dict()["param_groups"]  # the configuration's, not the bundle's
-        self.state.optimizer.load_state_dict({"state": bundle.optimizer["state"], "param_groups": settings})
+        self.state.stepping.load(bundle.optimizer)
         if self.accelerator.scaler is not None and bundle.scaler:
             self.accelerator.scaler.load_state_dict(bundle.scaler)
         for name, parameter in self.state.trainable.items():
@@ -94,18 +94,20 @@ class Run:
     def require_room(self) -> None:
         """Raises DiskFullError where the disk has no room for the bundles and the export."""
         weights = sum(p.nbytes for p in self.state.parameters)
-        bundle = weights * (4 if self.state.ema.state() else 3)  # with AdamW's two moments
+        numbers = sum(p.numel() for p in self.state.parameters)
+        averages = sum(average.nbytes for average in self.state.ema.state().values())
+        bundle = weights + averages + self.state.stepping.state_bytes()
         held = sum(f.stat().st_size for f in (self.job.work / "bundles").rglob("*") if f.is_file())
         bundles = max(0, (self.job.training.keep_bundles + 1) * bundle - held)
         what = f"training with keep_bundles = {self.job.training.keep_bundles}"
-        require_room(self.job.work, bundles + 2 * weights, what)
+        require_room(self.job.work, bundles + 2 * 4 * numbers, what)  # an adapter's two files are float32
 
     def export(self) -> None:
         """Write the finished run's files into the job's `out`."""
         job = self.job
         ancestor = job.ancestor.digest if job.ancestor is not None else None
         provenance = dict(job.identity) | ({"ancestor": ancestor} if ancestor else {})
-        with self.state.ema.applied():
+        with self.state.weights_for_use():
             self.adapter.export(self.unet, job.out, provenance)
         (job.out / "history.jsonl").write_text(self.history, encoding="utf-8")
         prompts = () if job.training.validation is None else job.training.validation.prompts
@@ -135,9 +137,11 @@ def set_up(job: TrainJob) -> Run:
     """Load the cached inputs and the UNet, and make it trainable as the configuration says.
 
     Raises:
-        UserError: the objective needs class images and the job has none, or the device cannot do what is asked.
+        UserError: the objective needs class images and the job has none, the device cannot do what is asked, or the
+            optimizer's package is not installed.
     """
     config = job.training
+    config.optimizer.require()
     device = choose_device(job.device)
     if config.deterministic:
         use_deterministic_kernels()
@@ -153,20 +157,22 @@ def set_up(job: TrainJob) -> Run:
         raise UserError.about(
             "training.timesteps.low", expected=f"below {schedule.timesteps}, all there are", got=config.timesteps.low
         )
-    data = _training_set(job, objective, schedule.timesteps, rows_per_step(config, workers.count))
+    rows = rows_per_step(config, workers.count)
+    data = _training_set(job, objective, schedule.timesteps, rows)
     unet = load_unet(job.model)
     adapter = ADAPTERS[config.adapter.kind](config.adapter)
     trainable = adapter.attach(unet, config.seed)
     cast_frozen(unet, dtype)
+    cast_trained(trainable.values(), DTYPES[config.trained_weights])
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
     unet.to(accelerator.device)
-    optimizer = accelerator.prepare(build_optimizer(config, list(trainable.values())))
+    stepping = build_stepping(config, trainable, accelerator, workers, rows)
     prepared = accelerator.prepare_model(unet, evaluation_mode=True)  # autocast; gradients are averaged by Workers
     state = TrainState(
         denoiser=Denoiser(prepared, schedule.to(accelerator.device), config),
         trainable=trainable,
-        optimizer=optimizer,
+        stepping=stepping,
         ema=build_ema(config.ema, trainable),
         micro_batch_size=config.micro_batch_size,
     )
@@ -197,7 +203,7 @@ def _identity(job: TrainJob, accelerator: Accelerator) -> dict[str, Any]:
         "inputs": dict(job.identity),
         "sampling": sampled,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "versions": {name: version(name) for name in COMPUTING_LIBRARIES},
+        "versions": {name: version(name) for name in (*COMPUTING_LIBRARIES, optimizer_kind(job.training).library)},
     }
     return dict(json.loads(json.dumps(identity)))
 

@@ -63,6 +63,7 @@ def prepare_experiment(
         UserError, EvalError: something the configuration points at is not there or does not fit.
     """
     check_sections(config)
+    config.training.optimizer.require()
     evaluation, resume = config.evaluation, resume or Resume()
     prompts = read_prompts(_local_file(evaluation))
     return Experiment(

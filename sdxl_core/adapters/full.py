@@ -17,7 +17,7 @@ FOLDER = "unet"
 
 
 class FullWeights:
-    """All weights of the UNet. The export is a diffusers component folder, `unet/`, in float32."""
+    """All weights of the UNet. The export is a diffusers component folder, `unet/`, in the format trained in."""
 
     def __init__(self, config: FullConfig) -> None:
         self.config = config

@@ -27,7 +27,7 @@ class LoraConfig(Config):
 
 
 class FullConfig(Config):
-    """No adapter: all weights of the UNet itself are trained, in float32."""
+    """No adapter: all weights of the UNet itself are trained."""
 
     kind: Literal["full"]
 
