@@ -25,10 +25,10 @@ from sdxl_core.loop import Trainer, TrainState, rows_per_step
 from sdxl_core.model import load_pipeline, load_unet, load_vae
 from sdxl_core.networks import Networks
 from sdxl_core.objectives.diffusion import Diffusion
-from sdxl_core.optim import build_optimizer
 from sdxl_core.runtime import choose_device
 from sdxl_core.sampling import Request, sample
 from sdxl_core.scheduler import load_noise_schedule
+from sdxl_core.stepping import build_stepping
 from sdxl_core.text import Encoder
 from sdxl_core.training_config import DiffusionObjective, LoraConfig, TrainingConfig
 from sdxl_core.training_set import CachedImages, TrainingSet
@@ -73,15 +73,16 @@ def training_seconds(model: Path, latents_px: int, rows: int, device: torch.devi
         timesteps=schedule.timesteps,
         rows_per_step=rows_per_step(config, 1),
     )
-    optimizer = accelerator.prepare(build_optimizer(config, list(trainable.values())))
-    state = TrainState(Denoiser(Networks(unet), schedule.to(device), config), trainable, optimizer, NoEma(), rows)
+    workers = Workers(1, 0)
+    stepping = build_stepping(config, trainable, accelerator, workers)
+    state = TrainState(Denoiser(Networks(unet), schedule.to(device), config), trainable, stepping, NoEma(), rows)
     objective = Diffusion(DiffusionObjective())
     batch: Batch = data.batch(0, range(rows)).to(device)
 
     def bare() -> None:
         state.denoiser.predict(batch).square().mean().backward()  # type: ignore[no-untyped-call]
 
-    trainer = Trainer(state, data, objective, accelerator, Workers(1, 0), config, print)
+    trainer = Trainer(state, data, objective, accelerator, workers, config, print)
     step = seconds(trainer.train_step, device)
     return step, seconds(bare, device)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
 
 from sdxl_core.training_config import EmaConfig
+from sdxl_core.workers import buckets
 
 
 class NoEma:
@@ -29,13 +31,13 @@ class NoEma:
 
 
 class Ema(NoEma):
-    """avg <- decay * avg + (1 - decay) * weight, after every optimizer step."""
+    """avg <- decay * avg + (1 - decay) * weight, after every optimizer step; in float32, whatever the weights are."""
 
     def __init__(self, config: EmaConfig, trained: Mapping[str, nn.Parameter]) -> None:
         self.config = config
         self.names = list(trained)
         self.parameters = list(trained.values())
-        self.averages = [p.detach().clone() for p in self.parameters]
+        self.averages = [p.detach().to(torch.float32, copy=True) for p in self.parameters]
 
     def decay(self, step: int) -> float:
         """Decay at optimizer step `step`, counted from 1; short at first when warming up."""
@@ -43,7 +45,10 @@ class Ema(NoEma):
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        torch._foreach_lerp_(self.averages, [p.detach() for p in self.parameters], 1 - self.decay(step))
+        parameters = iter(self.parameters)
+        for averages in buckets(self.averages):  # so that weights of another format are converted a few at a time
+            current = [p.detach().float() for p in islice(parameters, len(averages))]
+            torch._foreach_lerp_(averages, current, 1 - self.decay(step))
 
     def state(self) -> dict[str, Tensor]:
         return dict(zip(self.names, self.averages, strict=True))

@@ -127,7 +127,7 @@ def validation_file(step: int, prompt: int) -> str:
 
 
 class ValidationPictures:
-    """Writes `<step>-<prompt>.png`; the average's pictures when there is one."""
+    """Writes `<step>-<prompt>.png`, made with the weights for use: an average, if one is kept."""
 
     def __init__(self, validation: Validation, folder: Path) -> None:
         self.validation = validation
@@ -139,7 +139,7 @@ class ValidationPictures:
 
     def write(self, state: TrainState) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        with state.ema.applied():
+        with state.weights_for_use():
             pictures = self.validation.pictures()
         for i, picture in enumerate(pictures):
             prompt = self.validation.config.prompts[i]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -13,23 +14,24 @@ from torch import Tensor, nn
 from sdxl_core.denoiser import Denoiser
 from sdxl_core.ema import NoEma
 from sdxl_core.errors import UserError
+from sdxl_core.learning_rate import curves, learning_rates
 from sdxl_core.objectives import Objective
-from sdxl_core.optim import learning_rate, set_learning_rate
 from sdxl_core.randomness import derived_seed
+from sdxl_core.stepping import Stepping
 from sdxl_core.training_config import TrainingConfig
 from sdxl_core.training_set import TrainingSet
 from sdxl_core.workers import Workers
 
 
 class NonFiniteRunError(RuntimeError):
-    """Too many steps in a row whose loss or gradient is not finite. The weights are those of the last good step."""
+    """Steps whose loss or gradient is not finite: too many in a row, or one that cannot be left out."""
 
 
 @dataclass
 class TrainState:
     denoiser: Denoiser
     trainable: dict[str, nn.Parameter]
-    optimizer: torch.optim.Optimizer
+    stepping: Stepping
     ema: NoEma
     micro_batch_size: int
     """Rows per forward pass; as configured, until memory does not suffice."""
@@ -44,6 +46,12 @@ class TrainState:
     @property
     def parameters(self) -> list[nn.Parameter]:
         return list(self.trainable.values())
+
+    @contextmanager
+    def weights_for_use(self) -> Iterator[None]:
+        """Inside, the model holds what pictures and exports are made with: an average, if one is kept."""
+        with self.stepping.averaged(), self.ema.applied():
+            yield
 
 
 LOSS_SCALER_SKIPS = 20
@@ -84,11 +92,12 @@ class Trainer:
         state = self.state
         for network in state.denoiser.networks.parts.values():
             network.train()
+        rows = rows_per_step(self.config, self.workers.count)
         while state.step < self.config.max_steps and not self.workers.any(state.stop_requested):
-            rate = learning_rate(self.config, state.step)
-            set_learning_rate(state.optimizer, rate)
-            metrics = self.train_step()
-            metrics["learning_rate"] = torch.tensor(rate)
+            rates = learning_rates(self.config, state.step, state.stepping.parts, rows)
+            state.stepping.set_rates(rates)
+            figures = curves(rates) | state.stepping.figures()
+            metrics = self.train_step() | {name: torch.tensor(value) for name, value in figures.items()}
             for hook in hooks:
                 hook(state, metrics)
 
@@ -104,12 +113,11 @@ class Trainer:
             self._use_less_memory()
         assert outputs is not None
         state = self.state
-        self.workers.average_gradients(state.parameters)
-        grad_norm = self.accelerator.clip_grad_norm_(state.parameters, self.config.max_grad_norm)
+        grad_norm = state.stepping.grad_norm()
         metrics = _mean(outputs, self.workers) | {"grad_norm": grad_norm}
         if bool(torch.isfinite(metrics["loss"] + grad_norm)):
             state.skipped = 0
-            state.optimizer.step()
+            state.stepping.update()
             state.ema.update(state.step + 1)
         else:
             self._leave_out(metrics)
@@ -120,14 +128,14 @@ class Trainer:
         """Forward and backward passes of this process's rows; None where memory did not suffice."""
         state = self.state
         outputs = []
-        state.optimizer.zero_grad(set_to_none=True)
+        state.stepping.begin(state.step)
         passes = list(self._micro_batches())
         try:
             for number, slots in passes:
                 torch.manual_seed(derived_seed("module-dropout", self.config.seed, state.step, number))
                 batch = self.data.batch(state.step, slots).to(self.accelerator.device)
                 output = self.objective(state.denoiser, batch)
-                self.accelerator.backward(output.loss / len(passes))
+                state.stepping.backward(output.loss / len(passes))
                 outputs.append({"loss": output.loss.detach(), **output.scalars})
         except torch.OutOfMemoryError:
             return None
@@ -143,13 +151,19 @@ class Trainer:
     def _use_less_memory(self) -> None:
         """The same rows in more and smaller passes."""
         size = self.state.micro_batch_size
+        if not self.state.stepping.divisible:
+            raise UserError(
+                f"training: {size} rows at once do not fit into the device's memory, and training.fused_backward "
+                "cannot take them in smaller passes; set training.gradient_checkpointing=true, a smaller "
+                "training.micro_batch_size (the run starts anew), or training.fused_backward=false"
+            )
         if size == 1:
             raise UserError(
                 "training: a single row does not fit into the device's memory; set "
                 "training.gradient_checkpointing=true, training.precision=bf16, or a smaller transform.resolution_px"
             )
         self.state.micro_batch_size = next(n for n in range(size // 2, 0, -1) if size % n == 0)
-        self.state.optimizer.zero_grad(set_to_none=True)
+        self.state.stepping.begin(self.state.step)
         gc.collect()
         torch.cuda.empty_cache()
         self.log(
@@ -159,14 +173,18 @@ class Trainer:
 
     def _leave_out(self, metrics: Metrics) -> None:
         state = self.state
-        if self.accelerator.scaler is not None:
-            state.optimizer.step()  # the scaler leaves the weights alone and lowers its scale
+        found = f"step {state.step}: loss {float(metrics['loss']):.4g}, gradient norm {float(metrics['grad_norm']):.4g}"
+        if not state.stepping.leave_out():
+            raise NonFiniteRunError(
+                f"{found}; {self._pictures()}. With training.fused_backward some weights have that step's update "
+                "already, so it cannot be left out; the last bundle is sound. Look at these pictures, or go on from it "
+                "without: --set training.fused_backward=false --override training.fused_backward"
+            )
         state.skipped += 1
         state.skipped_in_all += 1
         finite_loss = bool(torch.isfinite(metrics["loss"]))
         searching = self.accelerator.scaler is not None and finite_loss
         limit = max(LOSS_SCALER_SKIPS, self.config.max_skipped_steps) if searching else self.config.max_skipped_steps
-        found = f"step {state.step}: loss {float(metrics['loss']):.4g}, gradient norm {float(metrics['grad_norm']):.4g}"
         if not searching:
             found += f"; {self._suspects()}"
         if state.skipped > limit:
@@ -190,7 +208,12 @@ class Trainer:
         names = self.workers.gather(self.data.pictures(step, bad))
         if names:
             return f"not finite with picture (sha256) {_listed(names)}"
-        return f"every picture's own loss is finite: {_listed(self.workers.gather(self.data.pictures(step, slots)))}"
+        return f"every picture's own loss is finite: {self._pictures()}"
+
+    def _pictures(self) -> str:
+        """Those of this step, in all processes."""
+        slots = [slot for _, rows in self._micro_batches() for slot in rows]
+        return _listed(self.workers.gather(self.data.pictures(self.state.step, slots)))
 
 
 def rows_per_step(config: TrainingConfig, processes: int) -> int:

@@ -6,6 +6,7 @@ Everything loads from local folders, from safetensors alone, and runs no code th
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,7 +146,7 @@ def zeros_for_empty_prompt(model: Path) -> bool:
 
 
 def cast_frozen(unet: nn.Module, dtype: torch.dtype) -> None:
-    """Convert the frozen weights to `dtype`; what is trained stays float32."""
+    """Convert the frozen weights to `dtype`; for what is trained, see `cast_trained`."""
     for parameter in unet.parameters():
         if not parameter.requires_grad:
             parameter.data = parameter.data.to(dtype)
@@ -153,3 +154,9 @@ def cast_frozen(unet: nn.Module, dtype: torch.dtype) -> None:
         for name, buffer in module.named_buffers(recurse=False):
             if buffer.is_floating_point():
                 setattr(module, name, buffer.to(dtype))
+
+
+def cast_trained(trained: Iterable[nn.Parameter], dtype: torch.dtype) -> None:
+    """Store what is trained in `dtype`."""
+    for parameter in trained:
+        parameter.data = parameter.data.to(dtype)

@@ -25,9 +25,10 @@ from sdxl_core.hooks import validation_file
 from sdxl_core.loop import TrainState, rows_per_step
 from sdxl_core.model import vae_folder, zeros_for_empty_prompt
 from sdxl_core.objectives import OBJECTIVES, Objective
-from sdxl_core.optim import build_optimizer
+from sdxl_core.optimizers import optimizer_kind
 from sdxl_core.runtime import choose_device, choose_dtype, use_deterministic_kernels
 from sdxl_core.scheduler import load_noise_schedule
+from sdxl_core.stepping import build_stepping
 from sdxl_core.train_job import TrainJob
 from sdxl_core.trained import Trained, load_trained_networks
 from sdxl_core.training_set import TrainingSet, load_images
@@ -61,7 +62,7 @@ class Run:
             step=self.state.step,
             weights={name: p.detach() for name, p in self.state.trainable.items()},
             average=self.state.ema.state(),
-            optimizer=self.state.optimizer.state_dict(),
+            optimizer=self.state.stepping.state(),
             scaler={} if scaler is None else scaler.state_dict(),
             counters={name: getattr(self.state, name) for name in COUNTERS},
             history=history,
@@ -80,8 +81,7 @@ class Run:
         for held, wanted in ((bundle.weights, shapes), (bundle.average, averaged)):
             if {name: tuple(tensor.shape) for name, tensor in held.items()} != wanted:
                 raise UserError(f"the bundle of step {bundle.step} holds other tensors than this run trains")
-        settings = self.state.optimizer.state_dict()["param_groups"]  # the configuration's, not the bundle's
-        self.state.optimizer.load_state_dict({"state": bundle.optimizer["state"], "param_groups": settings})
+        self.state.stepping.load(bundle.optimizer)
         if self.accelerator.scaler is not None and bundle.scaler:
             self.accelerator.scaler.load_state_dict(bundle.scaler)
         for name, parameter in self.state.trainable.items():
@@ -97,18 +97,20 @@ class Run:
     def require_room(self) -> None:
         """Raises DiskFullError where the disk has no room for the bundles and the export."""
         weights = sum(p.nbytes for p in self.state.parameters)
-        bundle = weights * (4 if self.state.ema.state() else 3)  # with AdamW's two moments
+        numbers = sum(p.numel() for p in self.state.parameters)
+        averages = sum(average.nbytes for average in self.state.ema.state().values())
+        bundle = weights + averages + self.state.stepping.state_bytes()
         held = sum(f.stat().st_size for f in (self.job.work / "bundles").rglob("*") if f.is_file())
         bundles = max(0, (self.job.training.keep_bundles + 1) * bundle - held)
         what = f"training with keep_bundles = {self.job.training.keep_bundles}"
-        require_room(self.job.work, bundles + 2 * weights, what)
+        require_room(self.job.work, bundles + 2 * 4 * numbers, what)  # an adapter's two files are float32
 
     def export(self) -> None:
         """Write the finished run's files into the job's `out`."""
         job = self.job
         ancestor = job.ancestor.digest if job.ancestor is not None else None
         provenance = dict(job.identity) | ({"ancestor": ancestor} if ancestor else {})
-        with self.state.ema.applied():
+        with self.state.weights_for_use():
             self.trained.export(job.model, job.out, provenance)
         (job.out / "history.jsonl").write_text(self.history, encoding="utf-8")
         prompts = () if job.training.validation is None else job.training.validation.prompts
@@ -139,9 +141,10 @@ def set_up(job: TrainJob) -> Run:
 
     Raises:
         UserError: the objective needs class images and the job has none, the job has cached text and trains what
-            would change it, or the device cannot do what is asked.
+            would change it, the device cannot do what is asked, or the optimizer's package is not installed.
     """
     config = job.training
+    config.optimizer.require()
     device = choose_device(job.device)
     if config.deterministic:
         use_deterministic_kernels()
@@ -162,6 +165,7 @@ def set_up(job: TrainJob) -> Run:
         raise UserError.about(
             "training.timesteps.low", expected=f"below {schedule.timesteps}, all there are", got=config.timesteps.low
         )
+    rows = rows_per_step(config, workers.count)
     images = load_images(job.latents)
     classes = load_images(job.class_latents) if objective.uses_class_images and job.class_latents else None
     if classes is not None:
@@ -178,7 +182,7 @@ def set_up(job: TrainJob) -> Run:
         scaling_factor=scaling_factor(vae_folder(job.model, job.vae)),
         config=config,
         timesteps=schedule.timesteps,
-        rows_per_step=rows_per_step(config, workers.count),
+        rows_per_step=rows,
         class_prompt=objective.class_prompt,
     )
     holds_base = objective.uses_base or (config.masked_loss is not None and config.masked_loss.prior_weight > 0)
@@ -186,7 +190,7 @@ def set_up(job: TrainJob) -> Run:
     state = TrainState(
         denoiser=Denoiser(trained.networks, schedule.to(accelerator.device), config, base),
         trainable=trained.trainable,
-        optimizer=accelerator.prepare(build_optimizer(config, list(trained.trainable.values()))),
+        stepping=build_stepping(config, trained.trainable, accelerator, workers, rows),
         ema=build_ema(config.ema, trained.trainable),
         micro_batch_size=config.micro_batch_size,
     )
@@ -211,7 +215,7 @@ def _identity(job: TrainJob, accelerator: Accelerator) -> dict[str, Any]:
         "sampling": sampled,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "captions": job.captions.model_dump(mode="json") if job.text is None else None,
-        "versions": {name: version(name) for name in COMPUTING_LIBRARIES},
+        "versions": {name: version(name) for name in (*COMPUTING_LIBRARIES, optimizer_kind(job.training).library)},
     }
     return dict(json.loads(json.dumps(identity)))
 

@@ -13,9 +13,10 @@ from torch import nn
 
 from sdxl_core.adapters import ADAPTERS, Adapter
 from sdxl_core.learned_tokens import add_tokens, export_tokens, require_used
-from sdxl_core.model import cast_frozen, load_unet
+from sdxl_core.model import cast_frozen, cast_trained, load_unet
 from sdxl_core.networks import Networks
 from sdxl_core.randomness import derived_seed
+from sdxl_core.runtime import DTYPES
 from sdxl_core.scheduler import export_scheduler
 from sdxl_core.text_encoders import TextEncoders, Tokenizers
 from sdxl_core.training_config import TrainingConfig
@@ -67,6 +68,7 @@ def load_trained_networks(
         trainable |= {f"{part}.{name}": parameter for name, parameter in found.items()}
     if tokenizers is not None and encoders is not None:
         trainable |= add_tokens(tokenizers, encoders, config.new_tokens, config.seed)
+    cast_trained(trainable.values(), DTYPES[config.trained_weights])
     for module in networks.parts.values():
         _place(module, config, dtype, accelerator)
     return Trained(networks, tokenizers, adapter, adapted, trainable, config)

@@ -65,7 +65,7 @@ class Workers:
         """Replace every gradient by its mean over the processes."""
         if self.count == 1:
             return
-        for bucket in _buckets([p.grad for p in parameters if p.grad is not None]):
+        for bucket in buckets([p.grad for p in parameters if p.grad is not None]):
             flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
             dist.all_reduce(flat)
             parts = torch.split(flat / self.count, [gradient.numel() for gradient in bucket])
@@ -73,14 +73,14 @@ class Workers:
                 gradient.copy_(part.view_as(gradient))
 
 
-def _buckets(gradients: Sequence[Tensor]) -> list[list[Tensor]]:
-    """Neighbours of one kind, together at most BUCKET_BYTES (or one tensor): few large messages, little copied."""
-    buckets: list[list[Tensor]] = []
+def buckets(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Neighbours of one kind, together at most BUCKET_BYTES (or one tensor): few large portions, little copied."""
+    portions: list[list[Tensor]] = []
     room = 0
-    for gradient in gradients:
-        if not buckets or room < gradient.nbytes or buckets[-1][0].dtype != gradient.dtype:
-            buckets.append([])
+    for tensor in tensors:
+        if not portions or room < tensor.nbytes or portions[-1][0].dtype != tensor.dtype:
+            portions.append([])
             room = BUCKET_BYTES
-        buckets[-1].append(gradient)
-        room -= gradient.nbytes
-    return buckets
+        portions[-1].append(tensor)
+        room -= tensor.nbytes
+    return portions

@@ -14,7 +14,7 @@ from typing import Literal
 from tasks.config import RuntimeConfig
 
 _REQUIRED = ("torch", "torchvision", "diffusers", "transformers", "peft", "accelerate", "prefect", "datasets", "lpips")
-_EXTRAS = {"wandb": "wandb", "xformers": "xformers", "insightface": "faces"}
+_EXTRAS = {"wandb": "wandb", "xformers": "xformers", "insightface": "faces", "bitsandbytes": "8bit"}
 _ROOMY_GB, _ENOUGH_MEMORY_GB = 20, 4
 
 

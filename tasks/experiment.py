@@ -66,6 +66,7 @@ def prepare_experiment(
         UserError, EvalError: something the configuration points at is not there or does not fit.
     """
     check_sections(config)
+    config.training.optimizer.require()
     evaluation, resume = config.evaluation, resume or Resume()
     model = locate_base_model(config.model, store.digest_file)
     scheduler_settings(model.folder, config.training.schedule)

@@ -20,7 +20,7 @@ from sdxl_core.training_config import FullConfig
 
 
 class FullWeights:
-    """All weights of the trained networks. The export is a diffusers component folder each, in float32."""
+    """All weights of the trained networks. The export: a diffusers component folder each, in the format trained in."""
 
     def __init__(self, config: FullConfig) -> None:
         self.config = config

@@ -3,12 +3,22 @@
 from sdxl_core.training_config.adapters import Adapter, FullConfig, LoraConfig, LoraTargets, NoAdapterConfig
 from sdxl_core.training_config.averaging import EmaConfig
 from sdxl_core.training_config.data import ConceptConfig, MaskedLossConfig
+from sdxl_core.training_config.lr_schedules import LearningRates, LrSchedule
 from sdxl_core.training_config.noise import LossConfig, NoiseConfig, ScheduleConfig, TimestepConfig
 from sdxl_core.training_config.objectives import (
     DiffusionObjective,
     Objective,
     PriorPredictionObjective,
     PriorPreservationObjective,
+)
+from sdxl_core.training_config.optimizers import (
+    AdafactorConfig,
+    AdamW8bitConfig,
+    AdamWConfig,
+    LionConfig,
+    Optimizer,
+    ProdigyConfig,
+    ScheduleFreeConfig,
 )
 from sdxl_core.training_config.text import NewToken, TextEncodersConfig
 from sdxl_core.training_config.training import CANNOT_CHANGE_RESULT, TrainingConfig
@@ -24,25 +34,34 @@ from sdxl_core.training_config.weightings import (
 
 __all__ = [
     "CANNOT_CHANGE_RESULT",
+    "AdafactorConfig",
+    "AdamW8bitConfig",
+    "AdamWConfig",
     "Adapter",
     "ConceptConfig",
     "DebiasedWeighting",
     "DiffusionObjective",
     "EmaConfig",
     "FullConfig",
+    "LearningRates",
+    "LionConfig",
     "LoraConfig",
     "LoraTargets",
     "LossConfig",
+    "LrSchedule",
     "MaskedLossConfig",
     "MinSnrWeighting",
     "NewToken",
     "NoAdapterConfig",
     "NoiseConfig",
     "Objective",
+    "Optimizer",
     "P2Weighting",
     "PriorPredictionObjective",
     "PriorPreservationObjective",
+    "ProdigyConfig",
     "ScheduleConfig",
+    "ScheduleFreeConfig",
     "SoftMinSnrWeighting",
     "TextEncodersConfig",
     "TimestepConfig",

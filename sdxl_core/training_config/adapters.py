@@ -27,7 +27,7 @@ class LoraConfig(Config):
 
 
 class FullConfig(Config):
-    """No adapter: all weights of the networks themselves are trained, in float32."""
+    """No adapter: all weights of the networks themselves are trained."""
 
     kind: Literal["full"]
 

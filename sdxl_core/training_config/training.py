@@ -10,8 +10,12 @@ from sdxl_core.config import Config, PositiveInt, Precision, Probability
 from sdxl_core.training_config.adapters import Adapter, LoraConfig
 from sdxl_core.training_config.averaging import EmaConfig
 from sdxl_core.training_config.data import ConceptConfig, MaskedLossConfig
+from sdxl_core.training_config.lr_schedules import ConstantSchedule, LearningRates, LrSchedule
+from sdxl_core.training_config.memory import check_fused_backward, check_trained_weights
 from sdxl_core.training_config.noise import LossConfig, NoiseConfig, ScheduleConfig, TimestepConfig
+from sdxl_core.training_config.numbers import Positive, Rate
 from sdxl_core.training_config.objectives import DiffusionObjective, Objective
+from sdxl_core.training_config.optimizers import AdamWConfig, Optimizer
 from sdxl_core.training_config.text import NewToken, TextEncodersConfig
 from sdxl_core.training_config.watching import ValidationConfig, WandbConfig
 from sdxl_core.training_config.weightings import UniformWeighting, Weighting
@@ -42,20 +46,27 @@ class TrainingConfig(Config):
     """Rows per forward pass and process; a row of prior preservation is an instance picture with a class image."""
     accumulation_steps: PositiveInt = 1
     """Forward passes per optimizer step."""
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-4
-    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    optimizer: Optimizer = AdamWConfig()
+    learning_rate: Rate = 1e-4
+    learning_rates: LearningRates = LearningRates()
+    """Of other parts than the UNet, where they differ."""
+    scale_lr: Literal["none", "linear", "sqrt"] = "none"
+    """Multiply the rates by the rows of an optimizer step (micro-batch x accumulation x processes) or their root."""
+    lr_schedule: LrSchedule = ConstantSchedule()
+    """How the rate goes on after warm-up; a name alone stands for that kind with its defaults."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     """Optimizer steps in which the learning rate rises from zero."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    adam_epsilon: Annotated[float, Field(gt=0)] = 1e-8
-    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    max_grad_norm: Positive = 1.0
+    """Longer gradients are scaled down to this norm; all of them together, or with `fused_backward` each tensor's."""
     caption_dropout: Probability = 0.0
     """Share of rows trained without their caption, for classifier-free guidance."""
     ema: EmaConfig | None = None
     precision: Precision = "fp32"
-    """Of the frozen weights and of autocast; weights that are trained are always float32."""
+    """Of the frozen weights and of autocast; for what is trained, see `trained_weights`."""
+    trained_weights: Literal["fp32", "bf16"] = "fp32"
+    """bf16: what is trained is stored in bfloat16; updates are computed in float32 and rounded stochastically."""
+    fused_backward: bool = False
+    """Full fine-tunes: update each tensor as soon as its gradient is there, so that all are never in memory at once."""
     gradient_checkpointing: bool = False
     deterministic: bool = False
     """On a GPU: only kernels that give the same bits every time, which costs speed. On a CPU they always do."""
@@ -73,7 +84,12 @@ class TrainingConfig(Config):
     processes: PositiveInt = 1
     """Above 1, the trainer starts through `accelerate launch`."""
 
-    @field_validator("objective", "adapter", "weighting", mode="before")
+    @field_validator("lr_schedule", mode="before")
+    @classmethod
+    def _name_alone(cls, section: Any) -> Any:
+        return {"kind": section} if isinstance(section, str) else section
+
+    @field_validator("objective", "adapter", "weighting", "optimizer", "lr_schedule", mode="before")
     @classmethod
     def _kind_has_a_default(cls, section: Any, info: ValidationInfo) -> Any:
         """A section that does not say its kind is of the default one."""
@@ -95,13 +111,21 @@ class TrainingConfig(Config):
         """Whether captions have to be encoded in every step."""
         return self.text_encoders is not None or bool(self.new_tokens)
 
+    @model_validator(mode="after")
+    def _sections_fit(self) -> TrainingConfig:
+        self.optimizer.check(self)
+        self.lr_schedule.check(self)
+        check_trained_weights(self)
+        check_fused_backward(self)
+        return self
+
     @property
     def lasting(self) -> dict[str, Any]:
         """The settings that decide the weights after any given step, as JSON.
 
         The length of the run is among them only if the learning rate depends on it.
         """
-        unlimited = {"max_steps"} if self.lr_schedule == "constant" else set()
+        unlimited = set() if self.lr_schedule.depends_on_length else {"max_steps"}
         return self.model_dump(mode="json", exclude=CANNOT_CHANGE_RESULT | unlimited)
 
 

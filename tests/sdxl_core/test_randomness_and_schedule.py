@@ -1,9 +1,8 @@
-"""Laws of the draws, the noise schedule, the learning rate and the average."""
+"""Laws of the draws, the noise schedule and the average."""
 
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 
 import pytest
 import torch
@@ -12,9 +11,8 @@ from torch import nn
 
 from sdxl_core import randomness
 from sdxl_core.ema import Ema, NoEma
-from sdxl_core.optim import LR_SHAPES, learning_rate
 from sdxl_core.schedule import NoiseSchedule
-from sdxl_core.training_config import EmaConfig, TrainingConfig
+from sdxl_core.training_config import EmaConfig
 
 REFERENCE = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
 
@@ -48,17 +46,6 @@ def test_schedule_agrees_with_diffusers(prediction_type: str) -> None:
     assert torch.allclose(ours.add_noise(x, eps, t), REFERENCE.add_noise(x, eps, t), atol=1e-6)
     expected = eps if prediction_type == "epsilon" else REFERENCE.get_velocity(x, eps, t)
     assert torch.allclose(ours.target(x, eps, t), expected, atol=1e-6)
-
-
-@pytest.mark.parametrize("shape", LR_SHAPES)
-def test_learning_rate_rises_then_follows_its_shape(shape: str) -> None:
-    config = TrainingConfig(max_steps=100, warmup_steps=10, learning_rate=0.5, lr_schedule=shape)
-    rates = [learning_rate(config, s) for s in range(100)]
-    assert rates[0] == pytest.approx(0.5 / 11) and rates[10] == pytest.approx(0.5)
-    assert all(a < b for a, b in pairwise(rates[:11]))
-    assert all(a >= b for a, b in pairwise(rates[10:]))
-    middle = {"constant": 0.5, "linear": 0.25, "cosine": 0.25}[shape]
-    assert learning_rate(config, 55) == pytest.approx(middle)
 
 
 def test_average_is_the_sum_it_stands_for() -> None:

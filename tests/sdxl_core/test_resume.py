@@ -164,7 +164,7 @@ def test_a_changed_setting_is_refused_by_name(jobs: Jobs, tmp_path: Path, capsys
         "training.seed: 0 -> 5",
         "training.adapter.rank: 2 -> 4",
         "training.adapter.dropout: 0.1 -> 0.0",
-        "training.lr_schedule: 'constant' -> 'cosine'",
+        "training.lr_schedule.kind: 'constant' -> 'cosine'",
         "training.max_steps: None -> 6",
         "inputs.data: 'd' -> 'e'",
     ):
@@ -174,8 +174,8 @@ def test_a_changed_setting_is_refused_by_name(jobs: Jobs, tmp_path: Path, capsys
 
 def test_an_overridden_rate_takes_effect_from_there_on(jobs: Jobs, tmp_path: Path) -> None:
     assert run(jobs(tmp_path, max_steps=2))
-    slower = jobs(tmp_path, max_steps=4, learning_rate=1e-5, weight_decay=0.5)
-    slower = slower.model_copy(update={"override": ("training.learning_rate", "training.weight_decay")})
+    slower = jobs(tmp_path, max_steps=4, learning_rate=1e-5, optimizer={"weight_decay": 0.5})
+    slower = slower.model_copy(update={"override": ("training.learning_rate", "training.optimizer.weight_decay")})
     assert run(slower)
     assert [row["learning_rate"] for row in history(slower)] == pytest.approx([1e-3, 1e-3, 1e-5, 1e-5])
     saved = read_bundle(slower.work / "bundles" / "step-00000004")

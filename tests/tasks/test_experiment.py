@@ -12,6 +12,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from sdxl_core.errors import UserError
+from sdxl_core.training_config import optimizers
 from sdxl_core.unet_shapes import unet_shapes
 from tasks.experiment import Experiment, prepare_experiment
 from tasks.store import ArtifactStore
@@ -54,6 +55,14 @@ OVERRIDES = {
 def test_sections_and_places_that_do_not_fit_are_refused(prepare: Prepare, override: str) -> None:
     with pytest.raises(UserError, match=OVERRIDES[override]):
         prepare(override)
+
+
+def test_an_optimizer_that_is_not_installed_is_refused_before_anything_runs(
+    prepare: Prepare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(optimizers, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"training\.optimizer needs the package bitsandbytes.*\[8bit\]"):
+        prepare("training.optimizer={kind: adamw_8bit}")
 
 
 def test_a_model_is_its_bytes(prepare: Prepare, folder: Path) -> None:

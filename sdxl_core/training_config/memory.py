@@ -1,0 +1,48 @@
+"""What saves memory by training otherwise, and what that does not go with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sdxl_core.training_config.training import TrainingConfig
+
+
+def check_trained_weights(training: TrainingConfig) -> None:
+    """Raises ValueError where weights cannot be stored in bfloat16."""
+    if training.trained_weights == "fp32":
+        return
+    if training.precision != "bf16":
+        raise ValueError(
+            "trained_weights = bf16 computes in bfloat16 too: expected precision = bf16, "
+            f"got {training.precision}. Set training.precision=bf16"
+        )
+    if not training.optimizer.separable:
+        raise ValueError(
+            f"trained_weights = bf16 updates tensors one by one, in float32, and optimizer.kind = "
+            f"{training.optimizer.kind} needs all at once: take adamw, adamw_8bit, adafactor or lion, or "
+            "trained_weights=fp32"
+        )
+
+
+def check_fused_backward(training: TrainingConfig) -> None:
+    """Raises ValueError where a weight cannot be updated as soon as its gradient is there."""
+    if not training.fused_backward:
+        return
+    obstacles = {
+        "it saves gradients of whole models, of which an adapter has none: expected adapter.kind = full": (
+            training.adapter.kind != "full"
+        ),
+        "gradients are gone after one pass: expected accumulation_steps = 1, and micro_batch_size with all rows": (
+            training.accumulation_steps > 1
+        ),
+        "gradients are gone before processes could average them: expected processes = 1": training.processes > 1,
+        "float16's loss scale is known after all gradients only: expected precision = bf16 or fp32": (
+            training.precision == "fp16"
+        ),
+        f"optimizer.kind = {training.optimizer.kind} needs all gradients at once: take adamw, adamw_8bit, adafactor or "
+        "lion": not training.optimizer.separable,
+    }
+    for reason, stands in obstacles.items():
+        if stands:
+            raise ValueError(f"fused_backward: {reason}, or set training.fused_backward=false")
