@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -59,7 +59,7 @@ class Run:
         scaler = self.accelerator.scaler
         return Bundle(
             step=self.state.step,
-            weights={name: p.detach() for name, p in self.state.trainable.items()},
+            weights={name: p.detach() for name, p in self._saved().items()},
             average=self.state.ema.state(),
             optimizer=self.state.optimizer.state_dict(),
             scaler={} if scaler is None else scaler.state_dict(),
@@ -75,17 +75,15 @@ class Run:
         Raises:
             UserError: the bundle holds other tensors than this run trains.
         """
-        shapes = {name: tuple(p.shape) for name, p in self.state.trainable.items()}
-        averaged = shapes if self.state.ema.state() else {}
-        for held, wanted in ((bundle.weights, shapes), (bundle.average, averaged)):
-            if {name: tuple(tensor.shape) for name, tensor in held.items()} != wanted:
+        for held, wanted in ((bundle.weights, self._saved()), (bundle.average, self.state.ema.state())):
+            if _shapes(held) != _shapes(wanted):
                 raise UserError(f"the bundle of step {bundle.step} holds other tensors than this run trains")
         settings = self.state.optimizer.state_dict()["param_groups"]  # the configuration's, not the bundle's
         self.state.optimizer.load_state_dict({"state": bundle.optimizer["state"], "param_groups": settings})
         if self.accelerator.scaler is not None and bundle.scaler:
             self.accelerator.scaler.load_state_dict(bundle.scaler)
-        for name, parameter in self.state.trainable.items():
-            parameter.copy_(bundle.weights[name])
+        for name, tensor in self._saved().items():
+            tensor.copy_(bundle.weights[name])
         self.state.ema.load(bundle.average)
         for name in COUNTERS:
             setattr(self.state, name, bundle.counters[name])
@@ -94,10 +92,14 @@ class Run:
         if bundle.identity["training"]["micro_batch_size"] != configured:  # overridden since
             self.state.micro_batch_size = configured
 
+    def _saved(self) -> dict[str, torch.Tensor]:
+        return {**self.state.trainable, **self.trained.kept}
+
     def require_room(self) -> None:
         """Raises DiskFullError where the disk has no room for the bundles and the export."""
         weights = sum(p.nbytes for p in self.state.parameters)
-        bundle = weights * (4 if self.state.ema.state() else 3)  # with AdamW's two moments
+        kept = sum(tensor.nbytes for tensor in self.trained.kept.values())
+        bundle = weights * (4 if self.state.ema.state() else 3) + kept  # with AdamW's two moments
         held = sum(f.stat().st_size for f in (self.job.work / "bundles").rglob("*") if f.is_file())
         bundles = max(0, (self.job.training.keep_bundles + 1) * bundle - held)
         what = f"training with keep_bundles = {self.job.training.keep_bundles}"
@@ -214,6 +216,10 @@ def _identity(job: TrainJob, accelerator: Accelerator) -> dict[str, Any]:
         "versions": {name: version(name) for name in COMPUTING_LIBRARIES},
     }
     return dict(json.loads(json.dumps(identity)))
+
+
+def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def scaling_factor(vae: Path) -> float:

@@ -1,6 +1,17 @@
 """Typed, closed configuration of training. Importing this imports no torch."""
 
-from sdxl_core.training_config.adapters import Adapter, FullConfig, LoraConfig, LoraTargets, NoAdapterConfig
+from sdxl_core.training_config.adapters import (
+    Adapter,
+    FullConfig,
+    LohaConfig,
+    LokrConfig,
+    LoraConfig,
+    LoraTargets,
+    NoAdapterConfig,
+    OftConfig,
+    Ranked,
+    Targeted,
+)
 from sdxl_core.training_config.averaging import EmaConfig
 from sdxl_core.training_config.data import ConceptConfig, MaskedLossConfig
 from sdxl_core.training_config.noise import LossConfig, NoiseConfig, ScheduleConfig, TimestepConfig
@@ -30,6 +41,8 @@ __all__ = [
     "DiffusionObjective",
     "EmaConfig",
     "FullConfig",
+    "LohaConfig",
+    "LokrConfig",
     "LoraConfig",
     "LoraTargets",
     "LossConfig",
@@ -39,11 +52,14 @@ __all__ = [
     "NoAdapterConfig",
     "NoiseConfig",
     "Objective",
+    "OftConfig",
     "P2Weighting",
     "PriorPredictionObjective",
     "PriorPreservationObjective",
+    "Ranked",
     "ScheduleConfig",
     "SoftMinSnrWeighting",
+    "Targeted",
     "TextEncodersConfig",
     "TimestepConfig",
     "TrainingConfig",
