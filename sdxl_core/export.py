@@ -1,42 +1,52 @@
 """A trained LoRA as the files that other programs load.
 
 `pytorch_lora_weights.safetensors` is diffusers' layout, with rank and alpha in its metadata; `kohya_lora.safetensors`
-is the layout of kohya's sd-scripts, ComfyUI and A1111, with alpha as tensors. Both hold the same numbers.
+is the layout of kohya's sd-scripts, ComfyUI and A1111, with alpha as tensors. Both mean the same weights.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft.utils import get_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from sdxl_core.adapter_start import DIFFUSERS_FILE, KOHYA_FILE
+from sdxl_core.adapter_targets import target_ends
+from sdxl_core.from_base import doubled
+from sdxl_core.kohya_names import KOHYA_PARTS, kohya_stem, original_module_name
 from sdxl_core.model import COMPONENTS
+from sdxl_core.peft_layers import ADAPTER_NAME, adapted_layers, pattern
 from sdxl_core.tensor_files import write_tensors
-from sdxl_core.training_config import LoraConfig, LoraTargets
+from sdxl_core.training_config import LoraConfig, Ranked
+from sdxl_core.training_config.adapters import FROM_BASE, REGEX
 
-LORA_TARGETS: dict[LoraTargets, list[str]] = {
-    "attention": ["to_k", "to_q", "to_v", "to_out.0"],
-    "attention+feed-forward": ["to_k", "to_q", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2"],
-}
-TEXT_TARGETS: dict[LoraTargets, list[str]] = {
-    "attention": ["q_proj", "k_proj", "v_proj", "out_proj"],
-    "attention+feed-forward": ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
-}
-KOHYA_PARTS = {"unet": "lora_unet", "text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}
-ADAPTER_NAME = "default"
-DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
-KOHYA_FILE = "kohya_lora.safetensors"
+__all__ = ["ADAPTER_NAME", "DIFFUSERS_FILE", "KOHYA_FILE", "KOHYA_PARTS", "export_lora", "original_module_name"]
 
 
-def lora_targets(part: str, targets: LoraTargets) -> list[str]:
-    """Ends of the names of the modules that a LoRA changes."""
-    return (LORA_TARGETS if part == "unet" else TEXT_TARGETS)[targets]
+@dataclass(frozen=True)
+class LoraFactors:
+    """One layer's LoRA: the weight grows by alpha / rank times up @ down, both flattened to matrices."""
+
+    down: Tensor
+    up: Tensor
+    alpha: float
+    magnitude: Tensor | None
+    """Of every output (DoRA), in peft's shape."""
+
+    @property
+    def rank(self) -> int:
+        return len(self.down)
+
+
+def trained_factors(module: nn.Module) -> dict[str, LoraFactors]:
+    """The LoRA of every layer of a network, float32, by the layers' names in memory."""
+    return {name: _factors(layer) for name, layer in adapted_layers(module).items()}
 
 
 def export_lora(parts: Mapping[str, nn.Module], lora: LoraConfig, out: Path, provenance: Mapping[str, str]) -> None:
@@ -44,59 +54,107 @@ def export_lora(parts: Mapping[str, nn.Module], lora: LoraConfig, out: Path, pro
     out.mkdir(parents=True, exist_ok=True)
     weights: dict[str, Tensor] = {}
     described: dict[str, Any] = {}
+    kohya: dict[str, Tensor] = {}
+    config = unet_config(parts)
     for part, module in parts.items():
-        state = get_peft_model_state_dict(module, adapter_name=ADAPTER_NAME)
-        stored_name = COMPONENTS[part].stored_name
-        weights |= {f"{part}.{stored_name(name)}": tensor.detach().float() for name, tensor in state.items()}
-        adapter = {
-            "r": lora.rank,
-            "lora_alpha": lora.scaled_alpha,
-            "lora_dropout": lora.dropout,
-            "target_modules": lora_targets(part, lora.targets),
-        }
-        described |= {f"{part}.{key}": value for key, value in adapter.items()}
-    metadata = {"format": "pt", "lora_adapter_metadata": json.dumps(described, sort_keys=True), **provenance}
-    write_tensors(out / DIFFUSERS_FILE, weights, metadata)
-    kohya_metadata = {
+        factors = trained_factors(module)
+        metadata = _adapter_metadata(part, module, lora, factors)
+        described |= {f"{part}.{key}": value for key, value in metadata.items()}
+        for name, found in factors.items():
+            stored = COMPONENTS[part].stored_name(name)
+            weights |= {f"{part}.{stored}.{key}": tensor for key, tensor in _for_diffusers(part, found).items()}
+            stem = kohya_stem(part, stored, config["layers_per_block"], config["up_block_types"])
+            kohya |= {f"{stem}.{key}": tensor for key, tensor in _for_kohya(found, _usual(lora)[1]).items()}
+    header = {"format": "pt", "lora_adapter_metadata": json.dumps(described, sort_keys=True), **provenance}
+    write_tensors(out / DIFFUSERS_FILE, weights, header)
+    kohya_metadata = kohya_identity("networks.lora", *_usual(lora), conv_arguments(lora))
+    write_tensors(out / KOHYA_FILE, kohya, kohya_metadata | dict(provenance))
+
+
+def unet_config(parts: Mapping[str, nn.Module]) -> Mapping[str, Any]:
+    """Of the UNet among them, whose layers have other names in kohya's files."""
+    config: Any = parts["unet"].config
+    return dict(config)
+
+
+def kohya_identity(network: str, rank: int, alpha: float, arguments: Mapping[str, str]) -> dict[str, str]:
+    """What kohya's programs read in a file's header."""
+    found = {
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
         "ss_base_model_version": "sdxl_base_v1-0",
-        "ss_network_module": "networks.lora",
-        "ss_network_dim": str(lora.rank),
-        "ss_network_alpha": str(lora.scaled_alpha),
-        **provenance,
+        "ss_network_module": network,
+        "ss_network_dim": str(rank),
+        "ss_network_alpha": str(alpha),
     }
-    layers: Any = parts["unet"].config.layers_per_block  # type: ignore[union-attr]
-    write_tensors(out / KOHYA_FILE, to_kohya(weights, lora.scaled_alpha, layers), kohya_metadata)
+    return found | ({"ss_network_args": json.dumps(dict(arguments), sort_keys=True)} if arguments else {})
 
 
-def to_kohya(weights: Mapping[str, Tensor], alpha: float, layers_per_block: int) -> dict[str, Tensor]:
-    """peft's LoRA tensors (`<part>.<module>.lora_A.weight`) -> kohya's names, one alpha for every module."""
-    out: dict[str, Tensor] = {}
-    for name, tensor in weights.items():
-        part, module = name.split(".", 1)
-        module, factor = module.removesuffix(".weight").rsplit(".", 1)
-        original = original_module_name(module, layers_per_block) if part == "unet" else module
-        stem = f"{KOHYA_PARTS[part]}_{original.replace('.', '_')}"
-        out[f"{stem}.{'lora_down' if factor == 'lora_A' else 'lora_up'}.weight"] = tensor
-        out[f"{stem}.alpha"] = torch.tensor(alpha)
-    return out
+def _factors(layer: LoraLayer) -> LoraFactors:
+    rank, scale = layer.r[ADAPTER_NAME], layer.scaling[ADAPTER_NAME]
+    if hasattr(layer, "initial_factors"):
+        down, up = doubled(layer, ADAPTER_NAME)
+    else:
+        down, up = layer.lora_A[ADAPTER_NAME].weight, layer.lora_B[ADAPTER_NAME].weight
+    # as configured, unless files cannot say it so: they scale by alpha / rank
+    as_configured = len(down) == rank and not layer.use_rslora[ADAPTER_NAME]
+    alpha = layer.lora_alpha[ADAPTER_NAME] if as_configured else scale * len(down)
+    magnitudes = layer.lora_magnitude_vector
+    magnitude = magnitudes[ADAPTER_NAME].weight.detach().float() if ADAPTER_NAME in magnitudes else None
+    return LoraFactors(down.detach().float(), up.detach().float(), alpha, magnitude)
 
 
-def original_module_name(module: str, layers_per_block: int) -> str:
-    """diffusers' UNet module name -> its name in Stability's original UNet, which kohya's files use.
+def _usual(lora: LoraConfig) -> tuple[int, float]:
+    """Rank and alpha of most layers, as files say them."""
+    rank = 2 * lora.rank if lora.init in FROM_BASE else lora.rank
+    scale = lora.scaled_alpha / (lora.rank**0.5 if lora.use_rslora else lora.rank)
+    plain = rank == lora.rank and not lora.use_rslora
+    return rank, lora.scaled_alpha if plain else scale * rank
 
-    There, blocks are one list: each level's layers and then its resampler; a layer holds its ResNet as `.0` and its
-    attention as `.1`.
-    """
-    levels = layers_per_block + 1
-    if match := re.fullmatch(r"down_blocks\.(\d+)\.(resnets|attentions)\.(\d+)\.(.+)", module):
-        level, kind, layer, rest = int(match[1]), match[2], int(match[3]), match[4]
-        return f"input_blocks.{1 + level * levels + layer}.{int(kind == 'attentions')}.{rest}"
-    if match := re.fullmatch(r"up_blocks\.(\d+)\.(resnets|attentions)\.(\d+)\.(.+)", module):
-        level, kind, layer, rest = int(match[1]), match[2], int(match[3]), match[4]
-        return f"output_blocks.{level * levels + layer}.{int(kind == 'attentions')}.{rest}"
-    if match := re.fullmatch(r"mid_block\.(resnets|attentions)\.(\d+)\.(.+)", module):
-        place = 1 if match[1] == "attentions" else 2 * int(match[2])
-        return f"middle_block.{place}.{match[3]}"
-    raise ValueError(f"no place in the original UNet for {module}")
+
+def _adapter_metadata(
+    part: str, module: nn.Module, lora: LoraConfig, factors: Mapping[str, LoraFactors]
+) -> dict[str, Any]:
+    """The arguments of peft's LoraConfig with which diffusers makes the same adapter."""
+    config: Any = module.peft_config
+    targets = config[ADAPTER_NAME].target_modules  # a set, in an order of the process's own
+    preset = [] if lora.targets.startswith(REGEX) else target_ends(part, lora.targets)
+    rank, alpha = _usual(lora)
+    described: dict[str, Any] = {
+        "r": rank,
+        "lora_alpha": alpha,
+        "lora_dropout": lora.dropout,
+        "target_modules": preset if targets == set(preset) else sorted(targets),
+    }
+    ranks = pattern({name: found.rank for name, found in factors.items()}, rank)
+    alphas = pattern({name: found.alpha for name, found in factors.items()}, alpha)
+    described |= {"rank_pattern": ranks} if ranks else {}
+    described |= {"alpha_pattern": alphas} if alphas else {}
+    return described | ({"use_dora": True} if lora.use_dora else {})
+
+
+def _for_diffusers(part: str, found: LoraFactors) -> dict[str, Tensor]:
+    tensors = {"lora_A.weight": found.down, "lora_B.weight": found.up}
+    if found.magnitude is None:
+        return tensors
+    # the usual name of a magnitude has no `.weight`; under it, transformers 5 leaves a text encoder's unread
+    name = "lora_magnitude_vector" if part == "unet" else "lora_magnitude_vector.weight"
+    return tensors | {name: found.magnitude}
+
+
+def _for_kohya(found: LoraFactors, alpha: float) -> dict[str, Tensor]:
+    """One alpha for the whole file, as diffusers gives attention layers with another one the usual one; where it is not
+    the layer's, its factor goes into the weights. `dora_scale` is outputs x 1 (x 1 x 1), LyCORIS' `wd_on_out`."""
+    up = found.up if found.alpha == alpha else found.up * (found.alpha / alpha)
+    tensors = {"lora_down.weight": found.down, "lora_up.weight": up, "alpha": torch.tensor(alpha)}
+    if found.magnitude is None:
+        return tensors
+    return tensors | {"dora_scale": found.magnitude.reshape(-1, *[1] * (found.up.dim() - 1))}
+
+
+def conv_arguments(lora: Ranked) -> dict[str, str]:
+    """kohya's `network_args` for convolutions."""
+    if lora.conv_rank is None:
+        return {}
+    rank, alpha = lora.rank_at(None, convolution=True)
+    return {"conv_dim": str(rank), "conv_alpha": str(alpha)}

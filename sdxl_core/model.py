@@ -15,7 +15,7 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 from transformers.utils import logging as transformers_logging
 
@@ -145,12 +145,18 @@ def zeros_for_empty_prompt(model: Path) -> bool:
     return bool(index.get("force_zeros_for_empty_prompt", True))
 
 
-def cast_frozen(unet: nn.Module, dtype: torch.dtype) -> None:
-    """Convert the frozen weights to `dtype`; for what is trained, see `cast_trained`."""
-    for parameter in unet.parameters():
-        if not parameter.requires_grad:
-            parameter.data = parameter.data.to(dtype)
-    for module in unet.modules():
+class Kept(nn.Module):
+    """Frozen numbers that a run could not work out again bit for bit: they stay float32, and bundles hold them."""
+
+
+def cast_frozen(network: nn.Module, dtype: torch.dtype) -> None:
+    """Convert the frozen weights to `dtype`, but for what is `Kept`; for what is trained, see `cast_trained`."""
+    for module in network.modules():
+        if isinstance(module, Kept):
+            continue
+        for parameter in module.parameters(recurse=False):
+            if not parameter.requires_grad:
+                parameter.data = parameter.data.to(dtype)
         for name, buffer in module.named_buffers(recurse=False):
             if buffer.is_floating_point():
                 setattr(module, name, buffer.to(dtype))
@@ -160,3 +166,13 @@ def cast_trained(trained: Iterable[nn.Parameter], dtype: torch.dtype) -> None:
     """Store what is trained in `dtype`."""
     for parameter in trained:
         parameter.data = parameter.data.to(dtype)
+
+
+def kept(network: nn.Module) -> dict[str, Tensor]:
+    """All of a network that is `Kept`, by name."""
+    return {
+        f"{name}.{inner}": buffer
+        for name, module in network.named_modules()
+        if isinstance(module, Kept)
+        for inner, buffer in module.named_buffers(recurse=False)
+    }

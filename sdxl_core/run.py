@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -60,7 +60,7 @@ class Run:
         scaler = self.accelerator.scaler
         return Bundle(
             step=self.state.step,
-            weights={name: p.detach() for name, p in self.state.trainable.items()},
+            weights={name: p.detach() for name, p in self._saved().items()},
             average=self.state.ema.state(),
             optimizer=self.state.stepping.state(),
             scaler={} if scaler is None else scaler.state_dict(),
@@ -76,16 +76,14 @@ class Run:
         Raises:
             UserError: the bundle holds other tensors than this run trains.
         """
-        shapes = {name: tuple(p.shape) for name, p in self.state.trainable.items()}
-        averaged = shapes if self.state.ema.state() else {}
-        for held, wanted in ((bundle.weights, shapes), (bundle.average, averaged)):
-            if {name: tuple(tensor.shape) for name, tensor in held.items()} != wanted:
+        for held, wanted in ((bundle.weights, self._saved()), (bundle.average, self.state.ema.state())):
+            if _shapes(held) != _shapes(wanted):
                 raise UserError(f"the bundle of step {bundle.step} holds other tensors than this run trains")
         self.state.stepping.load(bundle.optimizer)
         if self.accelerator.scaler is not None and bundle.scaler:
             self.accelerator.scaler.load_state_dict(bundle.scaler)
-        for name, parameter in self.state.trainable.items():
-            parameter.copy_(bundle.weights[name])
+        for name, tensor in self._saved().items():
+            tensor.copy_(bundle.weights[name])
         self.state.ema.load(bundle.average)
         for name in COUNTERS:
             setattr(self.state, name, bundle.counters[name])
@@ -94,12 +92,16 @@ class Run:
         if bundle.identity["training"]["micro_batch_size"] != configured:  # overridden since
             self.state.micro_batch_size = configured
 
+    def _saved(self) -> dict[str, torch.Tensor]:
+        return {**self.state.trainable, **self.trained.kept}
+
     def require_room(self) -> None:
         """Raises DiskFullError where the disk has no room for the bundles and the export."""
         weights = sum(p.nbytes for p in self.state.parameters)
+        kept = sum(tensor.nbytes for tensor in self.trained.kept.values())
         numbers = sum(p.numel() for p in self.state.parameters)
         averages = sum(average.nbytes for average in self.state.ema.state().values())
-        bundle = weights + averages + self.state.stepping.state_bytes()
+        bundle = weights + kept + averages + self.state.stepping.state_bytes()
         held = sum(f.stat().st_size for f in (self.job.work / "bundles").rglob("*") if f.is_file())
         bundles = max(0, (self.job.training.keep_bundles + 1) * bundle - held)
         what = f"training with keep_bundles = {self.job.training.keep_bundles}"
@@ -218,6 +220,10 @@ def _identity(job: TrainJob, accelerator: Accelerator) -> dict[str, Any]:
         "versions": {name: version(name) for name in (*COMPUTING_LIBRARIES, optimizer_kind(job.training).library)},
     }
     return dict(json.loads(json.dumps(identity)))
+
+
+def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def scaling_factor(vae: Path) -> float:

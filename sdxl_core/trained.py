@@ -9,17 +9,19 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
+from sdxl_core.adapter_start import require_same_layers
 from sdxl_core.adapters import ADAPTERS, Adapter
 from sdxl_core.learned_tokens import add_tokens, export_tokens, require_used
-from sdxl_core.model import cast_frozen, cast_trained, load_unet
+from sdxl_core.model import cast_frozen, cast_trained, kept, load_unet
 from sdxl_core.networks import Networks
+from sdxl_core.peft_layers import stored_layers
 from sdxl_core.randomness import derived_seed
 from sdxl_core.runtime import DTYPES
 from sdxl_core.scheduler import export_scheduler
 from sdxl_core.text_encoders import TextEncoders, Tokenizers
-from sdxl_core.training_config import TrainingConfig
+from sdxl_core.training_config import Targeted, TrainingConfig
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Trained:
     trainable: dict[str, nn.Parameter]
     """Everything that is trained, named `<part>.<name>`; a part is a network's name, or `tokens`."""
     config: TrainingConfig
+    kept: dict[str, Tensor]
+    """What is not trained and has to be saved all the same, named alike."""
 
     def export(self, model: Path, out: Path, provenance: Mapping[str, str]) -> None:
         """Write all that was trained into `out`, in the files that other programs load."""
@@ -51,15 +55,19 @@ def load_trained_networks(
     `dtype` is that of frozen weights; `captions` are those of the run.
 
     Raises:
-        UserError: a new token is in no caption, or a word already.
+        UserError: a new token is in no caption, or a word already; or the adapter does not fit the networks.
     """
     tokenizers, encoders = None, None
     if config.live_text:
         require_used(config.new_tokens, captions)
         tokenizers, encoders = Tokenizers.load(model), TextEncoders.load(model, torch.device("cpu"))
-    networks = Networks(load_unet(model), encoders)
+    unet = load_unet(model)
+    networks = Networks(unet, encoders)
     adapter = ADAPTERS[config.adapter.kind](config.adapter)
-    adapted = tuple(_adapted(config))
+    adapted = config.adapted_parts
+    if isinstance(config.adapter, Targeted):
+        layers = {part: stored_layers(part, networks.parts[part]) for part in adapted}
+        require_same_layers(config.adapter, layers, dict(unet.config))
     trainable: dict[str, nn.Parameter] = {}
     for part in adapted:
         # the UNet's first weights do not depend on whether anything else is trained
@@ -71,15 +79,8 @@ def load_trained_networks(
     cast_trained(trainable.values(), DTYPES[config.trained_weights])
     for module in networks.parts.values():
         _place(module, config, dtype, accelerator)
-    return Trained(networks, tokenizers, adapter, adapted, trainable, config)
-
-
-def _adapted(config: TrainingConfig) -> list[str]:
-    if config.adapter.kind == "none":
-        return []
-    chosen = config.text_encoders
-    wanted = (("unet", True), ("text_encoder", chosen and chosen.first), ("text_encoder_2", chosen and chosen.second))
-    return [part for part, is_wanted in wanted if is_wanted]
+    saved = {f"{part}.{name}": numbers for part in adapted for name, numbers in kept(networks.parts[part]).items()}
+    return Trained(networks, tokenizers, adapter, adapted, trainable, config, saved)
 
 
 def _place(module: Any, config: TrainingConfig, dtype: torch.dtype, accelerator: Accelerator) -> None:

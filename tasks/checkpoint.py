@@ -69,12 +69,18 @@ def check_component(folder: Path, name: str, where: str) -> dict[str, Any]:
     named = config.get("_class_name") or config.get("architectures")
     if named is not None:
         _expect_class(str(folder / "config.json"), named, CLASSES[name], where)
-    tensors: dict[str, Shape] = {}
-    for file in _weight_files(folder, _STEMS[name], where):
-        tensors |= read_shapes(file, where)
+    tensors = component_tensors(folder, name, where)
     if name == "unet":
         _check_unet(config, tensors, folder, where)
     return config
+
+
+def component_tensors(folder: Path, name: str, where: str) -> dict[str, Shape]:
+    """Name -> shape of all tensors of the weighted component `name`. Raises as `read_shapes` does."""
+    tensors: dict[str, Shape] = {}
+    for file in _weight_files(folder, _STEMS[name], where):
+        tensors |= read_shapes(file, where)
+    return tensors
 
 
 def read_shapes(file: Path, where: str) -> dict[str, Shape]:

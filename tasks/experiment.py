@@ -11,6 +11,7 @@ from eval.config import EvaluationConfig
 from sdxl_core.data.fingerprint import dataset_fingerprint
 from sdxl_core.prompts import read_prompts
 from sdxl_core.scheduler_settings import scheduler_settings
+from tasks.adapters import check_adapter
 from tasks.checkpoint import read_shapes
 from tasks.config import PipelineConfig
 from tasks.errors import ConfigError
@@ -85,6 +86,7 @@ def prepare_experiment(
             ancestor=find_ancestor(store, config.name, config.training, resume),
             override=resume.override,
             fresh=resume.fresh,
+            start=check_adapter(config.training, model, store.digest_file),
         ),
     )
 

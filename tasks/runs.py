@@ -18,7 +18,7 @@ from tasks.store import ArtifactStore
 # of every kind, the files and folders that are there
 _PUBLISHED: dict[str, tuple[str, ...]] = {
     "report": ("report.html", "report.json", "summary.md", "scores.parquet"),
-    "train": ("pytorch_lora_weights.safetensors", "kohya_lora.safetensors", "unet"),
+    "train": ("pytorch_lora_weights.safetensors", "kohya_lora.safetensors", "peft", "unet"),
 }
 
 

@@ -28,13 +28,15 @@ class Continuing(Frozen):
     ancestor: Ancestor | None = None
     override: tuple[str, ...] = ()
     fresh: bool = False
+    start: str | None = None
+    """Digest of the adapter from elsewhere that this one begins with."""
 
 
 def _build(job: Job) -> dict[str, Json]:
     model, vae = local_folders(job.local)
     training = TrainingConfig.model_validate(job.local["training"])
     continuing = Continuing.model_validate(job.local["continuing"])
-    settings = {name: job.params[name] for name in ("training", "captions", "model", "sampling")} | {
+    settings = {name: job.params[name] for name in ("training", "start", "captions", "model", "sampling")} | {
         "inputs": dict(job.digests)
     }
     key = training_key({**settings, "code": STAGE.version}, continuing.ancestor)
@@ -53,7 +55,8 @@ def _build(job: Job) -> dict[str, Json]:
             sampling=SamplingConfig.model_validate(job.local["sampling"]),
             work=training_path(job.store, key),
             out=job.out,
-            identity={"model": job.params["model"], **job.digests},
+            identity={"model": job.params["model"], **job.digests}
+            | ({"start": continuing.start} if continuing.start else {}),
             device=job.device,
             ancestor=continuing.ancestor,
             override=continuing.override,
@@ -90,6 +93,7 @@ def train(
     parts = (*_PARTS, *_TEXT_PARTS) if training.live_text else _PARTS
     params = {
         "training": training.lasting,
+        "start": continuing.start,
         "captions": captions.model_dump(mode="json") if training.live_text else None,
         "max_steps": training.max_steps,
         "model": model.digest() if validated else model.digest(*parts),

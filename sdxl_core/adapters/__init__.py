@@ -9,13 +9,19 @@ from diffusers import StableDiffusionXLPipeline
 
 from sdxl_core.adapters.base import Adapter
 from sdxl_core.adapters.full import FullWeights
+from sdxl_core.adapters.loha import Loha
+from sdxl_core.adapters.lokr import Lokr
 from sdxl_core.adapters.lora import Lora, load_lora
 from sdxl_core.adapters.none import NoAdapter
+from sdxl_core.adapters.oft import Oft
 from sdxl_core.learned_tokens import load_tokens
 from sdxl_core.scheduler import SCHEDULER_FOLDER, load_trained_scheduler
 
 ADAPTERS: dict[str, type[Adapter]] = {
     "lora": Lora,
+    "loha": Loha,
+    "lokr": Lokr,
+    "oft": Oft,
     "full": FullWeights,
     "none": NoAdapter,
 }

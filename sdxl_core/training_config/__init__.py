@@ -1,6 +1,17 @@
 """Typed, closed configuration of training. Importing this imports no torch."""
 
-from sdxl_core.training_config.adapters import Adapter, FullConfig, LoraConfig, LoraTargets, NoAdapterConfig
+from sdxl_core.training_config.adapters import (
+    Adapter,
+    FullConfig,
+    LohaConfig,
+    LokrConfig,
+    LoraConfig,
+    LoraTargets,
+    NoAdapterConfig,
+    OftConfig,
+    Ranked,
+    Targeted,
+)
 from sdxl_core.training_config.averaging import EmaConfig
 from sdxl_core.training_config.data import ConceptConfig, MaskedLossConfig
 from sdxl_core.training_config.lr_schedules import LearningRates, LrSchedule
@@ -45,6 +56,8 @@ __all__ = [
     "FullConfig",
     "LearningRates",
     "LionConfig",
+    "LohaConfig",
+    "LokrConfig",
     "LoraConfig",
     "LoraTargets",
     "LossConfig",
@@ -55,14 +68,17 @@ __all__ = [
     "NoAdapterConfig",
     "NoiseConfig",
     "Objective",
+    "OftConfig",
     "Optimizer",
     "P2Weighting",
     "PriorPredictionObjective",
     "PriorPreservationObjective",
     "ProdigyConfig",
+    "Ranked",
     "ScheduleConfig",
     "ScheduleFreeConfig",
     "SoftMinSnrWeighting",
+    "Targeted",
     "TextEncodersConfig",
     "TimestepConfig",
     "TrainingConfig",

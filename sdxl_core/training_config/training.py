@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from sdxl_core.config import Config, PositiveInt, Precision, Probability
-from sdxl_core.training_config.adapters import Adapter, LoraConfig
+from sdxl_core.training_config.adapters import Adapter, LoraConfig, Ranked, Targeted
 from sdxl_core.training_config.averaging import EmaConfig
 from sdxl_core.training_config.data import ConceptConfig, MaskedLossConfig
 from sdxl_core.training_config.lr_schedules import ConstantSchedule, LearningRates, LrSchedule
@@ -102,9 +102,32 @@ class TrainingConfig(Config):
             raise ValueError("adapter: {kind: none} trains nothing but new_tokens, and there are none; add some")
         if self.adapter.kind == "none" and self.text_encoders is not None:
             raise ValueError("text_encoders are trained by an adapter: set adapter.kind to lora or full")
+        trained = self.adapted_parts
+        for block in self.adapter.block_ranks if isinstance(self.adapter, Ranked) else ():
+            part = block.split(".")[0]
+            if part.startswith("text_encoder") and part not in trained:
+                raise ValueError(f"adapter.block_ranks: {block}: trained are {', '.join(trained)}; see text_encoders")
         if len({new.token for new in self.new_tokens}) < len(self.new_tokens):
             raise ValueError("new_tokens: a token stands twice")
         return self
+
+    @property
+    def adapted_parts(self) -> tuple[str, ...]:
+        """Names of the networks that the adapter is on, as a checkpoint has them."""
+        if self.adapter.kind == "none":
+            return ()
+        chosen = self.text_encoders
+        wanted = {
+            "unet": True,
+            "text_encoder": chosen is not None and chosen.first,
+            "text_encoder_2": chosen is not None and chosen.second,
+        }
+        return tuple(part for part, is_wanted in wanted.items() if is_wanted)
+
+    @property
+    def start_from(self) -> str | None:
+        """What the adapter begins with; its content decides results, its place does not."""
+        return self.adapter.start_from if isinstance(self.adapter, Targeted) else None
 
     @property
     def live_text(self) -> bool:
@@ -126,7 +149,8 @@ class TrainingConfig(Config):
         The length of the run is among them only if the learning rate depends on it.
         """
         unlimited = set() if self.lr_schedule.depends_on_length else {"max_steps"}
-        return self.model_dump(mode="json", exclude=CANNOT_CHANGE_RESULT | unlimited)
+        left_out: dict[str, Any] = dict.fromkeys(CANNOT_CHANGE_RESULT | unlimited, True)
+        return self.model_dump(mode="json", exclude=left_out | {"adapter": {"start_from"}})
 
 
 CANNOT_CHANGE_RESULT = {

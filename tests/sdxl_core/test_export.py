@@ -118,6 +118,13 @@ def test_bytes_are_a_function_of_the_weights(random_sdxl: Path, exported: Path, 
         ("mid_block.attentions.0.transformer_blocks.0.attn1.to_q", "middle_block.1.transformer_blocks.0.attn1.to_q"),
         ("up_blocks.0.attentions.2.proj_out", "output_blocks.2.1.proj_out"),
         ("up_blocks.1.attentions.0.proj_in", "output_blocks.3.1.proj_in"),
+        ("down_blocks.1.resnets.0.conv_shortcut", "input_blocks.4.0.skip_connection"),
+        ("down_blocks.0.resnets.1.conv1", "input_blocks.2.0.in_layers.2"),
+        ("down_blocks.0.downsamplers.0.conv", "input_blocks.3.0.op"),
+        ("mid_block.resnets.1.conv2", "middle_block.2.out_layers.3"),
+        ("mid_block.resnets.0.time_emb_proj", "middle_block.0.emb_layers.1"),
+        ("up_blocks.1.upsamplers.0.conv", "output_blocks.5.2.conv"),
+        ("conv_in", "input_blocks.0.0"),
     ],
 )
 def test_names_of_the_original_unet(diffusers: str, original: str) -> None:
@@ -125,5 +132,5 @@ def test_names_of_the_original_unet(diffusers: str, original: str) -> None:
 
 
 def test_unknown_module_is_not_guessed() -> None:
-    with pytest.raises(ValueError, match="no place in the original UNet for conv_in"):
-        original_module_name("conv_in", layers_per_block=2)
+    with pytest.raises(ValueError, match="no place in the original UNet for down_blocks"):
+        original_module_name("down_blocks.0.gate", layers_per_block=2)
