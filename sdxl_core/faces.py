@@ -49,7 +49,7 @@ class InsightFace:
             raise UserError.about(
                 f"transform.face.detector {folder}", expected="an insightface detection model (.onnx)", got="none"
             ) from None
-        self.analysis.prepare(ctx_id=-1, det_size=(640, 640))
+        self.analysis.prepare(ctx_id=-1)
 
     def boxes(self, picture: Image.Image) -> list[Box]:
         bgr_HWC = np.ascontiguousarray(np.asarray(picture)[:, :, ::-1])

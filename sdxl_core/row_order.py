@@ -44,18 +44,18 @@ class Rounds:
         first, items = self._laid_out[number]
         return items[position - first]
 
-    def _seen(self, rounds: int) -> Tensor:
+    def seen(self, rounds: int) -> Tensor:
         """How often each item came in the first so many rounds."""
         return (rounds * self.weights + self.offsets).floor().long()
 
     def _round_of(self, position: int) -> int:
         beyond = int((position + 1 + len(self.weights)) / float(self.weights.sum())) + 2
-        return bisect.bisect_right(range(beyond), position, key=lambda rounds: int(self._seen(rounds).sum())) - 1
+        return bisect.bisect_right(range(beyond), position, key=lambda rounds: int(self.seen(rounds).sum())) - 1
 
     def _lay_out(self, number: int) -> tuple[int, list[tuple[int, int]]]:
         """(the round's first position, its items in order with how often each came before)."""
-        seen = self._seen(number)
-        counts = self._seen(number + 1) - seen
+        seen = self.seen(number)
+        counts = self.seen(number + 1) - seen
         items: list[int] = torch.repeat_interleave(torch.arange(len(counts)), counts).tolist()
         before: list[int] = seen.tolist()
         laid = []
@@ -78,7 +78,6 @@ class RowOrder:
 
     def __init__(self, sizes: Sequence[Hashable], weights: Sequence[float], block: int, *draw: str | int) -> None:
         self.block = block
-        self.rows_per_epoch = sum(weights)
         self.members: list[list[int]] = [
             [i for i, size in enumerate(sizes) if size == each] for each in dict.fromkeys(sizes)
         ]
