@@ -29,10 +29,13 @@ class ExportConfig(Config):
     date: str | None = None
     """`2026-11-21`, or with a time. Unset: none, so that the same weights give the same file."""
 
-    @field_validator("date")
+    @field_validator("date", mode="before")
     @classmethod
-    def _iso(cls, date: str | None) -> str | None:
-        if date is not None:
+    def _iso(cls, date: object) -> object:
+        """YAML takes an unquoted date for one."""
+        if isinstance(date, datetime.date):
+            return date.isoformat()
+        if isinstance(date, str):
             try:
                 datetime.datetime.fromisoformat(date)
             except ValueError:

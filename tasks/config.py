@@ -18,6 +18,7 @@ from sdxl_core.config import (
     SamplingConfig,
     TransformConfig,
 )
+from sdxl_core.export_config import ExportConfig
 from sdxl_core.training_config import TrainingConfig
 
 DEFAULT_STORE = ".sdxl-flows"
@@ -50,7 +51,15 @@ class PipelineConfig(Config):
     sampling: SamplingConfig = SamplingConfig()
     """How the evaluation's pictures (and the validation pictures of training) are generated."""
     evaluation: EvaluationConfig
+    export: ExportConfig = ExportConfig()
+    """What `export` and `push` say of the result. Enters no key but the report's, which shows the configuration."""
     runtime: RuntimeConfig = RuntimeConfig()
+
+
+class ExportSection(Config):
+    """The part of a configuration that `--set` can change when files are written."""
+
+    export: ExportConfig = ExportConfig()
 
 
 def config_schema() -> dict[str, Any]:

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sdxl_core.disk import flush
+from sdxl_core.disk import flush, refuse_existing
 from sdxl_core.errors import UserError
 from sdxl_core.model import stored
 from sdxl_core.weight_files.single_file import to_single_file
-from sdxl_core.weight_files.streamed import LazyTensor, open_tensors, refuse_existing, write_streamed
+from sdxl_core.weight_files.streamed import LazyTensor, open_tensors, write_streamed
 
 STEMS = {
     "unet": "diffusion_pytorch_model",
@@ -52,6 +52,13 @@ class Checkpoint:
     @property
     def scheduler(self) -> dict[str, Any]:
         return read_json(self.base / "scheduler" / "scheduler_config.json")
+
+    @property
+    def resolution_px(self) -> tuple[int, int] | None:
+        """Width and height that the UNet was made for, if its configuration says so in one number."""
+        side = self.config("unet").get("sample_size")
+        shrinks = 2 ** (len(self.config("vae")["block_out_channels"]) - 1)
+        return (side * shrinks, side * shrinks) if isinstance(side, int) else None
 
     def write_single_file(self, file: Path, dtype: Any, metadata: Mapping[str, str]) -> None:
         """Raises UserError where that layout has no place for a tensor, where `file` exists, or without room."""

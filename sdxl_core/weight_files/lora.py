@@ -13,6 +13,8 @@ from sdxl_core.errors import UserError
 from sdxl_core.weight_files.architecture import Architecture, Part
 from sdxl_core.weight_files.streamed import Shape
 
+NAME_ITS_MODEL = "Name the model that the LoRA was made for: by --base, or by --like where nothing goes into a base."
+
 
 @dataclass(frozen=True)
 class LoraModule:
@@ -102,7 +104,7 @@ class LoraFile:
         for part, name, module in self:
             known = architecture.modules[part].get(name)
             if known != module.weight_shape:
-                fix = "Name the model that the LoRA was made for by --base."
+                fix = NAME_ITS_MODEL
                 expected = f"{part} {name} with a weight of shape {list(known)}" if known else f"modules of its {part}"
                 got = f"one for {list(module.weight_shape)}" if known else name
                 raise UserError.about(f"{where}, for {architecture.name}", expected=expected, got=got, fix=fix)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sdxl_core.errors import UserError, did_you_mean
 from sdxl_core.weight_files.architecture import PARTS, Architecture, Part
-from sdxl_core.weight_files.lora import LoraFile, LoraModule, module_of
+from sdxl_core.weight_files.lora import NAME_ITS_MODEL, LoraFile, LoraModule, module_of
 from sdxl_core.weight_files.original_names import UnetLayout, original_unet_module
 from sdxl_core.weight_files.streamed import open_tensors, read_metadata
 
@@ -60,7 +60,7 @@ def read_kohya(file: Path, architecture: Architecture) -> LoraFile:
     for name, found in pieces.items():
         if name not in names:
             near = did_you_mean(name, names)
-            fix = f"Name the model that the LoRA was made for by --base. {near}".rstrip()
+            fix = f"{NAME_ITS_MODEL} {near}".rstrip()
             raise UserError.about(
                 f"{file}, for {architecture.name}", expected="names of its modules", got=name, fix=fix
             )

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from sdxl_core.disk import flush, naming_a_full_disk, require_room
+from sdxl_core.disk import flush, naming_a_full_disk, refuse_existing, require_room
 from sdxl_core.errors import UserError
 from sdxl_core.weight_files.metadata import HASHES, hashes_of
 
@@ -125,12 +125,6 @@ def write_streamed(file: Path, tensors: Mapping[str, LazyTensor], metadata: Mapp
     finally:
         staging.unlink(missing_ok=True)
     flush(file.parent)
-
-
-def refuse_existing(place: Path) -> None:
-    """Raises UserError where something is: what is there may be somebody's only copy."""
-    if place.exists() and not (place.is_dir() and not any(place.iterdir())):
-        raise UserError.about("--out", expected="a place where nothing is yet", got=place)
 
 
 def _fill(stream: BinaryIO, tensors: Mapping[str, LazyTensor], metadata: Mapping[str, str]) -> None:
