@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from tasks.errors import ConfigError
 from tasks.finished import Finished, find_finished, said_of
 from tasks.manifest import Json
 from tasks.store import ArtifactStore
+from tasks.train import BASE_PARTS
 from tasks.weights import BaseModel, find_base_settings, locate_base_model
 
 if TYPE_CHECKING:
@@ -22,12 +23,9 @@ if TYPE_CHECKING:
     from sdxl_core.weight_files.lora_files import LoraFormat
     from sdxl_core.weight_files.metadata import Described, Format
 
-FORMATS: tuple[Format, ...] = ("diffusers", "kohya", "single-file")
 LORA_FILE, UNET_FOLDER = "pytorch_lora_weights.safetensors", "unet"
 OURS = "sdxl_flows."
 """Begins the names of our own digests in headers."""
-_PARTS = ("unet", "scheduler")
-"""What a training's digest of its base covers, unless it drew pictures."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ def export_finished(store: ArtifactStore, finished: Finished, wanted: Wanted, sa
     """Write a training's result. Raises as `export` does."""
     lineage = {f"{OURS}artifact": str(finished.training), f"{OURS}content": finished.training.digest}
     if (finished.folder / LORA_FILE).is_file():
-        wanted = Wanted(wanted.form, wanted.dtype, wanted.base or finished.model)
+        wanted = replace(wanted, base=wanted.base or finished.model)
         kohya = kohya_facts(finished.facts) | _resolution(finished.config)
         write_lora_file(finished.folder / LORA_FILE, finished.name, wanted, said, lineage, out, kohya)
     elif (finished.folder / UNET_FOLDER).is_dir():
@@ -132,6 +130,13 @@ def scheduler_of(base: Path) -> dict[str, Json]:
     return read_json(base / "scheduler" / "scheduler_config.json")
 
 
+def open_checkpoint(base: BaseModel, **replaced: Path) -> Checkpoint:
+    """A base model's tensors, its VAE the one in use, with component folders in the place of some."""
+    from sdxl_core.weight_files.components import Checkpoint
+
+    return Checkpoint.open(base.folder, ({"vae": base.vae} if base.vae else {}) | replaced)
+
+
 def write_checkpoint(
     checkpoint: Checkpoint, described: Described, said: ExportConfig, dtype: Precision | None, out: Path
 ) -> None:
@@ -155,7 +160,6 @@ def _write_checkpoint(
     out: Path,
 ) -> None:
     """The base with its UNet replaced by the trained one."""
-    from sdxl_core.weight_files.components import Checkpoint
     from sdxl_core.weight_files.metadata import Described, lineage_of
     from sdxl_core.weight_files.streamed import read_metadata
 
@@ -173,7 +177,7 @@ def _write_checkpoint(
     _require_same_base(finished, base)
     unet = finished.folder / UNET_FOLDER
     weights = next(iter(sorted(unet.glob("*.safetensors"))))
-    checkpoint = Checkpoint.open(base.folder, {"unet": unet} | ({"vae": base.vae} if base.vae else {}))
+    checkpoint = open_checkpoint(base, unet=unet)
     described = Described(
         name=finished.name,
         is_lora=False,
@@ -187,7 +191,7 @@ def _write_checkpoint(
 def _require_same_base(finished: Finished, base: BaseModel) -> None:
     """Raises ConfigError where the UNet was trained from other weights, to which text encoders and VAE may not fit."""
     trained_from = finished.facts["inputs"]["model"]
-    if trained_from not in (base.digest(), base.digest(*_PARTS)):
+    if trained_from not in (base.digest(), base.digest(*BASE_PARTS)):
         fix = "Name the model that it was trained from by --base."
         expected = f"the base model that {finished.name} was trained from (digest {trained_from[:12]})"
         raise ConfigError.about("--base", expected=expected, got=f"another in {base.folder}", fix=fix)

@@ -84,15 +84,14 @@ def upload(folder: Path, repository: str, private: bool) -> str:
         ConfigError: the hub cannot be reached or does not let it.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
     hub = HfApi()
     try:
         address = str(hub.create_repo(repository, private=private or None, exist_ok=True))
         hub.upload_folder(repo_id=repository, folder_path=folder, commit_message="Weights, model card and report")
-    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ConfigError(f"push: the hub did not take {repository}: {reason}") from None
+    except Exception as error:  # the library lets errors of its HTTP client through, whichever that is
+        reason = next(iter(str(error).splitlines()), "")
+        raise ConfigError(f"push: the hub did not take {repository}: {type(error).__name__}: {reason}") from error
     return address
 
 

@@ -16,7 +16,8 @@ from tasks.trainer import run_trainer
 from tasks.trainings import TrainingRecord, refuse_another, training_key, training_path, write_record
 from tasks.weights import BaseModel, local_folders
 
-_PARTS = ("unet", "scheduler")
+BASE_PARTS = ("unet", "scheduler")
+"""What of the base decides a training, unless it draws pictures."""
 
 
 class Continuing(Frozen):
@@ -84,7 +85,7 @@ def train(
     params = {
         "training": training.lasting,
         "max_steps": training.max_steps,
-        "model": model.digest() if validated else model.digest(*_PARTS),
+        "model": model.digest() if validated else model.digest(*BASE_PARTS),
         "sampling": sampling.model_dump(mode="json", exclude={"batch_size"}) if validated else None,
         "ancestor": continuing.ancestor.digest if continuing.ancestor else None,
     }

@@ -13,7 +13,7 @@ from sdxl_core.config import ModelConfig, Precision
 from sdxl_core.disk import file_sha256, refuse_existing
 from tasks.digests import FileDigests
 from tasks.errors import ConfigError
-from tasks.exports import OURS, architecture_of, require_lora_place, scheduler_of, write_checkpoint
+from tasks.exports import OURS, architecture_of, open_checkpoint, require_lora_place, scheduler_of, write_checkpoint
 from tasks.finished import said_of
 from tasks.progress import stage_progress
 from tasks.weights import BaseModel, find_base_settings, locate_base_model
@@ -21,7 +21,6 @@ from tasks.yaml_config import resolve_paths
 
 if TYPE_CHECKING:
     from sdxl_core.weight_files.architecture import Architecture
-    from sdxl_core.weight_files.components import Checkpoint
     from sdxl_core.weight_files.lora import LoraFile
     from sdxl_core.weight_files.lora_files import LoraFormat
     from sdxl_core.weight_files.low_rank import Cut, Retained
@@ -75,9 +74,7 @@ def _weighted(text: str) -> tuple[Path, float]:
     except ValueError:
         factor = math.nan
     if not math.isfinite(factor) or not Path(name).is_file():
-        raise ConfigError.about(
-            "--lora", expected="FILE.safetensors or FILE.safetensors:WEIGHT, an existing file", got=text
-        )
+        raise ConfigError.about("--lora", expected="an existing FILE.safetensors or FILE.safetensors:WEIGHT", got=text)
     return Path(name), factor
 
 
@@ -97,7 +94,7 @@ def merge_into_base(base: ModelConfig, loras: WeightedFiles, writing: Writing) -
     located = _located(base)
     architecture = architecture_of(located.folder)
     read = [(read_lora(file, architecture), weight) for file, weight in loras]
-    checkpoint = merged(_opened(located), read)
+    checkpoint = merged(open_checkpoint(located), read)
     described = Described(
         name=writing.out.stem,
         is_lora=False,
@@ -144,7 +141,7 @@ def resize(
     """
     if rank is None and energy is None:
         raise ConfigError("resize: expected --rank N or --energy SHARE, or both")
-    weighted_files([str(file)])
+    alone = weighted_files([str(file)])
     writing.check()
 
     from sdxl_core.weight_files.lora_files import read_lora
@@ -155,7 +152,7 @@ def resize(
     lora = read_lora(file, architecture)
     lora.refuse_magnitudes(str(file))
     cut, retained = _cut(lora, Cut(rank, energy))
-    _write(cut, folder, architecture, writing, _names([(file, 1)]), _digests([(file, 1)]))
+    _write(cut, folder, architecture, writing, _names(alone), _digests(alone))
     return list(retained.items())
 
 
@@ -189,8 +186,8 @@ def extract(
     kernels = Cut(ranks.conv_rank, ranks.min_energy) if ranks.conv_rank else None
     with stage_progress("extract", publish=False) as progress:
         found = extracted(
-            _opened(before),
-            _opened(after),
+            open_checkpoint(before),
+            open_checkpoint(after),
             architecture,
             Cut(ranks.rank, ranks.min_energy),
             kernels,
@@ -239,12 +236,6 @@ def _located(model: ModelConfig) -> BaseModel:
     """With digests as trainings give them, computed anew: tools have no store to remember them in."""
     with TemporaryDirectory() as memo:
         return locate_base_model(model, FileDigests(Path(memo) / "digests.sqlite"))
-
-
-def _opened(model: BaseModel) -> Checkpoint:
-    from sdxl_core.weight_files.components import Checkpoint
-
-    return Checkpoint.open(model.folder, {"vae": model.vae} if model.vae else {})
 
 
 def _names(loras: WeightedFiles) -> list[str]:

@@ -98,17 +98,16 @@ def open_component(folder: Path) -> dict[str, LazyTensor]:
 def _weight_files(folder: Path) -> list[Path]:
     """The files that loading reads: those of the variant that `stored` finds, and of them what an index lists."""
     variant = f".{stored(folder)['variant']}" if stored(folder)["variant"] else ""
-    indices = sorted(folder.glob(f"*.safetensors.index{variant}.json"))
-    if indices:
-        shards = read_json(indices[0])["weight_map"].values()
-        return [folder / Path(name).name for name in sorted(set(shards))]
     found = sorted(folder.glob(f"*{variant}.safetensors"))
     if not variant:
         found = [file for file in found if file.name.split(".")[1] == "safetensors"]
-    if len(found) != 1:
-        names = ", ".join(file.name for file in found) or "none"
-        raise UserError.about(str(folder), expected="one safetensors file of weights", got=names)
-    return found
+    if len(found) == 1:
+        return found
+    if indices := sorted(folder.glob(f"*.safetensors.index{variant}.json")):
+        shards = read_json(indices[0])["weight_map"].values()
+        return [folder / Path(name).name for name in sorted(set(shards))]
+    names = ", ".join(file.name for file in found) or "none"
+    raise UserError.about(str(folder), expected="one safetensors file of weights", got=names)
 
 
 def _copy_settings(source: Path, target: Path) -> None:

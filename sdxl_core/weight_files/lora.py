@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-import torch
 from torch import Tensor
 
 from sdxl_core.errors import UserError
@@ -53,12 +52,6 @@ class LoraModule:
         up, down = self.matrices()
         return (self.scale * up @ down).reshape(self.weight_shape).float()
 
-    def to(self, dtype: torch.dtype | None) -> LoraModule:
-        if dtype is None:
-            return self
-        magnitude = None if self.magnitude is None else self.magnitude.to(dtype)
-        return replace(self, down=self.down.to(dtype), up=self.up.to(dtype), magnitude=magnitude)
-
 
 Modules = Mapping[Part, Mapping[str, LoraModule]]
 
@@ -75,11 +68,6 @@ class LoraFile:
             for name in sorted(self.modules[part]):
                 yield part, name, self.modules[part][name]
 
-    def to(self, dtype: torch.dtype | None) -> LoraFile:
-        return replace(
-            self, modules={p: {n: module.to(dtype) for n, module in named.items()} for p, named in self.modules.items()}
-        )
-
     def with_one_alpha(self) -> LoraFile:
         """The same changes with the same alpha everywhere, the commonest; ups take up the difference.
 
@@ -87,16 +75,8 @@ class LoraFile:
         falls back on the commonest, so that a file whose alphas differ would load at wrong strengths there.
         """
         alphas = Counter(module.alpha for _, _, module in self)
-        alpha = max(alphas, key=lambda value: (alphas[value], value))
-        unified = {
-            part: {
-                name: module
-                if module.alpha == alpha
-                else replace(module, up=module.alpha / alpha * module.up, alpha=alpha)
-                for name, module in named.items()
-            }
-            for part, named in self.modules.items()
-        }
+        alpha = max(alphas, key=lambda value: (value != 0, alphas[value], value))
+        unified = {part: {n: _with_alpha(m, alpha) for n, m in named.items()} for part, named in self.modules.items()}
         return replace(self, modules=unified)
 
     def require_fit(self, architecture: Architecture, where: str) -> None:
@@ -116,6 +96,13 @@ class LoraFile:
                 fix = "Merge it into a base model instead: --base MODEL --out FOLDER."
                 got = f"a DoRA ({part} {name} has a magnitude)"
                 raise UserError.about(where, expected="a LoRA without magnitudes", got=got, fix=fix)
+
+
+def _with_alpha(module: LoraModule, alpha: float) -> LoraModule:
+    """In float32 where something changes, which rounds less than the file's own format may."""
+    if module.alpha == alpha:
+        return module
+    return replace(module, up=module.alpha / alpha * module.up.float(), alpha=alpha)
 
 
 def module_of(pieces: Mapping[str, Tensor], alpha: float | None, where: str) -> LoraModule:

@@ -65,7 +65,7 @@ def test_a_plan_loads_nothing_heavy_and_explains(cli: Cli, filled: ArtifactStore
             "nobody: expected the name",
         ),
         (["export", "train/1", "--format", "kohya", "--out", "x.safetensors"], "no artifact"),
-        (["merge", "--lora", "nowhere.safetensors", "--out", "x.safetensors"], "--lora: expected FILE.safetensors"),
+        (["merge", "--lora", "nowhere.safetensors", "--out", "x.safetensors"], "--lora: expected an existing FILE"),
         (["extract", "--base", "./nowhere", "--tuned", "./x", "--rank", "4", "--out", "x"], "--out: expected a file"),
         (["resize", "nowhere.safetensors", "--out", "x.safetensors"], "expected --rank N or --energy SHARE"),
         (["push", "nobody", "--repo", "me", "--dry-run", "--to", "up"], "--repo: expected user/name"),

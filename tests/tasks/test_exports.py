@@ -323,6 +323,18 @@ def test_a_card_needs_a_finished_run_and_a_name(
     assert not (tmp_path / "y").exists()
 
 
+def test_what_the_hub_says_is_told_and_the_token_is_not(
+    store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tests have no network, which is what the hub's library says here."""
+    monkeypatch.setenv("HF_TOKEN", "hf_mustNotBeSeen")
+    with pytest.raises(UserError, match=r"the hub did not take me/x: OfflineModeIsEnabled") as told:
+        push(store, Upload("short", "me/x"), private=True, to=tmp_path / "z")
+    assert "mustNotBeSeen" not in str(told.value)
+    written = [path.read_bytes() for path in (tmp_path / "z").rglob("*") if path.is_file()]
+    assert len(written) > 5 and not any(b"mustNotBeSeen" in data for data in written)
+
+
 def test_the_report_may_stay_at_home(store: ArtifactStore, tmp_path: Path) -> None:
     files = prepare_upload(store, Upload("short", "me/x", with_report=False), tmp_path / "x")
     assert "report.html" not in {name for name, _ in files}
