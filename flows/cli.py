@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from flows import cli_artifacts, cli_dataset, cli_runs, console
+from flows import cli_artifacts, cli_dataset, cli_runs, cli_weights, console
 
 app = typer.Typer(
     name="sdxl-flows",
@@ -27,6 +27,11 @@ app.command("run")(cli_runs.run)
 app.command("plan")(cli_runs.plan)
 app.command("evaluate")(cli_runs.evaluate)
 app.command("report")(cli_runs.report)
+app.command("export")(cli_weights.export)
+app.command("merge")(cli_weights.merge)
+app.command("extract")(cli_weights.extract)
+app.command("resize")(cli_weights.resize)
+app.command("push")(cli_weights.push)
 app.add_typer(cli_artifacts.app, name="artifacts")
 app.add_typer(cli_dataset.app, name="prepare-dataset")
 

@@ -10,7 +10,6 @@ import typer
 from flows import console
 
 if TYPE_CHECKING:
-    from tasks.manifest import Manifest
     from tasks.store import ArtifactStore
 
 app = typer.Typer(no_args_is_help=True, help="Look at the artifact store, check it, and clear it.")
@@ -30,7 +29,7 @@ def ls(
 
     Example: `sdxl-flows artifacts ls train`
     """
-    manifests = list(_open(store).manifests(kind))
+    manifests = list(open_store(store).manifests(kind))
     rows = [
         (f"{m.recipe.kind}/{m.key[:12]}", m.label, m.created[:19], console.size(m.total_bytes), f"{m.seconds:.0f} s")
         for m in manifests
@@ -45,10 +44,10 @@ def show(artifact: Named, store: Store = None) -> None:
 
     Example: `sdxl-flows artifacts show report/1f3a`
     """
-    from tasks.lineage import lineage
+    from tasks.lineage import find_artifact, lineage
 
-    opened = _open(store)
-    manifest = _find(opened, artifact)
+    opened = open_store(store)
+    manifest = find_artifact(opened, artifact)
     console.out(manifest.model_dump_json(indent=2, exclude={"files"}))
     console.out("\nfiles")
     console.table([(f"  {name}", console.size(file.bytes), file.sha256[:12]) for name, file in manifest.files.items()])
@@ -66,7 +65,7 @@ def trainings(store: Store = None) -> None:
     """
     from tasks.trainings import bundles_of, training_path, training_records
 
-    opened = _open(store)
+    opened = open_store(store)
     found = list(training_records(opened))
     for name, record in found:
         steps = ", ".join(str(step) for step, _ in bundles_of(opened, record)) or "none"
@@ -83,7 +82,7 @@ def verify(store: Store = None) -> None:
     """
     from tasks.store import damage_of_all
 
-    opened = _open(store)
+    opened = open_store(store)
     found = list(damage_of_all(opened))
     for kind, key, damage in found:
         opened.set_aside(kind, key, damage)
@@ -105,7 +104,7 @@ def gc(
     """
     from tasks.gc import Retention, collect, find_garbage
 
-    opened = _open(store)
+    opened = open_store(store)
     garbage = find_garbage(opened, Retention(runs=keep_runs, min_age_h=min_age_hours))
     for manifest in garbage.artifacts:
         console.out(f"{manifest.recipe.kind}/{manifest.key[:12]}  {manifest.label}")
@@ -120,7 +119,8 @@ def gc(
         console.out(f"would free {console.size(garbage.total_bytes)}; --apply does it")
 
 
-def _open(folder: Path | None) -> ArtifactStore:
+def open_store(folder: Path | None) -> ArtifactStore:
+    """Raises ConfigError where there is none: commands that only look make none."""
     from tasks.config import RuntimeConfig
     from tasks.errors import ConfigError
     from tasks.store import ArtifactStore
@@ -129,14 +129,3 @@ def _open(folder: Path | None) -> ArtifactStore:
     if not root.is_dir():
         raise ConfigError(f"there is no store at {root}; name one by --store or SDXL_FLOWS_STORE")
     return ArtifactStore(root)
-
-
-def _find(store: ArtifactStore, artifact: str) -> Manifest:
-    from tasks.errors import ConfigError
-
-    kind, _, key = artifact.partition("/")
-    found = [manifest for manifest in store.manifests(kind or "*") if manifest.key.startswith(key)]
-    if len(found) != 1:
-        what = "no artifact" if not found else f"{len(found)} artifacts"
-        raise ConfigError(f"{artifact}: expected the beginning of one artifact's name, got {what}; see `artifacts ls`")
-    return found[0]

@@ -16,9 +16,9 @@ from safetensors import SafetensorError, safe_open
 
 from sdxl_core.adapter_targets import Target, qualified, resolve_targets
 from sdxl_core.errors import UserError
-from sdxl_core.kohya_names import KOHYA_PARTS, kohya_stem
 from sdxl_core.training_config import LoraConfig, Targeted
 from sdxl_core.unet_shapes import Shape
+from sdxl_core.weight_files.original_names import PREFIXES, UnetLayout, kohya_name
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 KOHYA_FILE = "kohya_lora.safetensors"
@@ -123,8 +123,8 @@ def _possible_keys(part: str, name: str, unet: Mapping[str, Any]) -> Iterator[Lo
 def _stems(part: str, name: str, unet: Mapping[str, Any]) -> Iterator[str]:
     """kohya's name; and some programs' mixture of it with diffusers' names."""
     with contextlib.suppress(ValueError):  # the layer has no place in the original UNet
-        yield kohya_stem(part, name, unet["layers_per_block"], unet["up_block_types"])
-    yield f"{KOHYA_PARTS[part]}_{name.replace('.', '_')}"
+        yield kohya_name(part, name, UnetLayout.of(unet))
+    yield PREFIXES[part] + name.replace(".", "_")
 
 
 def _lora_differences(

@@ -61,6 +61,12 @@ def require_writable(folder: Path) -> None:
         raise UserError(f"{folder}: cannot write there: {error.strerror}") from None
 
 
+def refuse_existing(place: Path) -> None:
+    """Raises UserError where there is something but an empty folder: it may be somebody's only copy."""
+    if place.exists() and not (place.is_dir() and not any(place.iterdir())):
+        raise UserError.about("--out", expected="a place where nothing is yet", got=place)
+
+
 def require_room(folder: Path, needed_bytes: int, what: str) -> None:
     """Raises DiskFullError, with numbers, if the disk has no room for `what`."""
     if (free := free_bytes(folder)) < needed_bytes:

@@ -19,14 +19,15 @@ from torch import Tensor, nn
 from sdxl_core.adapter_start import DIFFUSERS_FILE, KOHYA_FILE
 from sdxl_core.adapter_targets import target_ends
 from sdxl_core.from_base import doubled
-from sdxl_core.kohya_names import KOHYA_PARTS, kohya_stem, original_module_name
 from sdxl_core.model import COMPONENTS
 from sdxl_core.peft_layers import ADAPTER_NAME, adapted_layers, pattern
 from sdxl_core.tensor_files import write_tensors
 from sdxl_core.training_config import LoraConfig, Ranked
 from sdxl_core.training_config.adapters import FROM_BASE, REGEX
+from sdxl_core.weight_files.metadata import kohya_identity, spec_identity
+from sdxl_core.weight_files.original_names import UnetLayout, kohya_name
 
-__all__ = ["ADAPTER_NAME", "DIFFUSERS_FILE", "KOHYA_FILE", "KOHYA_PARTS", "export_lora", "original_module_name"]
+__all__ = ["ADAPTER_NAME", "DIFFUSERS_FILE", "KOHYA_FILE", "export_lora"]
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def export_lora(parts: Mapping[str, nn.Module], lora: LoraConfig, out: Path, pro
     weights: dict[str, Tensor] = {}
     described: dict[str, Any] = {}
     kohya: dict[str, Tensor] = {}
-    config = unet_config(parts)
+    layout = unet_layout(parts)
     for part, module in parts.items():
         factors = trained_factors(module)
         metadata = _adapter_metadata(part, module, lora, factors)
@@ -63,31 +64,18 @@ def export_lora(parts: Mapping[str, nn.Module], lora: LoraConfig, out: Path, pro
         for name, found in factors.items():
             stored = COMPONENTS[part].stored_name(name)
             weights |= {f"{part}.{stored}.{key}": tensor for key, tensor in _for_diffusers(part, found).items()}
-            stem = kohya_stem(part, stored, config["layers_per_block"], config["up_block_types"])
+            stem = kohya_name(part, stored, layout)
             kohya |= {f"{stem}.{key}": tensor for key, tensor in _for_kohya(found, _usual(lora)[1]).items()}
     header = {"format": "pt", "lora_adapter_metadata": json.dumps(described, sort_keys=True), **provenance}
     write_tensors(out / DIFFUSERS_FILE, weights, header)
-    kohya_metadata = kohya_identity("networks.lora", *_usual(lora), conv_arguments(lora))
+    kohya_metadata = spec_identity(is_lora=True) | kohya_identity(*_usual(lora), arguments=conv_arguments(lora))
     write_tensors(out / KOHYA_FILE, kohya, kohya_metadata | dict(provenance))
 
 
-def unet_config(parts: Mapping[str, nn.Module]) -> Mapping[str, Any]:
+def unet_layout(parts: Mapping[str, nn.Module]) -> UnetLayout:
     """Of the UNet among them, whose layers have other names in kohya's files."""
     config: Any = parts["unet"].config
-    return dict(config)
-
-
-def kohya_identity(network: str, rank: int, alpha: float, arguments: Mapping[str, str]) -> dict[str, str]:
-    """What kohya's programs read in a file's header."""
-    found = {
-        "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
-        "ss_base_model_version": "sdxl_base_v1-0",
-        "ss_network_module": network,
-        "ss_network_dim": str(rank),
-        "ss_network_alpha": str(alpha),
-    }
-    return found | ({"ss_network_args": json.dumps(dict(arguments), sort_keys=True)} if arguments else {})
+    return UnetLayout.of(dict(config))
 
 
 def _factors(layer: LoraLayer) -> LoraFactors:

@@ -19,6 +19,7 @@ from sdxl_core.config import (
     SamplingConfig,
     TransformConfig,
 )
+from sdxl_core.export_config import ExportConfig
 from sdxl_core.training_config import TrainingConfig
 
 DEFAULT_STORE = ".sdxl-flows"
@@ -52,6 +53,8 @@ class PipelineConfig(Config):
     sampling: SamplingConfig = SamplingConfig()
     """How the evaluation's pictures (and the validation pictures of training) are generated."""
     evaluation: EvaluationConfig
+    export: ExportConfig = ExportConfig()
+    """What `export` and `push` say of the result. Enters no key but the report's, which shows the configuration."""
     runtime: RuntimeConfig = RuntimeConfig()
 
     @property
@@ -59,6 +62,12 @@ class PipelineConfig(Config):
         """Captions that training needs beside those of its pictures."""
         class_prompt = getattr(self.training.objective, "class_prompt", None)
         return () if class_prompt is None else (class_prompt,)
+
+
+class ExportSection(Config):
+    """The part of a configuration that `--set` can change when files are written."""
+
+    export: ExportConfig = ExportConfig()
 
 
 def config_schema() -> dict[str, Any]:

@@ -1,11 +1,26 @@
-"""Where an artifact comes from: its manifest, its inputs' manifests, and so on to the sources."""
+"""Which artifact a name means, and where it comes from: its inputs' manifests, and theirs, back to the sources."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from tasks.errors import ConfigError
 from tasks.manifest import Json, Manifest, Ref
 from tasks.store import ArtifactStore, DamagedArtifact
+
+
+def find_artifact(store: ArtifactStore, name: str) -> Manifest:
+    """The artifact that `kind/key` names; the key's beginning is enough.
+
+    Raises:
+        ConfigError: there is none, or more than one.
+    """
+    kind, _, key = name.partition("/")
+    found = [manifest for manifest in store.manifests(kind or "*") if manifest.key.startswith(key)]
+    if len(found) != 1:
+        what = "no artifact" if not found else f"{len(found)} artifacts"
+        raise ConfigError(f"{name}: expected the beginning of one artifact's name, got {what}; see `artifacts ls`")
+    return found[0]
 
 
 def lineage(store: ArtifactStore, roots: Iterable[Ref]) -> list[Manifest]:

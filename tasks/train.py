@@ -16,7 +16,8 @@ from tasks.trainer import run_trainer
 from tasks.trainings import TrainingRecord, refuse_another, training_key, training_path, write_record
 from tasks.weights import BaseModel, local_folders
 
-_PARTS = ("unet", "scheduler")
+BASE_PARTS = ("unet", "scheduler")
+"""What of the base decides a training, unless it draws pictures."""
 _TEXT_PARTS = ("index", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
 
 
@@ -90,7 +91,7 @@ def train(
     """`cached` holds `latents`; `text`, unless captions are encoded in every step; and for class images
     `class_latents`."""
     validated = training.validation is not None
-    parts = (*_PARTS, *_TEXT_PARTS) if training.live_text else _PARTS
+    parts = (*BASE_PARTS, *_TEXT_PARTS) if training.live_text else BASE_PARTS
     params = {
         "training": training.lasting,
         "start": continuing.start,

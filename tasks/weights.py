@@ -62,13 +62,28 @@ def locate_base_model(config: ModelConfig, digests: FileDigests) -> BaseModel:
         ConfigError: it is not there, not an SDXL checkpoint, lacks a component, or has weights that are pickles,
             damaged or another model's.
     """
-    folder = _local_or_hub(config.base, config.revision, "model.base", variant=config.variant)
-    vae = _local_or_hub(config.vae, config.vae_revision, "model.vae") if config.vae else None
-    check_checkpoint(folder, vae)
+    folder, vae = find_base_model(config)
     components = {
         name: _digest_folder(vae if name == "vae" and vae else folder / name, digests) for name in SDXL_COMPONENTS
     }
     return BaseModel(folder, vae, {"index": digests(folder / "model_index.json"), **components})
+
+
+def find_base_model(config: ModelConfig) -> tuple[Path, Path | None]:
+    """-> the checkpoint's folder, whole, and that of the VAE that replaces its own. Raises as `locate_base_model`."""
+    folder = _local_or_hub(config.base, config.revision, "model.base", variant=config.variant)
+    vae = _local_or_hub(config.vae, config.vae_revision, "model.vae") if config.vae else None
+    check_checkpoint(folder, vae)
+    return folder, vae
+
+
+def find_base_settings(config: ModelConfig) -> Path:
+    """The checkpoint's folder with its configurations; of a hub model, weights that are not there stay away.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    return _local_or_hub(config.base, config.revision, "model.base", patterns=("*.json", "*.txt"))
 
 
 def locate_metric_weights(evaluation: EvaluationConfig, digests: FileDigests) -> dict[str, MetricWeights]:
@@ -90,25 +105,33 @@ def _metric_weights(index: int, metric: object, digests: FileDigests) -> MetricW
     return MetricWeights(places, found)
 
 
-def _local_or_hub(location: str, revision: str | None, where: str, variant: str | None = None) -> Path:
+def _local_or_hub(
+    location: str,
+    revision: str | None,
+    where: str,
+    variant: str | None = None,
+    patterns: Sequence[str] | None = None,
+) -> Path:
+    """`patterns`: the files to get, if not all that loading reads."""
     if location.startswith("/"):
         path = Path(location)
         if not path.exists():
             raise ConfigError.about(where, expected="a folder or file that exists", got=path, fix=_nearest(path))
         return path
-    return _download(location, revision, where, variant)
+    weights = [f"*.{variant}.safetensors"] if variant else ["*.safetensors"]
+    return _download(location, revision, where, variant, patterns or ["*.json", "*.txt", "*.model", *weights])
 
 
-def _download(repository: str, revision: str | None, where: str, variant: str | None) -> Path:
+def _download(repository: str, revision: str | None, where: str, variant: str | None, patterns: Sequence[str]) -> Path:
     """The snapshot in the hub's own cache; what is already there at a pinned revision needs no network."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    patterns = ["*.json", "*.txt", "*.model"] + ([f"*.{variant}.safetensors"] if variant else ["*.safetensors"])
     # single-file checkpoints, exports and other variants lie beside the folders and would double the download
     ignored = ["sd_xl_*", "*onnx*", "*openvino*", "*flax*"] + ([] if variant else ["*.fp16.safetensors"])
     try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns, ignore_patterns=ignored))
+        found = snapshot_download(repository, revision=revision, allow_patterns=list(patterns), ignore_patterns=ignored)
+        return Path(found)
     except HFValidationError:
         fix = "A local path begins with /, ./, ../ or ~/."
         raise ConfigError.about(where, expected="a local path or a hub id", got=repr(repository), fix=fix) from None

@@ -6,17 +6,19 @@ import functools
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
+from sdxl_core.config import Config
 from sdxl_core.errors import did_you_mean
 from tasks.config import PipelineConfig, config_schema
 from tasks.errors import ConfigError
 from tasks.plain_yaml import MAX_CHARACTERS, parse_yaml, shown
 
 _LOCAL = ("./", "../", "~/")
+Section = TypeVar("Section", bound=Config)
 _MOST_MISTAKES = 20  # spelt out in one message; further ones are counted
 
 
@@ -38,10 +40,15 @@ def build_config(document: dict[str, Any], overrides: Sequence[str], source: str
     Raises:
         ConfigError: with one line per mistake.
     """
+    return build_section(PipelineConfig, document, overrides, source)
+
+
+def build_section(kind: type[Section], document: dict[str, Any], overrides: Sequence[str], source: str) -> Section:
+    """The same for a class that has some of the sections of a configuration."""
     for override in overrides:
         _apply_override(document, override)
     try:
-        config = PipelineConfig.model_validate(document)
+        config = kind.model_validate(document)
     except ValidationError as error:
         mistakes = error.errors(include_url=False)
         lines = [_explain(source, document, mistake) for mistake in mistakes[:_MOST_MISTAKES]]

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from sdxl_core.adapter_start import KOHYA_FILE
 from sdxl_core.adapters.peft_folder import adapter_state
-from sdxl_core.export import conv_arguments, kohya_identity, unet_config
-from sdxl_core.kohya_names import kohya_stem
+from sdxl_core.export import conv_arguments, unet_layout
 from sdxl_core.model import COMPONENTS
 from sdxl_core.peft_layers import ADAPTER_NAME, adapted_layers
 from sdxl_core.tensor_files import write_tensors
 from sdxl_core.training_config import Ranked
+from sdxl_core.weight_files.metadata import kohya_identity, spec_identity
+from sdxl_core.weight_files.original_names import kohya_name
 
 
 def write_lycoris_file(
@@ -27,18 +28,19 @@ def write_lycoris_file(
     arguments: Mapping[str, str] | None = None,
 ) -> None:
     """Write the file of both networks' adapters into `out`; `arguments` are further ones of LyCORIS' algorithm."""
-    unet = unet_config(parts)
+    layout = unet_layout(parts)
     weights: dict[str, Tensor] = {}
     for part, module in parts.items():
         state = adapter_state(module)
         for name, layer in adapted_layers(module).items():
             stored = COMPONENTS[part].stored_name(name)
-            stem = kohya_stem(part, stored, unet["layers_per_block"], unet["up_block_types"])
+            stem = kohya_name(part, stored, layout)
             own = {key.removeprefix(f"{name}."): tensor for key, tensor in state.items() if key.startswith(f"{name}.")}
             rank, alpha = layer.r[ADAPTER_NAME], layer.alpha[ADAPTER_NAME]
             weights |= {f"{stem}.{key}": tensor for key, tensor in _with_alpha(own, rank, alpha).items()}
     said = {"algo": algorithm, **conv_arguments(config), **(arguments or {})}
-    identity = kohya_identity("lycoris.kohya", config.rank, config.scaled_alpha, said)
+    identity = spec_identity(is_lora=True)
+    identity |= kohya_identity(config.rank, config.scaled_alpha, "lycoris.kohya", said)
     write_tensors(out / KOHYA_FILE, weights, identity | dict(provenance))
 
 

@@ -60,6 +60,16 @@ def test_a_plan_loads_nothing_heavy_and_explains(cli: Cli, filled: ArtifactStore
         (["make-metadata", "nowhere", "--prompt", "a dog"], "nowhere"),
         (["artifacts", "show", "train/"], "no artifact"),
         (["artifacts", "ls", "--store", "nowhere"], "there is no store"),
+        (
+            ["export", "nobody", "--format", "kohya", "--out", "x.safetensors"],
+            "nobody: expected the name",
+        ),
+        (["export", "train/1", "--format", "kohya", "--out", "x.safetensors"], "no artifact"),
+        (["merge", "--lora", "nowhere.safetensors", "--out", "x.safetensors"], "--lora: expected an existing FILE"),
+        (["extract", "--base", "./nowhere", "--tuned", "./x", "--rank", "4", "--out", "x"], "--out: expected a file"),
+        (["resize", "nowhere.safetensors", "--out", "x.safetensors"], "expected --rank N or --energy SHARE"),
+        (["push", "nobody", "--repo", "me", "--dry-run", "--to", "up"], "--repo: expected user/name"),
+        (["push", "nobody", "--repo", "me/x", "--dry-run"], "--dry-run: expected --to FOLDER"),
     ],
 )
 def test_a_mistake_ends_in_a_message_and_exit_code_2(
@@ -102,7 +112,11 @@ def test_evaluate_and_report_come_to_the_runs_own_report(cli: Cli, filled: Artif
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["run"], ["plan"], ["evaluate"], ["report"], ["artifacts"], ["artifacts", "gc"], ["doctor"]]
+    "command",
+    [
+        *([], ["run"], ["plan"], ["evaluate"], ["report"], ["artifacts"], ["artifacts", "gc"], ["doctor"]),
+        *(["export"], ["merge"], ["extract"], ["resize"], ["push"]),
+    ],
 )
 def test_help_is_worth_reading(cli: Cli, command: list[str]) -> None:
     done = cli(*command, "--help")

@@ -18,8 +18,8 @@ from sdxl_core.adapters import ADAPTERS, TRAINED_FILE, load_trained
 from sdxl_core.adapters.peft_folder import FromFolder
 from sdxl_core.errors import UserError
 from sdxl_core.export import DIFFUSERS_FILE, KOHYA_FILE
-from sdxl_core.kohya_names import kohya_stem
 from sdxl_core.peft_layers import layer_names
+from sdxl_core.weight_files.original_names import UnetLayout, kohya_name
 from tests.sdxl_core.adapter_cases import CASES, attached, flat, networks, output, train_for_a_moment
 
 EVERYTHING = {"kind": "lora", "rank": 2, "alpha": 3, "targets": "regex: .*", "conv_rank": 3}
@@ -129,7 +129,7 @@ def test_kohyas_file_means_what_was_trained(random_sdxl: Path, exported: Exporte
     config = found["unet"].config
     for part, module in found.items():
         for name, stored in layer_names(part, module):
-            own = stems.pop(kohya_stem(part, stored, config.layers_per_block), None)  # type: ignore[union-attr]
+            own = stems.pop(kohya_name(part, stored, UnetLayout.of(dict(config))), None)  # type: ignore[union-attr]
             if own is not None:
                 weight = module.get_submodule(name).weight
                 weight.copy_(kohya_weight(weight, own))  # type: ignore[operator, arg-type]

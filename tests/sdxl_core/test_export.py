@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from sdxl_core.adapters.lora import Lora
 from sdxl_core.config import SamplingConfig
-from sdxl_core.export import DIFFUSERS_FILE, KOHYA_FILE, export_lora, original_module_name
+from sdxl_core.export import DIFFUSERS_FILE, KOHYA_FILE, export_lora
 from sdxl_core.generate import generate_images, pixel_digest
 from sdxl_core.model import load_unet
 from sdxl_core.prompts import Prompt, prompt_seed
@@ -105,32 +105,3 @@ def test_bytes_are_a_function_of_the_weights(random_sdxl: Path, exported: Path, 
     export_lora({"unet": unet}, LORA, tmp_path, {"base": "digest"})
     for file in (DIFFUSERS_FILE, KOHYA_FILE):
         assert (tmp_path / file).read_bytes() == (exported / file).read_bytes()
-
-
-@pytest.mark.parametrize(
-    ("diffusers", "original"),
-    [  # SDXL: two layers a level, so three entries with the resampler; names as in Stability's checkpoint
-        ("down_blocks.1.attentions.0.proj_in", "input_blocks.4.1.proj_in"),
-        (
-            "down_blocks.2.attentions.1.transformer_blocks.9.attn2.to_k",
-            "input_blocks.8.1.transformer_blocks.9.attn2.to_k",
-        ),
-        ("mid_block.attentions.0.transformer_blocks.0.attn1.to_q", "middle_block.1.transformer_blocks.0.attn1.to_q"),
-        ("up_blocks.0.attentions.2.proj_out", "output_blocks.2.1.proj_out"),
-        ("up_blocks.1.attentions.0.proj_in", "output_blocks.3.1.proj_in"),
-        ("down_blocks.1.resnets.0.conv_shortcut", "input_blocks.4.0.skip_connection"),
-        ("down_blocks.0.resnets.1.conv1", "input_blocks.2.0.in_layers.2"),
-        ("down_blocks.0.downsamplers.0.conv", "input_blocks.3.0.op"),
-        ("mid_block.resnets.1.conv2", "middle_block.2.out_layers.3"),
-        ("mid_block.resnets.0.time_emb_proj", "middle_block.0.emb_layers.1"),
-        ("up_blocks.1.upsamplers.0.conv", "output_blocks.5.2.conv"),
-        ("conv_in", "input_blocks.0.0"),
-    ],
-)
-def test_names_of_the_original_unet(diffusers: str, original: str) -> None:
-    assert original_module_name(diffusers, layers_per_block=2) == original
-
-
-def test_unknown_module_is_not_guessed() -> None:
-    with pytest.raises(ValueError, match="no place in the original UNet for down_blocks"):
-        original_module_name("down_blocks.0.gate", layers_per_block=2)
