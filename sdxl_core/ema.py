@@ -29,21 +29,37 @@ class NoEma:
 
 
 class Ema(NoEma):
-    """avg <- decay * avg + (1 - decay) * weight, after every optimizer step."""
+    """avg <- decay * avg + (1 - decay) * weight, after every `update_every_steps`-th optimizer step."""
 
     def __init__(self, config: EmaConfig, trained: Mapping[str, nn.Parameter]) -> None:
         self.config = config
         self.names = list(trained)
         self.parameters = list(trained.values())
-        self.averages = [p.detach().clone() for p in self.parameters]
+        self.averages = [self._kept(p) for p in self.parameters]
 
     def decay(self, step: int) -> float:
-        """Decay at optimizer step `step`, counted from 1; short at first when warming up."""
-        return min(self.config.decay, (1 + step) / (10 + step)) if self.config.warmup else self.config.decay
+        """Decay at optimizer step `step`, counted from 1.
+
+        As diffusers' `EMAModel.get_decay` (0.42) has it: the first step after `update_after_step` copies the weights.
+        """
+        config = self.config
+        n = step - config.update_after_step - 1
+        if n <= 0:
+            return 0.0
+        rising = (1 + n) / (10 + n) if config.warmup == "ratio" else 1 - (1 + n / config.inv_gamma) ** -config.power
+        return max(config.min_decay, min(config.decay, rising))
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        torch._foreach_lerp_(self.averages, [p.detach() for p in self.parameters], 1 - self.decay(step))
+        every = self.config.update_every_steps
+        if step % every:
+            return
+        new = 1 - self.decay(step) ** every
+        if self.config.device == "same":
+            torch._foreach_lerp_(self.averages, [p.detach() for p in self.parameters], new)
+            return
+        for average, parameter in zip(self.averages, self.parameters, strict=True):
+            average.lerp_(parameter.detach().to(average.device), new)  # one at a time: no second copy of all
 
     def state(self) -> dict[str, Tensor]:
         return dict(zip(self.names, self.averages, strict=True))
@@ -56,12 +72,16 @@ class Ema(NoEma):
     @contextmanager
     def applied(self) -> Iterator[None]:
         """The model holds the average inside, and its own weights again afterwards."""
-        live = [p.detach().clone() for p in self.parameters]
+        live = [self._kept(p) for p in self.parameters]
         self._put(self.averages)
         try:
             yield
         finally:
             self._put(live)
+
+    def _kept(self, parameter: nn.Parameter) -> Tensor:
+        """A copy of a parameter where averages are."""
+        return parameter.detach().to("cpu" if self.config.device == "cpu" else parameter.device, copy=True)
 
     @torch.no_grad()
     def _put(self, values: Sequence[Tensor]) -> None:
