@@ -16,9 +16,16 @@ def finetune(experiment: Experiment, run: Runner) -> Handle:
     """Teach the base the dataset, and report whether it is better for it."""
     config, model = experiment.config, experiment.model
     pictures = run(dataset.prepare(config.dataset, experiment.fingerprint))
-    run(preflight.check(pictures, config.transform, model))
+    held_out = None
+    if config.dataset.validation is not None:
+        validated = config.dataset.validation
+        held_out = run(dataset.prepare(validated, experiment.validation_fingerprint, "validation_dataset"))
+    run(preflight.check(pictures, config.transform, model, config.training.validation_loss, held_out))
     captioned = {"dataset": pictures}
     cached = {"latents": run(latents.encode("latents", pictures, config.transform, model))}
+    if held_out is not None:
+        captioned["validation_dataset"] = held_out
+        cached["validation_latents"] = run(latents.encode("validation_latents", held_out, config.transform, model))
     if config.prior is not None:
         classes = run(class_images.generate(config.prior, model))
         captioned["class_images"] = classes

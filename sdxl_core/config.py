@@ -45,6 +45,8 @@ class DatasetConfig(Config):
     parquet files; hub: a `datasets` hub id."""
     path: str
     """Folder, parquet file or folder of them, or hub id."""
+    validation_path: str | None = None
+    """The same for pictures that are never trained on, for `training.validation.loss`; all else here holds for them."""
     prompt: str | None = None
     """The caption of every picture (source `prompt`); with other sources, of pictures that have none."""
     image_column: str | None = None
@@ -60,6 +62,12 @@ class DatasetConfig(Config):
     """With `skip`: refuse the dataset when more than this share of it is bad."""
     max_megapixels: Annotated[float, Field(gt=0)] = 100.0
     """Refuse larger pictures before they are decoded."""
+
+    @property
+    def validation(self) -> DatasetConfig | None:
+        """The dataset at `validation_path`."""
+        path = self.validation_path
+        return None if path is None else self.model_copy(update={"path": path, "validation_path": None})
 
 
 class TransformConfig(Config):

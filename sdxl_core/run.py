@@ -1,4 +1,4 @@
-"""A training run: set up from its job, brought to where it was, and exported when it is done."""
+"""A training run: set up from its job, and brought to where it was."""
 
 from __future__ import annotations
 
@@ -13,21 +13,23 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from diffusers import UNet2DConditionModel
 
-from sdxl_core.adapters import ADAPTERS, TRAINED_FILE, Adapter
+from sdxl_core.adapters import ADAPTERS, Adapter
 from sdxl_core.bundle import Bundle
 from sdxl_core.config import Precision
 from sdxl_core.denoiser import Denoiser
 from sdxl_core.disk import require_room
 from sdxl_core.ema import build_ema
 from sdxl_core.errors import UserError
-from sdxl_core.hooks import validation_file
+from sdxl_core.held_out import choose_held_out, refuse_shared
 from sdxl_core.loop import TrainState, rows_per_step
 from sdxl_core.model import cast_frozen, load_noise_schedule, load_unet, vae_folder
 from sdxl_core.objectives import OBJECTIVES, Objective
 from sdxl_core.optim import build_optimizer
 from sdxl_core.runtime import choose_device, choose_dtype, use_deterministic_kernels
 from sdxl_core.train_job import TrainJob
-from sdxl_core.training_set import CachedText, TrainingSet, load_images
+from sdxl_core.training_config import TrainingConfig
+from sdxl_core.training_set import CachedImages, CachedText, TrainingSet, load_images
+from sdxl_core.validation_loss import ValidationLoss, validation_timesteps
 from sdxl_core.workers import Workers
 
 MIXED_PRECISION: dict[Precision, str] = {"fp32": "no", "fp16": "fp16", "bf16": "bf16"}
@@ -48,6 +50,7 @@ class Run:
     state: TrainState
     data: TrainingSet
     identity: dict[str, Any]
+    validation_loss: ValidationLoss | None
     history: str = ""
     """Lines of history.jsonl of the steps done before this process."""
 
@@ -96,39 +99,10 @@ class Run:
         weights = sum(p.nbytes for p in self.state.parameters)
         bundle = weights * (4 if self.state.ema.state() else 3)  # with AdamW's two moments
         held = sum(f.stat().st_size for f in (self.job.work / "bundles").rglob("*") if f.is_file())
-        bundles = max(0, (self.job.training.keep_bundles + 1) * bundle - held)
+        count = self.job.training.keep_bundles + 1 + (self.validation_loss is not None)  # the best stays
+        bundles = max(0, count * bundle - held)
         what = f"training with keep_bundles = {self.job.training.keep_bundles}"
         require_room(self.job.work, bundles + 2 * weights, what)
-
-    def export(self) -> None:
-        """Write the finished run's files into the job's `out`."""
-        job = self.job
-        ancestor = job.ancestor.digest if job.ancestor is not None else None
-        provenance = dict(job.identity) | ({"ancestor": ancestor} if ancestor else {})
-        with self.state.ema.applied():
-            self.adapter.export(self.unet, job.out, provenance)
-        (job.out / "history.jsonl").write_text(self.history, encoding="utf-8")
-        prompts = () if job.training.validation is None else job.training.validation.prompts
-        self._export_validation(prompts)
-        described = json.dumps(
-            {"training": job.training.lasting, "inputs": dict(job.identity), "validation_prompts": list(prompts)}
-            | {"steps": self.state.step, "skipped_steps": self.state.skipped_in_all, "ancestor": ancestor},
-            indent=1,
-            sort_keys=True,
-        )
-        (job.out / TRAINED_FILE).write_text(described + "\n", encoding="utf-8")
-
-    def _export_validation(self, prompts: tuple[str, ...]) -> None:
-        """Of the steps of this run alone: a longer run with the same beginning works in the same folder."""
-        validation = self.job.training.validation
-        if validation is None:
-            return
-        (self.job.out / "validation").mkdir(exist_ok=True)
-        first, every = self.job.ancestor.step if self.job.ancestor is not None else 0, validation.every_steps
-        for step in range((first // every + 1) * every, self.state.step + 1, every):
-            for i in range(len(prompts)):
-                name = validation_file(step, i)
-                (self.job.out / "validation" / name).write_bytes((self.job.work / "validation" / name).read_bytes())
 
 
 def set_up(job: TrainJob) -> Run:
@@ -149,11 +123,8 @@ def set_up(job: TrainJob) -> Run:
     workers = Workers(accelerator.num_processes, accelerator.process_index)
     set_seed(config.seed)
     schedule = load_noise_schedule(job.model)
-    if config.timesteps.low >= schedule.timesteps:
-        raise UserError.about(
-            "training.timesteps.low", expected=f"below {schedule.timesteps}, all there are", got=config.timesteps.low
-        )
-    data = _training_set(job, objective, schedule.timesteps, rows_per_step(config, workers.count))
+    _refuse_timesteps_beyond(schedule.timesteps, config)
+    data, validation_loss = _data(job, objective, schedule.timesteps, rows_per_step(config, workers.count))
     unet = load_unet(job.model)
     adapter = ADAPTERS[config.adapter.kind](config.adapter)
     trainable = adapter.attach(unet, config.seed)
@@ -170,27 +141,66 @@ def set_up(job: TrainJob) -> Run:
         ema=build_ema(config.ema, trainable),
         micro_batch_size=config.micro_batch_size,
     )
-    return Run(job, accelerator, workers, unet, adapter, objective, state, data, _identity(job, accelerator))
+    identity = _identity(job, accelerator)
+    return Run(job, accelerator, workers, unet, adapter, objective, state, data, identity, validation_loss)
 
 
-def _training_set(job: TrainJob, objective: Objective, timesteps: int, rows: int) -> TrainingSet:
+def _refuse_timesteps_beyond(there_are: int, config: TrainingConfig) -> None:
+    measured = config.validation_loss.timesteps if config.validation_loss else None
+    for where, highest in (
+        ("training.timesteps.low", config.timesteps.low),
+        ("training.validation.loss.timesteps", max(measured or (0,))),
+    ):
+        if highest >= there_are:
+            raise UserError.about(where, expected=f"below {there_are}, all there are", got=highest)
+
+
+def _data(job: TrainJob, objective: Objective, timesteps: int, rows: int) -> tuple[TrainingSet, ValidationLoss | None]:
+    """What is trained on and, apart from it, what the validation loss is measured on."""
+    config = job.training
     text = CachedText.load(job.text)
+    images, held_out = _split(job, text)
     classes = load_images(job.class_latents, text) if objective.uses_class_images and job.class_latents else None
-    return TrainingSet(
-        load_images(job.latents, text),
-        classes,
-        text,
-        scaling_factor=scaling_factor(vae_folder(job.model, job.vae)),
-        config=job.training,
-        timesteps=timesteps,
-        rows_per_step=rows,
+    factor = scaling_factor(vae_folder(job.model, job.vae))
+    data = TrainingSet(
+        images, classes, text, scaling_factor=factor, config=config, timesteps=timesteps, rows_per_step=rows
     )
+    if config.validation_loss is None or held_out is None:
+        return data, None
+    measured = validation_timesteps(config.validation_loss, config.timesteps, timesteps)
+    validation_loss = ValidationLoss(
+        config.validation_loss,
+        held_out,
+        text,
+        scaling_factor=factor,
+        timesteps=measured,
+        rows_at_once=config.micro_batch_size,
+    )
+    return data, validation_loss
+
+
+def _split(job: TrainJob, text: CachedText) -> tuple[CachedImages, CachedImages | None]:
+    """(pictures to train on, pictures held out).
+
+    Raises:
+        UserError: there would be none of either, or some of both.
+    """
+    images, config = load_images(job.latents, text), job.training.validation_loss
+    if config is None:
+        return images, None
+    if config.splits_dataset:
+        return images.split(choose_held_out(images.sha256s, config))
+    if job.validation_latents is None:
+        raise UserError("training.validation.loss: no pictures to measure on; set share or pictures")
+    held_out = load_images(job.validation_latents, text)
+    refuse_shared(images.sha256s, held_out.sha256s)
+    return images, held_out
 
 
 def _identity(job: TrainJob, accelerator: Accelerator) -> dict[str, Any]:
     """All that decides the bits of the weights after any step, as JSON."""
     device = accelerator.device
-    sampled = job.sampling.model_dump(mode="json") if job.training.validation is not None else None
+    sampled = job.sampling.model_dump(mode="json") if job.training.validation_prompts else None
     identity = {
         "training": job.training.lasting | {"processes": accelerator.num_processes},
         "rows_per_step": rows_per_step(job.training, accelerator.num_processes),

@@ -8,8 +8,9 @@ accumulation step or process computes it.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 
 import torch
@@ -37,6 +38,20 @@ class CachedImages:
 
     def __len__(self) -> int:
         return len(self.sha256s)
+
+    def split(self, held_out: Collection[str]) -> tuple[CachedImages, CachedImages]:
+        """(those to train on, those whose digest is among `held_out`), each in the order they had."""
+        inside = torch.tensor([sha256 in held_out for sha256 in self.sha256s])
+        return self._where(~inside), self._where(inside)
+
+    def _where(self, chosen_N: Tensor) -> CachedImages:
+        return CachedImages(
+            self.mean_NVCHW[chosen_N],
+            self.std_NVCHW[chosen_N],
+            self.time_ids_NV6[chosen_N],
+            self.caption_rows_N[chosen_N],
+            tuple(compress(self.sha256s, chosen_N.tolist())),
+        )
 
 
 @dataclass(frozen=True)

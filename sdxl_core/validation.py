@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 from PIL import Image
+from torch import nn
 
 from sdxl_core.config import SamplingConfig
 from sdxl_core.model import SCHEDULERS, load_vae, vae_folder
 from sdxl_core.prompts import prompt_seed
 from sdxl_core.text import encode_prompts
 from sdxl_core.training_config import ValidationConfig
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Without dropout inside, and as before afterwards."""
+    training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(training)
 
 
 class Validation:
@@ -47,12 +61,8 @@ class Validation:
 
     def pictures(self) -> list[Image.Image]:
         """One picture per validation prompt."""
-        training = self.unet.training
-        self.unet.eval()
-        try:
+        with evaluating(self.unet):
             return [self._picture(row) for row in range(1, len(self.text_BTE))]
-        finally:
-            self.unet.train(training)
 
     def _picture(self, row: int) -> Image.Image:
         seed = prompt_seed(self.config.seed, self.config.prompts[row - 1], 0)

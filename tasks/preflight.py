@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from sdxl_core.config import TransformConfig
+from sdxl_core.training_config import ValidationLossConfig
 from tasks.manifest import Json
 from tasks.stage import Call, Handle, Job, Stage
 from tasks.weights import BaseModel
@@ -20,7 +22,9 @@ def _build(job: Job) -> dict[str, Json]:
 
     transform = TransformConfig.model_validate(job.params["transform"])
     count_tokens = token_counter(Path(job.local["model"]) / "tokenizer")
-    summary = summarise(read_records(job.inputs["dataset"]), transform=transform, count_tokens=count_tokens)
+    records = read_records(job.inputs["dataset"])
+    _tell_held_out([record.sha256 for record in records], job)
+    summary = summarise(records, transform=transform, count_tokens=count_tokens)
     text = format_summary(summary)
     _LOG.info("%s", text)
     job.out.mkdir(parents=True, exist_ok=True)
@@ -30,9 +34,33 @@ def _build(job: Job) -> dict[str, Json]:
     return {"pictures": summary["pictures"], "long_captions": summary["long_captions"]["pictures"]}
 
 
+def _tell_held_out(sha256s: Sequence[str], job: Job) -> None:
+    """Raises UserError where the validation loss leaves no picture to train on, or has none or the same ones."""
+    from sdxl_core.data.records import read_records
+    from sdxl_core.held_out import choose_held_out, refuse_shared
+
+    if "validation" in job.inputs:
+        refuse_shared(sha256s, [record.sha256 for record in read_records(job.inputs["validation"])])
+    if "validation_loss" in job.params:
+        held_out = choose_held_out(sha256s, ValidationLossConfig.model_validate(job.params["validation_loss"]))
+        _LOG.info("held out for the validation loss: %d of %d pictures", len(held_out), len(set(sha256s)))
+
+
 STAGE = Stage(kind="preflight", version="1", build=_build, heavy=False)
 
 
-def check(dataset: Handle, transform: TransformConfig, model: BaseModel) -> Call:
+def check(
+    dataset: Handle,
+    transform: TransformConfig,
+    model: BaseModel,
+    loss: ValidationLossConfig | None,
+    held_out: Handle | None,
+) -> Call:
+    """`held_out` is the dataset at `dataset.validation_path`, where there is one; else `loss` may split `dataset`."""
     params = {"transform": transform.model_dump(mode="json"), "tokenizer": model.digest("tokenizer")}
-    return Call(STAGE, "preflight", params, {"dataset": dataset}, {**model.located})
+    inputs = {"dataset": dataset}
+    if held_out is not None:
+        inputs["validation"] = held_out
+    elif loss is not None:
+        params["validation_loss"] = loss.model_dump(mode="json", include={"share", "pictures"})
+    return Call(STAGE, "preflight", params, inputs, {**model.located})

@@ -46,11 +46,13 @@ def _build(job: Job) -> dict[str, Json]:
             latents=job.inputs["latents"],
             text=job.inputs["text"],
             class_latents=job.inputs.get("class_latents"),
+            validation_latents=job.inputs.get("validation_latents"),
             sampling=SamplingConfig.model_validate(job.local["sampling"]),
             work=training_path(job.store, key),
             out=job.out,
             identity={"model": job.params["model"], **job.digests},
             device=job.device,
+            run_id=key,
             ancestor=continuing.ancestor,
             override=continuing.override,
             allow_fresh=continuing.fresh,
@@ -60,7 +62,7 @@ def _build(job: Job) -> dict[str, Json]:
     return summary
 
 
-STAGE = Stage(kind="train", version="2", build=_build, retries=2)
+STAGE = Stage(kind="train", version="3", build=_build, retries=2)
 
 
 def refuse_unfinished(store: ArtifactStore, continuing: Continuing, settings: Mapping[str, Json]) -> None:
@@ -79,13 +81,14 @@ def train(
     cached: Mapping[str, Handle],
     continuing: Continuing,
 ) -> Call:
-    """`cached` holds `latents`, `text` and, for prior preservation, `class_latents`."""
-    validated = training.validation is not None
+    """`cached` holds `latents`, `text` and, where there are such pictures, `class_latents`, `validation_latents`."""
+    draws = bool(training.validation_prompts)
     params = {
         "training": training.lasting,
         "max_steps": training.max_steps,
-        "model": model.digest() if validated else model.digest(*_PARTS),
-        "sampling": sampling.model_dump(mode="json", exclude={"batch_size"}) if validated else None,
+        "export": training.export,
+        "model": model.digest() if draws else model.digest(*_PARTS),
+        "sampling": sampling.model_dump(mode="json", exclude={"batch_size"}) if draws else None,
         "ancestor": continuing.ancestor.digest if continuing.ancestor else None,
     }
     local = {

@@ -5,7 +5,7 @@ from sdxl_core.training_config.averaging import EmaConfig
 from sdxl_core.training_config.noise import LossConfig, NoiseConfig, TimestepConfig
 from sdxl_core.training_config.objectives import DiffusionObjective, Objective, PriorPreservationObjective
 from sdxl_core.training_config.training import CANNOT_CHANGE_RESULT, TrainingConfig
-from sdxl_core.training_config.watching import ValidationConfig, WandbConfig
+from sdxl_core.training_config.watching import ValidationConfig, ValidationLossConfig, WandbConfig
 from sdxl_core.training_config.weightings import (
     DebiasedWeighting,
     MinSnrWeighting,
@@ -35,6 +35,7 @@ __all__ = [
     "TrainingConfig",
     "UniformWeighting",
     "ValidationConfig",
+    "ValidationLossConfig",
     "WandbConfig",
     "Weighting",
 ]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from sdxl_core.config import Config, PositiveInt, Precision, Probability
 from sdxl_core.training_config.adapters import Adapter, LoraConfig
 from sdxl_core.training_config.averaging import EmaConfig
 from sdxl_core.training_config.noise import LossConfig, NoiseConfig, TimestepConfig
 from sdxl_core.training_config.objectives import DiffusionObjective, Objective
-from sdxl_core.training_config.watching import ValidationConfig, WandbConfig
+from sdxl_core.training_config.watching import ValidationConfig, ValidationLossConfig, WandbConfig
 from sdxl_core.training_config.weightings import UniformWeighting, Weighting
 
 
@@ -60,6 +60,8 @@ class TrainingConfig(Config):
     log_every_steps: PositiveInt = 10
     validation: ValidationConfig | None = None
     wandb: WandbConfig | None = None
+    export: Literal["last", "best"] = "last"
+    """Which step's weights the result has: the last's, or those of the step with the lowest validation loss."""
     processes: PositiveInt = 1
     """Above 1, the trainer starts through `accelerate launch`."""
 
@@ -70,14 +72,35 @@ class TrainingConfig(Config):
         default = cls.model_fields[info.field_name or ""].default
         return {"kind": default.kind, **section} if isinstance(section, dict) and "kind" not in section else section
 
+    @model_validator(mode="after")
+    def _best_is_known(self) -> TrainingConfig:
+        if self.export == "best" and self.validation_loss is None:
+            raise ValueError("export: best is the step of the lowest validation loss; add a section validation.loss")
+        if self.export == "best" and not self.validates_after(0):
+            raise ValueError(f"export: best needs validation.loss.every_steps <= max_steps = {self.max_steps}")
+        return self
+
+    @property
+    def validation_loss(self) -> ValidationLossConfig | None:
+        return None if self.validation is None else self.validation.loss
+
+    @property
+    def validation_prompts(self) -> tuple[str, ...]:
+        return () if self.validation is None else self.validation.prompts
+
+    def validates_after(self, step: int) -> bool:
+        """Whether the validation loss of any step after `step` is measured."""
+        loss = self.validation_loss
+        return loss is not None and self.max_steps // loss.every_steps * loss.every_steps > step
+
     @property
     def lasting(self) -> dict[str, Any]:
         """The settings that decide the weights after any given step, as JSON.
 
-        The length of the run is among them only if the learning rate depends on it.
+        The length of the run is among them only if the learning rate depends on it; which step is exported, never.
         """
         unlimited = {"max_steps"} if self.lr_schedule == "constant" else set()
-        return self.model_dump(mode="json", exclude=CANNOT_CHANGE_RESULT | unlimited)
+        return self.model_dump(mode="json", exclude=CANNOT_CHANGE_RESULT | {"export"} | unlimited)
 
 
 CANNOT_CHANGE_RESULT = {
