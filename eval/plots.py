@@ -6,15 +6,13 @@ Matplotlib draws with stand-in colours, which become CSS variables in the markup
 from __future__ import annotations
 
 import html
-import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from io import StringIO
 from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -84,7 +82,7 @@ def forest(metrics: Sequence[JudgedMetric]) -> str:
         for side, text in ((0.0, "\N{LEFTWARDS ARROW} worse"), (1.0, "better \N{RIGHTWARDS ARROW}")):
             align = "left" if side == 0 else "right"
             axes.annotate(text, (side, 1), xycoords="axes fraction", ha=align, va="top", color=MUTED)
-        return _svg(figure, "forest", "Standardised improvement of each metric with its confidence interval")
+        return svg(figure, "forest", "Standardised improvement of each metric with its confidence interval")
 
 
 def difference_histogram(metric: JudgedMetric, delta_P: FloatArray) -> str:
@@ -103,48 +101,14 @@ def difference_histogram(metric: JudgedMetric, delta_P: FloatArray) -> str:
         axes.set_ylabel("prompts")
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
         label = f"Differences of {metric.facts.title} by prompt"
-        return _svg(figure, f"differences-{metric.facts.name}", label)
-
-
-def training_curves(history: Sequence[Mapping[str, float | None]]) -> str:
-    """One small panel per logged quantity over optimizer steps; a smoothed line over the pale raw one."""
-    names = [name for name in _quantities(history) if name not in ("step", "epoch")]
-    if not names:
-        return ""
-    columns = min(len(names), 3)
-    rows = math.ceil(len(names) / columns)
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(INCH_WIDE, 2.3 * rows), layout="constrained")
-        for place, name in enumerate(names, start=1):
-            axes = figure.add_subplot(rows, columns, place)
-            points = [(entry["step"], value) for entry in history if (value := entry.get(name)) is not None]
-            _curve(axes, [step or 0 for step, _ in points], np.array([value for _, value in points]))
-            axes.set_title(name.replace("_", " "), loc="left", fontsize=9.5, color=INK)
-            axes.set_xlabel("optimizer step")
-        return _svg(figure, "training", "Training curves")
-
-
-def _curve(axes: Axes, steps: Sequence[float], values: FloatArray) -> None:
-    window = max(1, len(values) // 12)
-    if window == 1 or np.ptp(np.diff(values)) < 1e-12:
-        axes.plot(steps, values, color=ACCENT, linewidth=1.8)
-        return
-    padded = np.concatenate([np.full(window - 1, values[0]), values])
-    axes.plot(steps, values, color=NEUTRAL, alpha=0.5, linewidth=1)
-    axes.plot(steps, np.convolve(padded, np.full(window, 1 / window), mode="valid"), color=ACCENT, linewidth=1.8)
-
-
-def _quantities(history: Iterable[Mapping[str, float | None]]) -> list[str]:
-    """Names in order of first appearance, the loss first."""
-    names = list(dict.fromkeys(name for entry in history for name in entry))
-    return sorted(names, key=lambda name: name != "loss")
+        return svg(figure, f"differences-{metric.facts.name}", label)
 
 
 def _label(metric: JudgedMetric) -> str:
     return metric.facts.title + ("" if metric.primary else " (exploratory)")
 
 
-def _svg(figure: Figure, name: str, description: str) -> str:
+def svg(figure: Figure, name: str, description: str) -> str:
     """Markup that is the same for the same figure, with `description` for those who cannot see it."""
     text = StringIO()
     with matplotlib.rc_context({"svg.hashsalt": name}):

@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from eval import plots, wording
+from eval import curves, plots, wording
 from eval.breakdown import CategoryDelta, by_category
 from eval.config import GalleryConfig
 from eval.errors import EvalError
@@ -23,7 +23,7 @@ from eval.pairing import Paired, paired_scores
 from eval.result import Comparison, read_comparison
 from eval.summary import summary_markdown
 from eval.table import SCORES, read_scores
-from eval.training import Training, read_training
+from eval.training import Training, read_training, reading
 
 SCHEMA_VERSION = 1
 TEMPLATES = Path(__file__).parent / "templates"
@@ -110,6 +110,7 @@ def build_report(
         references=_references(references, sizes),
         left_out=read_left_out(references) if references else [],
         training=(seen := read_training(training, sizes.max_side_px) if training else None),
+        training_words=reading(seen) if seen else [],
         figures=_figures(found, paired, seen),
     )
     out.mkdir(parents=True, exist_ok=True)
@@ -199,5 +200,5 @@ def _figures(found: Comparison, paired: Mapping[str, Paired], training: Training
     return {
         "forest": Markup(plots.forest(found.judged)),
         "differences": {title: Markup(figure) for title, figure in differences.items()},
-        "training": Markup(plots.training_curves(training.history)) if training else "",
+        "training": Markup(curves.training_curves(training)) if training else "",
     }

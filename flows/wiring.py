@@ -17,9 +17,17 @@ def finetune(experiment: Experiment, run: Runner) -> Handle:
     config, model = experiment.config, experiment.model
     pictures = run(dataset.prepare(config.dataset, experiment.fingerprint))
     shown = with_faces("faces", pictures, experiment, run)
-    run(preflight.check(shown, config.transform, config.training, config.prior, model))
+    held_out = None
+    if config.dataset.validation is not None:
+        validated = config.dataset.validation
+        held_out = run(dataset.prepare(validated, experiment.validation_fingerprint, "validation_dataset"))
+    run(preflight.check(shown, config, model, held_out))
     captioned = {"dataset": pictures}
     cached = {"latents": run(latents.encode("latents", shown, config.transform, model))}
+    if held_out is not None:
+        captioned["validation_dataset"] = held_out
+        shown = with_faces("validation_faces", held_out, experiment, run)
+        cached["validation_latents"] = run(latents.encode("validation_latents", shown, config.transform, model))
     if config.prior is not None:
         classes = run(class_images.generate(config.prior, model))
         captioned["class_images"] = classes

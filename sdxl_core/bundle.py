@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -142,23 +142,26 @@ def _copied(value: Any) -> Any:
 class BundleWriter:
     """Writes bundles one after another, beside the training where memory allows a copy of what is written.
 
-    `source`, the bundle that the run went on from, is never removed.
+    Of `protected` none is ever removed: the bundle that the run went on from, and the best one then.
     """
 
-    def __init__(self, folder: Path, keep: int, source: Path | None) -> None:
+    def __init__(self, folder: Path, keep: int, protected: Collection[Path]) -> None:
         self.folder = folder
         self.keep = keep
-        self.protected = () if source is None else (source,)
+        self.protected = tuple(protected)
         self._thread = ThreadPoolExecutor(1, "bundles")
         self._pending: Future[None] | None = None
 
-    def save(self, bundle: Bundle) -> None:
-        """Write a bundle, after the one before it. Raises what went wrong with that one, if anything did."""
+    def save(self, bundle: Bundle, best_step: int | None = None) -> None:
+        """Write a bundle, after the one before it; the one of the best step so far stays.
+
+        Raises what went wrong with the one before, if anything did.
+        """
         self.finish()
         if psutil.virtual_memory().available > 2 * bundle.nbytes:
-            self._pending = self._thread.submit(self._write, bundle.copied())
+            self._pending = self._thread.submit(self._write, bundle.copied(), best_step)
         else:
-            self._write(bundle)
+            self._write(bundle, best_step)
 
     def check(self) -> None:
         """Raise what went wrong with the last bundle, if it is already known."""
@@ -171,6 +174,7 @@ class BundleWriter:
         if pending is not None:
             pending.result()
 
-    def _write(self, bundle: Bundle) -> None:
+    def _write(self, bundle: Bundle, best_step: int | None = None) -> None:
         write_bundle(self.folder, bundle)
-        rotate(self.folder, bundle.step, self.keep, self.protected)
+        best = () if best_step is None else (self.folder / bundle_name(best_step),)
+        rotate(self.folder, bundle.step, self.keep, (*self.protected, *best))

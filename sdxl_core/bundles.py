@@ -35,14 +35,22 @@ def steps_of(folder: Path) -> list[tuple[int, Path]]:
     return sorted((bundle_step(path), path) for path in folder.glob("step-*") if path.name[5:].isdecimal())
 
 
-def newest_bundle(folder: Path, max_step: int, log: Callable[[str], None], *, allow_fresh: bool = False) -> Path | None:
+def newest_bundle(
+    folder: Path,
+    max_step: int,
+    log: Callable[[str], None],
+    *,
+    allow_fresh: bool = False,
+    problem_of: Callable[[Path], str | None] | None = None,
+) -> Path | None:
     """The newest whole bundle of at most `max_step` steps, or None where there is none at all.
 
-    Broken ones are named in the log. Raises UserError if there are bundles but none is whole, unless `allow_fresh`.
+    Broken ones (with a `problem_of` them; by default, of which a byte is not what was written) are named in the log.
+    Raises UserError if there are bundles but none is whole, unless `allow_fresh`.
     """
     found = [path for step, path in reversed(steps_of(folder)) if step <= max_step]
     for path in found:
-        problem = damage(path)
+        problem = (problem_of or damage)(path)
         if problem is None:
             return path
         log(f"bundle {path.name} is not whole and is passed over: {problem}")

@@ -45,6 +45,8 @@ class DatasetConfig(Config):
     parquet files; hub: a `datasets` hub id."""
     path: str
     """Folder, parquet file or folder of them, or hub id."""
+    validation_path: str | None = None
+    """The same for pictures that are never trained on, for `training.validation.loss`; all else here holds for them."""
     prompt: str | None = None
     """The caption of every picture (source `prompt`); with other sources, of pictures that have none."""
     image_column: str | None = None
@@ -84,6 +86,12 @@ class DatasetConfig(Config):
         if self.masks not in (None, "alpha") and not str(self.masks).startswith(("/", "./", "../", "~")):
             raise ValueError(f"masks: expected alpha or a folder, which begins with ./, got {self.masks!r}")
         return self
+
+    @property
+    def validation(self) -> DatasetConfig | None:
+        """The dataset at `validation_path`; its loss counts everywhere, so masks are not looked for."""
+        path = self.validation_path
+        return None if path is None else self.model_copy(update={"path": path, "validation_path": None, "masks": None})
 
 
 Resolution = Annotated[int, Field(ge=16, multiple_of=8)]

@@ -31,24 +31,39 @@ class NoEma:
 
 
 class Ema(NoEma):
-    """avg <- decay * avg + (1 - decay) * weight, after every optimizer step; in float32, whatever the weights are."""
+    """avg <- decay * avg + (1 - decay) * weight, after every `update_every_steps`-th optimizer step.
+
+    In float32, whatever the weights are.
+    """
 
     def __init__(self, config: EmaConfig, trained: Mapping[str, nn.Parameter]) -> None:
         self.config = config
         self.names = list(trained)
         self.parameters = list(trained.values())
-        self.averages = [p.detach().to(torch.float32, copy=True) for p in self.parameters]
+        self.averages = [self._kept(p) for p in self.parameters]
 
     def decay(self, step: int) -> float:
-        """Decay at optimizer step `step`, counted from 1; short at first when warming up."""
-        return min(self.config.decay, (1 + step) / (10 + step)) if self.config.warmup else self.config.decay
+        """Decay at optimizer step `step`, counted from 1.
+
+        As diffusers' `EMAModel.get_decay` (0.42) has it: the first step after `update_after_step` copies the weights.
+        """
+        config = self.config
+        n = step - config.update_after_step - 1
+        if n <= 0:
+            return 0.0
+        rising = (1 + n) / (10 + n) if config.warmup == "ratio" else 1 - (1 + n / config.inv_gamma) ** -config.power
+        return max(config.min_decay, min(config.decay, rising))
 
     @torch.no_grad()
     def update(self, step: int) -> None:
+        every = self.config.update_every_steps
+        if step % every:
+            return
+        new = 1 - self.decay(step) ** every
         parameters = iter(self.parameters)
-        for averages in buckets(self.averages):  # so that weights of another format are converted a few at a time
-            current = [p.detach().float() for p in islice(parameters, len(averages))]
-            torch._foreach_lerp_(averages, current, 1 - self.decay(step))
+        for averages in buckets(self.averages):  # so that weights of another format or place are copied a few at a time
+            current = [p.detach().to(averages[0]) for p in islice(parameters, len(averages))]
+            torch._foreach_lerp_(averages, current, new)
 
     def state(self) -> dict[str, Tensor]:
         return dict(zip(self.names, self.averages, strict=True))
@@ -61,12 +76,16 @@ class Ema(NoEma):
     @contextmanager
     def applied(self) -> Iterator[None]:
         """The model holds the average inside, and its own weights again afterwards."""
-        live = [p.detach().clone() for p in self.parameters]
+        live = [self._kept(p) for p in self.parameters]
         self._put(self.averages)
         try:
             yield
         finally:
             self._put(live)
+
+    def _kept(self, parameter: nn.Parameter) -> Tensor:
+        """A copy of a parameter where averages are."""
+        return parameter.detach().to("cpu" if self.config.device == "cpu" else parameter.device, copy=True)
 
     @torch.no_grad()
     def _put(self, values: Sequence[Tensor]) -> None:

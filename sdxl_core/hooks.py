@@ -1,4 +1,4 @@
-"""What happens around the optimizer steps: history, trackers, progress, validation pictures, bundles."""
+"""What happens around the optimizer steps: history, progress, validation pictures, bundles."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
+import torch
 
+from sdxl_core.best import VALIDATION_LOSS, best_of
 from sdxl_core.bundle import Bundle, BundleWriter
 from sdxl_core.disk import write_durably
-from sdxl_core.errors import UserError
 from sdxl_core.loop import Metrics, TrainState
+from sdxl_core.loss_by_timestep import PREFIX
 from sdxl_core.sampling import png_bytes
-from sdxl_core.training_config import TrainingConfig, WandbConfig
+from sdxl_core.trackers import Tracker
+from sdxl_core.training_config import TrainingConfig
 from sdxl_core.validation import Validation
 
 
@@ -25,87 +27,71 @@ def emit(event: str, **fields: Any) -> None:
     print(json.dumps({"event": event, **fields}), flush=True)
 
 
-class Tracker(Protocol):
-    """Where curves go while a run goes on."""
-
-    def scalars(self, step: int, values: dict[str, float]) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class TensorBoard:
-    def __init__(self, folder: Path, first_step: int) -> None:
-        self.writer = SummaryWriter(str(folder), purge_step=first_step)
-
-    def scalars(self, step: int, values: dict[str, float]) -> None:
-        for name, value in values.items():
-            self.writer.add_scalar(f"train/{name}", value, step)
-
-    def close(self) -> None:
-        self.writer.close()
-
-
-class Wandb:
-    """Raises UserError when the package is missing."""
-
-    def __init__(self, config: WandbConfig, folder: Path, settings: dict[str, Any]) -> None:
-        try:
-            import wandb
-        except ImportError:
-            raise UserError("training.wandb needs the package wandb: install with pip install -e '.[wandb]'") from None
-        self.run = wandb.init(project=config.project, entity=config.entity, dir=str(folder), config=settings)
-
-    def scalars(self, step: int, values: dict[str, float]) -> None:
-        self.run.log({f"train/{name}": value for name, value in values.items()}, step=step)
-
-    def close(self) -> None:
-        self.run.finish()
-
-
 class History:
     """Every step's figures, read from the device and written in groups, so that no step waits for it.
 
-    `lines` so far are a run's state: bundles hold them, and a run that goes on begins with its bundle's.
+    `lines` so far are a run's state: bundles hold them, and a run that goes on begins with its bundle's. So they hold
+    nothing that depends on the time it takes, or on when they are written; trackers are told of that too.
     """
 
-    def __init__(self, path: Path, config: TrainingConfig, lines: str, trackers: list[Tracker]) -> None:
+    def __init__(
+        self, path: Path, config: TrainingConfig, lines: str, trackers: list[Tracker], *, begin: int, rows_per_step: int
+    ) -> None:
+        """`begin`: the step that the run goes on from."""
         self.path = path
         self.config = config
         self.trackers = trackers
         self.lines = lines
         self.pending: list[tuple[int, Metrics]] = []
-        self.started, self.first_step = time.monotonic(), lines.count("\n")
+        self.begin, self.rows_per_step = begin, rows_per_step
+        self.started = time.monotonic()
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(lines, encoding="utf-8")
 
     def __call__(self, state: TrainState, metrics: Metrics) -> None:
         self.pending.append((state.step, metrics))
-        if state.step % self.config.log_every_steps == 0 or state.step == self.config.max_steps:
+        validated = VALIDATION_LOSS in metrics
+        if validated or state.step % self.config.log_every_steps == 0 or state.step == self.config.max_steps:
             self.flush()
 
     def flush(self) -> None:
         """Write what is pending and tell the trackers its mean."""
         if not self.pending:
             return
-        rows = [{k: float(v) for k, v in metrics.items()} for _, metrics in self.pending]
+        rows = [_read(metrics) for _, metrics in self.pending]
         steps = [step for step, _ in self.pending]
         self.pending = []
         new = "".join(_history_line(step, row) for step, row in zip(steps, rows, strict=True))
         self.lines += new
         with self.path.open("a", encoding="utf-8") as file:
             file.write(new)
-        means = {name: _mean_of_finite([row[name] for row in rows]) for name in rows[0]}
-        rate = (steps[-1] - self.first_step) / max(1e-9, time.monotonic() - self.started)
+        names = dict.fromkeys(name for row in rows for name in row)
+        means = {name: _mean_of_finite([row[name] for row in rows if name in row]) for name in names}
+        rate = (steps[-1] - self.begin) / max(1e-9, time.monotonic() - self.started)
         for tracker in self.trackers:
-            tracker.scalars(steps[-1], means | {"steps_per_s": rate})
-        emit(
-            "progress",
-            step=steps[-1],
-            max_steps=self.config.max_steps,
-            loss=_number(means["loss"]),
-            steps_per_s=rate,
-            left_s=(self.config.max_steps - steps[-1]) / max(rate, 1e-9),
-        )
+            tracker.scalars(steps[-1], means | self._machine(rate))
+        if "loss" in means:
+            emit(
+                "progress",
+                step=steps[-1],
+                max_steps=self.config.max_steps,
+                loss=_number(means["loss"]),
+                steps_per_s=rate,
+                left_s=(self.config.max_steps - steps[-1]) / max(rate, 1e-9),
+            )
+
+    def _machine(self, steps_per_s: float) -> dict[str, float]:
+        """How fast, and with how much memory at most so far."""
+        figures = {"steps_per_s": steps_per_s, "images_per_s": steps_per_s * self.rows_per_step}
+        if torch.cuda.is_available():
+            figures["gpu_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        return figures
+
+
+def _read(metrics: Metrics) -> dict[str, float]:
+    """Off the device; bins of timesteps in which the step had no row are left out."""
+    values = {name: float(value) for name, value in metrics.items()}
+    return {name: value for name, value in values.items() if not (name.startswith(PREFIX) and math.isnan(value))}
 
 
 def _history_line(step: int, row: dict[str, float]) -> str:
@@ -127,11 +113,12 @@ def validation_file(step: int, prompt: int) -> str:
 
 
 class ValidationPictures:
-    """Writes `<step>-<prompt>.png`, made with the weights for use: an average, if one is kept."""
+    """Writes `<step>-<prompt>.png`, made with the weights for use (an average, if one is kept), and tells trackers."""
 
-    def __init__(self, validation: Validation, folder: Path) -> None:
+    def __init__(self, validation: Validation, folder: Path, trackers: list[Tracker]) -> None:
         self.validation = validation
         self.folder = folder
+        self.trackers = trackers
 
     def __call__(self, state: TrainState, metrics: Metrics) -> None:
         if state.step % self.validation.config.every_steps == 0:
@@ -141,20 +128,28 @@ class ValidationPictures:
         self.folder.mkdir(parents=True, exist_ok=True)
         with state.weights_for_use():
             pictures = self.validation.pictures()
-        for i, picture in enumerate(pictures):
-            prompt = self.validation.config.prompts[i]
-            data = png_bytes(picture, {"prompt": prompt})
-            write_durably(self.folder / validation_file(state.step, i), data)
+        prompts = self.validation.config.prompts
+        for i, (prompt, picture) in enumerate(zip(prompts, pictures, strict=True)):
+            write_durably(self.folder / validation_file(state.step, i), png_bytes(picture, {"prompt": prompt}))
+        for tracker in self.trackers:
+            tracker.pictures(state.step, dict(zip(prompts, pictures, strict=True)))
 
 
 class Saving:
-    """Has a bundle written every so many steps or minutes, at the end, and when the run is asked to stop."""
+    """Has a bundle written every so many steps or minutes, at the end, when the run is asked to stop, and of every step
+    whose validation loss is the lowest so far; the last such bundle stays.
 
-    def __init__(self, bundle: Callable[[], Bundle], writer: BundleWriter, history: History, config: TrainingConfig):
+    `after` is the step of the bundle of another run that this one began with; what was best there does not count.
+    """
+
+    def __init__(
+        self, bundle: Callable[[], Bundle], writer: BundleWriter, history: History, config: TrainingConfig, after: int
+    ) -> None:
         self.bundle = bundle
         self.writer = writer
         self.history = history
         self.config = config
+        self.after = after
         self.saved_step: int | None = None
         self.saved_s = time.monotonic()
 
@@ -162,12 +157,17 @@ class Saving:
         self.writer.check()
         minutes = (time.monotonic() - self.saved_s) / 60
         due = self.config.save_every_minutes is not None and minutes >= self.config.save_every_minutes
-        if due or state.step % self.config.save_every_steps == 0 or state.step == self.config.max_steps:
+        due |= state.step % self.config.save_every_steps == 0 or state.step == self.config.max_steps
+        if due or (VALIDATION_LOSS in metrics and self._best_step() == state.step):
             self.save(state)
 
     def save(self, state: TrainState) -> None:
         if state.step == self.saved_step:
             return
         self.history.flush()
-        self.writer.save(self.bundle())
+        self.writer.save(self.bundle(), self._best_step())
         self.saved_step, self.saved_s = state.step, time.monotonic()
+
+    def _best_step(self) -> int | None:
+        best = best_of(self.history.lines, self.after)
+        return None if best is None else best.step

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from accelerate import Accelerator
@@ -15,7 +15,8 @@ from sdxl_core.denoiser import Denoiser
 from sdxl_core.ema import NoEma
 from sdxl_core.errors import UserError
 from sdxl_core.learning_rate import curves, learning_rates
-from sdxl_core.objectives import Objective
+from sdxl_core.loss_by_timestep import bin_means, bin_sums
+from sdxl_core.objectives import LossOutput, Objective
 from sdxl_core.randomness import derived_seed
 from sdxl_core.stepping import Stepping
 from sdxl_core.training_config import TrainingConfig
@@ -114,7 +115,7 @@ class Trainer:
         assert outputs is not None
         state = self.state
         grad_norm = state.stepping.grad_norm()
-        metrics = _mean(outputs, self.workers) | {"grad_norm": grad_norm}
+        metrics = self._mean(outputs) | {"grad_norm": grad_norm}
         if bool(torch.isfinite(metrics["loss"] + grad_norm)):
             state.skipped = 0
             state.stepping.update()
@@ -124,10 +125,10 @@ class Trainer:
         state.step += 1
         return metrics
 
-    def _gradients(self) -> list[Metrics] | None:
+    def _gradients(self) -> list[LossOutput] | None:
         """Forward and backward passes of this process's rows; None where memory did not suffice."""
         state = self.state
-        outputs = []
+        outputs: list[LossOutput] = []
         state.stepping.begin(state.step)
         passes = list(self._micro_batches())
         try:
@@ -136,10 +137,21 @@ class Trainer:
                 batch = self.data.batch(state.step, slots).to(self.accelerator.device)
                 output = self.objective(state.denoiser, batch)
                 state.stepping.backward(output.loss / len(passes))
-                outputs.append({"loss": output.loss.detach(), **output.scalars})
+                outputs.append(replace(output, loss=output.loss.detach()))
         except torch.OutOfMemoryError:
             return None
         return outputs
+
+    def _mean(self, outputs: Sequence[LossOutput]) -> Metrics:
+        """Means over the step's passes, in all processes; of its rows, by timestep."""
+        timesteps = self.state.denoiser.schedule.timesteps
+        scalars = [{"loss": output.loss, **output.scalars} for output in outputs]
+        names = list(scalars[0])
+        values = torch.stack([torch.stack([each[name].float() for each in scalars]).mean() for name in names])
+        sums_2K = torch.stack([bin_sums(o.rows, timesteps, o.loss.device) for o in outputs]).mean(0)
+        all_values = self.workers.mean(torch.cat([values, sums_2K.flatten()]))
+        by_bin = bin_means(all_values[len(names) :].view_as(sums_2K), timesteps)
+        return dict(zip(names, all_values[: len(names)].unbind(), strict=True)) | by_bin
 
     def _micro_batches(self) -> Iterator[tuple[int, range]]:
         """This process's forward passes of a step: (number among all of the step, the slots of its rows)."""
@@ -223,10 +235,3 @@ def rows_per_step(config: TrainingConfig, processes: int) -> int:
 def _listed(sha256s: Sequence[str], most: int = 8) -> str:
     shown = ", ".join(sha256[:12] for sha256 in dict.fromkeys(sha256s[:most]))
     return shown + (f" and {len(sha256s) - most} more" if len(sha256s) > most else "")
-
-
-def _mean(outputs: Sequence[Metrics], workers: Workers) -> Metrics:
-    """Means over the step's passes, in all processes."""
-    names = list(outputs[0])
-    values = torch.stack([torch.stack([o[name].float() for o in outputs]).mean() for name in names])
-    return dict(zip(names, workers.mean(values).unbind(), strict=True))

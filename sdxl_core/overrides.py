@@ -29,14 +29,19 @@ OVERRIDABLE = {
 }
 """Settings that a run may be carried on with after they changed, and why no state becomes invalid by it."""
 
+FIXED = {
+    "training.validation.loss": "decides which pictures are trained on, and what losses the best one is compared with",
+}
+"""Settings below overridable ones that are not, and why."""
+
 
 def refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any], override: Collection[str], whose: str) -> None:
     """Raises UserError listing each setting that differs and is not to be overridden."""
-    changes = [(key, was, now) for key, was, now in differences(old, new) if not covered(key, override)]
+    changes = [(key, was, now) for key, was, now in differences(old, new) if not _passes(key, override)]
     if not changes:
         return
     listed = "\n".join(f"  {key}: {was!r} -> {now!r}" for key, was, now in changes)
-    if fixed := [key for key, _, _ in changes if not covered(key, OVERRIDABLE)]:
+    if fixed := [key for key, _, _ in changes if not _passes(key, OVERRIDABLE)]:
         ways = f"{', '.join(fixed)} cannot change within a run, so else"
     else:
         ways = f"go on from there with the new values by {' '.join(f'--override {key}' for key, _, _ in changes)}, or"
@@ -56,8 +61,13 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[st
 def check_override(override: Collection[str]) -> None:
     """Raises UserError for a setting that cannot change within a run."""
     for key in override:
-        if not covered(key, OVERRIDABLE):
+        if not _passes(key, OVERRIDABLE):
             raise UserError(f"--override: {key} cannot change within a run; what can is {', '.join(OVERRIDABLE)}")
+
+
+def _passes(key: str, override: Collection[str]) -> bool:
+    """Whether a setting may differ where the settings `override` may."""
+    return covered(key, override) and not covered(key, FIXED)
 
 
 def covered(key: str, by: Collection[str]) -> bool:

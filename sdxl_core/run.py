@@ -1,38 +1,40 @@
-"""A training run: set up from its job, brought to where it was, and exported when it is done."""
+"""A training run: set up from its job, and brought to where it was."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
-from sdxl_core.adapters import TRAINED_FILE
 from sdxl_core.bundle import Bundle
 from sdxl_core.config import Precision
-from sdxl_core.data.buckets import refuse_mixed_sizes
 from sdxl_core.denoiser import Denoiser
 from sdxl_core.disk import require_room
 from sdxl_core.ema import build_ema
 from sdxl_core.errors import UserError
-from sdxl_core.hooks import validation_file
 from sdxl_core.loop import TrainState, rows_per_step
-from sdxl_core.model import vae_folder, zeros_for_empty_prompt
 from sdxl_core.objectives import OBJECTIVES, Objective
 from sdxl_core.optimizers import optimizer_kind
+from sdxl_core.run_data import (
+    build_training_set,
+    build_validation_loss,
+    load_run_images,
+    load_text,
+    refuse_timesteps_beyond,
+)
 from sdxl_core.runtime import choose_device, choose_dtype, use_deterministic_kernels
 from sdxl_core.scheduler import load_noise_schedule
 from sdxl_core.stepping import build_stepping
 from sdxl_core.train_job import TrainJob
 from sdxl_core.trained import Trained, load_trained_networks
-from sdxl_core.training_set import TrainingSet, load_images
-from sdxl_core.training_text import CachedText, LiveText, TrainingText
+from sdxl_core.training_set import TrainingSet
+from sdxl_core.validation_loss import ValidationLoss
 from sdxl_core.workers import Workers
 
 MIXED_PRECISION: dict[Precision, str] = {"fp32": "no", "fp16": "fp16", "bf16": "bf16"}
@@ -52,6 +54,7 @@ class Run:
     state: TrainState
     data: TrainingSet
     identity: dict[str, Any]
+    validation_loss: ValidationLoss | None
     history: str = ""
     """Lines of history.jsonl of the steps done before this process."""
 
@@ -79,18 +82,23 @@ class Run:
         for held, wanted in ((bundle.weights, self._saved()), (bundle.average, self.state.ema.state())):
             if _shapes(held) != _shapes(wanted):
                 raise UserError(f"the bundle of step {bundle.step} holds other tensors than this run trains")
-        self.state.stepping.load(bundle.optimizer)
+        self.load_weights(bundle)
         if self.accelerator.scaler is not None and bundle.scaler:
             self.accelerator.scaler.load_state_dict(bundle.scaler)
-        for name, tensor in self._saved().items():
-            tensor.copy_(bundle.weights[name])
-        self.state.ema.load(bundle.average)
         for name in COUNTERS:
             setattr(self.state, name, bundle.counters[name])
         self.history = bundle.history
         configured = self.job.training.micro_batch_size
         if bundle.identity["training"]["micro_batch_size"] != configured:  # overridden since
             self.state.micro_batch_size = configured
+
+    @torch.no_grad()
+    def load_weights(self, bundle: Bundle) -> None:
+        """The bundle's weights and what is averaged of them, whole or not at all."""
+        self.state.stepping.load(bundle.optimizer)
+        for name, tensor in self._saved().items():
+            tensor.copy_(bundle.weights[name])
+        self.state.ema.load(bundle.average)
 
     def _saved(self) -> dict[str, torch.Tensor]:
         return {**self.state.trainable, **self.trained.kept}
@@ -103,39 +111,10 @@ class Run:
         averages = sum(average.nbytes for average in self.state.ema.state().values())
         bundle = weights + kept + averages + self.state.stepping.state_bytes()
         held = sum(f.stat().st_size for f in (self.job.work / "bundles").rglob("*") if f.is_file())
-        bundles = max(0, (self.job.training.keep_bundles + 1) * bundle - held)
+        count = self.job.training.keep_bundles + 1 + (self.validation_loss is not None)  # the best stays
+        bundles = max(0, count * bundle - held)
         what = f"training with keep_bundles = {self.job.training.keep_bundles}"
         require_room(self.job.work, bundles + 2 * 4 * numbers, what)  # an adapter's two files are float32
-
-    def export(self) -> None:
-        """Write the finished run's files into the job's `out`."""
-        job = self.job
-        ancestor = job.ancestor.digest if job.ancestor is not None else None
-        provenance = dict(job.identity) | ({"ancestor": ancestor} if ancestor else {})
-        with self.state.weights_for_use():
-            self.trained.export(job.model, job.out, provenance)
-        (job.out / "history.jsonl").write_text(self.history, encoding="utf-8")
-        prompts = () if job.training.validation is None else job.training.validation.prompts
-        self._export_validation(prompts)
-        described = json.dumps(
-            {"training": job.training.lasting, "inputs": dict(job.identity), "validation_prompts": list(prompts)}
-            | {"steps": self.state.step, "skipped_steps": self.state.skipped_in_all, "ancestor": ancestor},
-            indent=1,
-            sort_keys=True,
-        )
-        (job.out / TRAINED_FILE).write_text(described + "\n", encoding="utf-8")
-
-    def _export_validation(self, prompts: tuple[str, ...]) -> None:
-        """Of the steps of this run alone: a longer run with the same beginning works in the same folder."""
-        validation = self.job.training.validation
-        if validation is None:
-            return
-        (self.job.out / "validation").mkdir(exist_ok=True)
-        first, every = self.job.ancestor.step if self.job.ancestor is not None else 0, validation.every_steps
-        for step in range((first // every + 1) * every, self.state.step + 1, every):
-            for i in range(len(prompts)):
-                name = validation_file(step, i)
-                (self.job.out / "validation" / name).write_bytes((self.job.work / "validation" / name).read_bytes())
 
 
 def set_up(job: TrainJob) -> Run:
@@ -163,30 +142,14 @@ def set_up(job: TrainJob) -> Run:
     workers = Workers(accelerator.num_processes, accelerator.process_index)
     set_seed(config.seed)
     schedule = load_noise_schedule(job.model, config.schedule)
-    if config.timesteps.low >= schedule.timesteps:
-        raise UserError.about(
-            "training.timesteps.low", expected=f"below {schedule.timesteps}, all there are", got=config.timesteps.low
-        )
+    refuse_timesteps_beyond(schedule.timesteps, config)
     rows = rows_per_step(config, workers.count)
-    images = load_images(job.latents)
-    classes = load_images(job.class_latents) if objective.uses_class_images and job.class_latents else None
-    if classes is not None:
-        refuse_mixed_sizes({*images.sizes}, {*classes.sizes})
-    if config.masked_loss is not None and images.mask_NVHW is None:
-        fix = "Set dataset.masks to a folder or to alpha, or training.masked_loss=null"
-        raise UserError.about("training.masked_loss", expected="pictures with masks", got="none", fix=fix)
-    captions = {*images.captions, *(classes.captions if classes else ()), objective.class_prompt or ""}
+    images = load_run_images(job, objective)
+    captions = images.captions(objective.class_prompt)
     trained = load_trained_networks(job.model, config, captions, dtype, accelerator)
-    data = TrainingSet(
-        images,
-        classes,
-        _text(job, trained, captions),
-        scaling_factor=scaling_factor(vae_folder(job.model, job.vae)),
-        config=config,
-        timesteps=schedule.timesteps,
-        rows_per_step=rows,
-        class_prompt=objective.class_prompt,
-    )
+    text = load_text(job, trained.tokenizers, captions)
+    data = build_training_set(job, images, text, objective.class_prompt, schedule.timesteps, rows)
+    validation_loss = build_validation_loss(job, images, text, schedule.timesteps)
     holds_base = objective.uses_base or (config.masked_loss is not None and config.masked_loss.prior_weight > 0)
     base = trained.adapter.base(trained.networks, dtype) if holds_base else None
     state = TrainState(
@@ -196,20 +159,14 @@ def set_up(job: TrainJob) -> Run:
         ema=build_ema(config.ema, trained.trainable),
         micro_batch_size=config.micro_batch_size,
     )
-    return Run(job, accelerator, workers, trained, objective, state, data, _identity(job, accelerator))
-
-
-def _text(job: TrainJob, trained: Trained, captions: Collection[str]) -> TrainingText:
-    if job.text is not None:
-        return CachedText.load(job.text)
-    assert trained.tokenizers is not None
-    return LiveText.tokenize(captions, trained.tokenizers, job.captions, zeros_for_empty_prompt(job.model))
+    identity = _identity(job, accelerator)
+    return Run(job, accelerator, workers, trained, objective, state, data, identity, validation_loss)
 
 
 def _identity(job: TrainJob, accelerator: Accelerator) -> dict[str, Any]:
     """All that decides the bits of the weights after any step, as JSON."""
     device = accelerator.device
-    sampled = job.sampling.model_dump(mode="json") if job.training.validation is not None else None
+    sampled = job.sampling.model_dump(mode="json") if job.training.validation_prompts else None
     identity = {
         "training": job.training.lasting | {"processes": accelerator.num_processes},
         "rows_per_step": rows_per_step(job.training, accelerator.num_processes),
@@ -224,8 +181,3 @@ def _identity(job: TrainJob, accelerator: Accelerator) -> dict[str, Any]:
 
 def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-
-
-def scaling_factor(vae: Path) -> float:
-    """What latents are multiplied by before they are noised (0.13025 in SDXL), from the VAE's own configuration."""
-    return float(json.loads((vae / "config.json").read_text(encoding="utf-8"))["scaling_factor"])

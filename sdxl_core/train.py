@@ -13,18 +13,22 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from sdxl_core.best import best_bundle, damage_or_lost_best
 from sdxl_core.bundle import BundleWriter, read_bundle
 from sdxl_core.bundles import newest_bundle, require_whole
 from sdxl_core.disk import require_writable
 from sdxl_core.errors import UserError
-from sdxl_core.hooks import History, Saving, TensorBoard, Tracker, ValidationPictures, Wandb, emit
-from sdxl_core.loop import Hook, Log, NonFiniteRunError, Trainer, TrainState
+from sdxl_core.finished import export
+from sdxl_core.hooks import History, Saving, ValidationPictures, emit
+from sdxl_core.loop import Hook, Log, NonFiniteRunError, Trainer, TrainState, rows_per_step
 from sdxl_core.overrides import check_override, refuse_changes
 from sdxl_core.run import Run, set_up
+from sdxl_core.trackers import TensorBoard, Tracker, Wandb
 from sdxl_core.train_job import EXIT_DONE, EXIT_FAILED, EXIT_KILLED, EXIT_PREEMPTED, EXIT_USER_ERROR, TrainJob
 from sdxl_core.validation import Validation
 
@@ -41,6 +45,7 @@ def train(job: TrainJob) -> bool:
         require_writable(folder)
     if job.ancestor is not None:
         require_whole(job.ancestor.path)
+    _refuse_best_of_none(job)
     run = set_up(job)
     source = _go_on(run)
     with stopped_by_signals(run.state):
@@ -52,18 +57,31 @@ def train(job: TrainJob) -> bool:
     run.workers.close()
     finished = run.state.step >= job.training.max_steps
     if finished and run.workers.is_main:
-        run.export()
+        export(run)
         logs = job.work / "logs"
         if logs.is_dir():
             shutil.copytree(logs, job.out / "logs", dirs_exist_ok=True)
     return finished
 
 
+def _refuse_best_of_none(job: TrainJob) -> None:
+    """Raises UserError when the best step is asked for and none of the run's own is validated."""
+    config = job.training
+    if config.export == "best" and not config.validates_after(job.first_step):
+        raise UserError.about(
+            "training.validation.loss.every_steps",
+            expected=f"a multiple of it from {job.first_step + 1} to training.max_steps = {config.max_steps}",
+            got=config.validation_loss and config.validation_loss.every_steps,
+            fix="Lower it, or set training.export=last",
+        )
+
+
 def _go_on(run: Run) -> Path | None:
     """Bring the run to its newest bundle; returns the bundle's place."""
     job, steps = run.job, run.job.training.max_steps
     log = _main_process_log(run)
-    source = newest_bundle(job.work / "bundles", steps, log, allow_fresh=job.allow_fresh)
+    problem_of = partial(damage_or_lost_best, after=job.first_step) if job.training.export == "best" else None
+    source = newest_bundle(job.work / "bundles", steps, log, allow_fresh=job.allow_fresh, problem_of=problem_of)
     if source is None and job.ancestor is not None:
         source = job.ancestor.path
     if source is not None:
@@ -85,21 +103,18 @@ def _main_process_log(run: Run) -> Log:
 
 
 def _fit_and_save(run: Run, source: Path | None) -> None:
-    """What the main process does around the loop: history, trackers, pictures, bundles."""
+    """What the main process does around the loop: history, trackers, validation, bundles."""
     job, config = run.job, run.job.training
-    trackers: list[Tracker] = [TensorBoard(job.work / "logs" / "tensorboard", run.state.step)]
-    if config.wandb is not None:
-        trackers.append(Wandb(config.wandb, job.work / "logs", config.model_dump(mode="json")))
-    history = History(job.work / "history.jsonl", config, run.history, trackers)
-    writer = BundleWriter(job.work / "bundles", config.keep_bundles, source)
-    saving = Saving(lambda: run.bundle(history.lines), writer, history, config)
-    hooks: list[Hook] = [history]
-    if config.validation is not None:
-        validation = Validation(config.validation, job, run.trained, run.accelerator.device)
-        hooks.append(ValidationPictures(validation, job.work / "validation"))
     began = run.state.step
+    trackers = _trackers(run)
+    rows = rows_per_step(config, run.workers.count)
+    history = History(job.work / "history.jsonl", config, run.history, trackers, begin=began, rows_per_step=rows)
+    writer = BundleWriter(job.work / "bundles", config.keep_bundles, _protected(job, source))
+    saving = Saving(lambda: run.bundle(history.lines), writer, history, config, job.first_step)
     try:
-        _trainer(run).fit([*hooks, saving])
+        if run.validation_loss is not None and began == 0:
+            history(run.state, run.validation_loss.measure(run.state))  # the base's, to compare with
+        _trainer(run).fit([*_before(run), history, *_after(run, trackers), saving])
         if run.state.step > began:
             saving.save(run.state)
         history.flush()
@@ -108,6 +123,33 @@ def _fit_and_save(run: Run, source: Path | None) -> None:
         writer.finish()
         for tracker in trackers:
             tracker.close()
+
+
+def _trackers(run: Run) -> list[Tracker]:
+    job, config = run.job, run.job.training
+    trackers: list[Tracker] = [TensorBoard(job.work / "logs" / "tensorboard", run.state.step)]
+    if config.wandb is not None:
+        trackers.append(Wandb(config.wandb, job.work / "logs", config.model_dump(mode="json"), job.run_id))
+    return trackers
+
+
+def _protected(job: TrainJob, source: Path | None) -> list[Path]:
+    """Bundles that stay whatever comes: what the run went on from and, so that it can be had again, its best."""
+    best = None if source is None else best_bundle(source, job.first_step)
+    return [path for path in (source, best) if path is not None]
+
+
+def _before(run: Run) -> list[Hook]:
+    """What adds to a step's figures before they become history."""
+    return [] if run.validation_loss is None else [run.validation_loss]
+
+
+def _after(run: Run, trackers: list[Tracker]) -> list[Hook]:
+    job, validation = run.job, run.job.training.validation
+    if validation is None or not validation.prompts:
+        return []
+    drawing = Validation(validation, job, run.trained, run.accelerator.device)
+    return [ValidationPictures(drawing, job.work / "validation", trackers)]
 
 
 @contextmanager

@@ -42,6 +42,8 @@ class TrainJob(Config):
     captions: CaptionsConfig = CaptionsConfig()
     """How captions are read, where they are encoded in every step."""
     class_latents: Path | None = None
+    validation_latents: Path | None = None
+    """Folder of the latents artifact of `dataset.validation_path`, whose captions are in `text` too."""
     sampling: SamplingConfig
     """How validation pictures are generated."""
     work: Path
@@ -51,12 +53,19 @@ class TrainJob(Config):
     identity: Mapping[str, str] = Field(default_factory=dict)
     """Digests of the data, caches and base weights; kept in bundles and written into the exported files."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    run_id: str | None = None
+    """Names the run in trackers that keep several, the same one when it goes on; default: a new one each time."""
     ancestor: Ancestor | None = None
     """What to begin with, as long as `work` holds no bundle of this run's own."""
     override: tuple[str, ...] = ()
     """Settings that may differ from those of the bundle it goes on from; see `sdxl_core.bundles.OVERRIDABLE`."""
     allow_fresh: bool = False
     """Start at step 0 when there are bundles but none is whole."""
+
+    @property
+    def first_step(self) -> int:
+        """The steps up to here are another run's."""
+        return 0 if self.ancestor is None else self.ancestor.step
 
 
 EXIT_DONE, EXIT_FAILED, EXIT_USER_ERROR, EXIT_PREEMPTED = 0, 1, 2, 75

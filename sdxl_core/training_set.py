@@ -9,9 +9,11 @@ of one size (`sdxl_core.row_order`).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import compress
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -56,6 +58,19 @@ class CachedImages:
     def sizes(self) -> list[str]:
         """Of each picture's latents, height x width."""
         return [f"{mean.shape[-2]}x{mean.shape[-1]}" for mean in self.mean_NVCHW]
+
+    def split(self, held_out: Collection[str]) -> tuple[CachedImages, CachedImages]:
+        """(those to train on, those whose digest is among `held_out`), each in the order they had."""
+        inside = [sha256 in held_out for sha256 in self.sha256s]
+        return self._where([not held for held in inside]), self._where(inside)
+
+    def _where(self, chosen_N: Sequence[bool]) -> CachedImages:
+        def rows(values: Any) -> Any:
+            if isinstance(values, Tensor):
+                return values[torch.tensor(chosen_N)]
+            return None if values is None else tuple(compress(values, chosen_N))
+
+        return CachedImages(*(rows(getattr(self, field.name)) for field in fields(CachedImages)))
 
 
 def load_images(folder: Path) -> CachedImages:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,12 +12,26 @@ from PIL import Image
 from torch import Tensor
 
 from sdxl_core.model import load_vae, vae_folder, zeros_for_empty_prompt
+from sdxl_core.networks import Networks
 from sdxl_core.prompts import prompt_seed
 from sdxl_core.scheduler import sampling_scheduler
 from sdxl_core.text import encode_prompts
 from sdxl_core.train_job import TrainJob
 from sdxl_core.trained import Trained
 from sdxl_core.training_config import ValidationConfig
+
+
+@contextmanager
+def evaluating(networks: Networks) -> Iterator[None]:
+    """Without dropout inside, and as before afterwards."""
+    modes = [(part, part.training) for part in networks.parts.values()]
+    for part, _ in modes:
+        part.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.train(training)
 
 
 class Validation:
@@ -44,16 +60,9 @@ class Validation:
     @torch.no_grad()
     def pictures(self) -> list[Image.Image]:
         """One picture per validation prompt."""
-        networks = self.trained.networks.parts.values()
-        modes = [network.training for network in networks]
-        for network in networks:
-            network.eval()
-        try:
+        with evaluating(self.trained.networks):
             text_BSE, pooled_BP = self.encoded or self._encode()
             return [self._picture(row, text_BSE, pooled_BP) for row in range(1, len(text_BSE))]
-        finally:
-            for network, mode in zip(networks, modes, strict=True):
-                network.train(mode)
 
     def _encode(self) -> tuple[Tensor, Tensor]:
         """The prompts as the text encoders see them now, after the unconditional row."""

@@ -16,10 +16,10 @@ def _build(job: Job) -> dict[str, Json]:
 STAGE = Stage(kind="dataset", version="1", build=_build, heavy=False)
 
 
-def prepare(dataset: DatasetConfig, fingerprint: str) -> Call:
+def prepare(dataset: DatasetConfig, fingerprint: str, label: str = "dataset") -> Call:
     """`fingerprint` is what the source holds; where it lies does not matter."""
-    settings = dataset.model_dump(mode="json", exclude={"path"})
+    settings = dataset.model_dump(mode="json", exclude={"path", "validation_path"})
     if dataset.masks not in (None, "alpha"):
         settings["masks"] = "folder"
     local = {"dataset": dataset.model_dump(mode="json")}
-    return Call(STAGE, "dataset", {"dataset": settings, "source": fingerprint}, local=local)
+    return Call(STAGE, label, {"dataset": settings, "source": fingerprint}, local=local)

@@ -31,6 +31,8 @@ class Experiment:
     config: PipelineConfig
     fingerprint: str
     """Of the dataset's content."""
+    validation_fingerprint: str
+    """Of the content at `dataset.validation_path`; empty where there is none."""
     model: BaseModel
     drawn: PromptSet
     metric_weights: Mapping[str, MetricWeights]
@@ -71,10 +73,12 @@ def prepare_experiment(
     evaluation, resume = config.evaluation, resume or Resume()
     model = locate_base_model(config.model, store.digest_file)
     scheduler_settings(model.folder, config.training.schedule)
+    validated = config.dataset.validation
     prompts = read_prompts(_local_file(evaluation))
     return Experiment(
         config=config,
         fingerprint=dataset_fingerprint(config.dataset, store.digest_file),
+        validation_fingerprint=dataset_fingerprint(validated, store.digest_file) if validated else "",
         model=model,
         drawn=PromptSet(prompts, evaluation.replicates, evaluation.seed),
         metric_weights=locate_metric_weights(evaluation, store.digest_file),
@@ -114,6 +118,7 @@ def check_sections(config: PipelineConfig) -> None:
             "remove the section (--set prior=null), or set training.objective.kind=prior_preservation"
         )
     _check_pictures(config)
+    _check_validation(config)
     if not any(metric.primary for metric in config.evaluation.metrics):
         raise ConfigError(
             "evaluation.metrics: expected one at least with `primary: true`, got none; "
@@ -133,6 +138,26 @@ def _check_pictures(config: PipelineConfig) -> None:
         raise ConfigError(
             "transform.crop = face needs to know where faces are: set dataset.face_box_column, or "
             "transform.face.detector to the folder of an insightface model"
+        )
+
+
+def _check_validation(config: PipelineConfig) -> None:
+    """The held-out pictures come from one place."""
+    loss, path = config.training.validation_loss, config.dataset.validation_path
+    if loss is None and path is not None:
+        raise ConfigError(
+            "dataset.validation_path: only training.validation.loss uses its pictures: add that section, or remove the "
+            "path (--set dataset.validation_path=null)"
+        )
+    if loss is not None and loss.splits_dataset and path is not None:
+        raise ConfigError(
+            "training.validation.loss holds out a part of the dataset, and dataset.validation_path is there too: "
+            "remove the path, or share and pictures"
+        )
+    if loss is not None and not loss.splits_dataset and path is None:
+        raise ConfigError(
+            "training.validation.loss needs pictures that are not trained on: set share (such as 0.1) or pictures (a "
+            "number) to hold out a part of the dataset, or dataset.validation_path to a folder of others"
         )
 
 

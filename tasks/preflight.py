@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sdxl_core.config import PriorConfig, TransformConfig
+from sdxl_core.config import TransformConfig
 from sdxl_core.data.crop_report import EpochSpec
-from sdxl_core.training_config import TrainingConfig
+from sdxl_core.training_config import ValidationLossConfig
+from tasks.config import PipelineConfig
 from tasks.manifest import Json
 from tasks.stage import Call, Handle, Job, Stage
 from tasks.weights import BaseModel
@@ -23,10 +24,13 @@ def _build(job: Job) -> dict[str, Json]:
     from sdxl_core.data.records import read_records
 
     transform = TransformConfig.model_validate(job.params["transform"])
+    records = read_records(job.inputs["dataset"])
+    _tell_held_out([record.sha256 for record in records], job)
     summary = summarise(
-        read_records(job.inputs["dataset"]),
+        records,
         transform=transform,
         count_tokens=token_counter(Path(job.local["model"]) / "tokenizer"),
+        max_chunks=job.params["max_chunks"],
         faces=read_faces(job.inputs["faces"]) if "faces" in job.inputs else {},
         epoch=EpochSpec.model_validate(job.params["epoch"]),
     )
@@ -39,25 +43,39 @@ def _build(job: Job) -> dict[str, Json]:
     return {"pictures": summary["pictures"], "long_captions": summary["long_captions"]["pictures"]}
 
 
-STAGE = Stage(kind="preflight", version="2", build=_build, heavy=False)
+def _tell_held_out(sha256s: Sequence[str], job: Job) -> None:
+    """Raises UserError where the validation loss leaves no picture to train on, or has none or the same ones."""
+    from sdxl_core.data.records import read_records
+    from sdxl_core.held_out import choose_held_out, refuse_shared
+
+    if "validation" in job.inputs:
+        refuse_shared(sha256s, [record.sha256 for record in read_records(job.inputs["validation"])])
+    if job.params["validation_loss"] is not None:
+        held_out = choose_held_out(sha256s, ValidationLossConfig.model_validate(job.params["validation_loss"]))
+        _LOG.info("held out for the validation loss: %d of %d pictures", len(held_out), len(set(sha256s)))
 
 
-def check(
-    pictures: Mapping[str, Handle],
-    transform: TransformConfig,
-    training: TrainingConfig,
-    prior: PriorConfig | None,
-    model: BaseModel,
-) -> Call:
-    """`pictures` holds `dataset` and, with a face detector, `faces`."""
+STAGE = Stage(kind="preflight", version="3", build=_build, heavy=False)
+
+
+def check(pictures: Mapping[str, Handle], config: PipelineConfig, model: BaseModel, held_out: Handle | None) -> Call:
+    """`pictures` holds `dataset` and, with a face detector, `faces`; `held_out` is the dataset at
+    `dataset.validation_path`, where there is one, and else the validation loss may split the dataset."""
+    training, prior, loss = config.training, config.prior, config.training.validation_loss
     epoch = EpochSpec(
         rows_per_step=training.micro_batch_size * training.accumulation_steps * training.processes,
         concepts=training.concepts,
         class_image_px=None if prior is None else (prior.sampling.height_px, prior.sampling.width_px),
     )
+    split = (
+        None if loss is None or held_out is not None else loss.model_dump(mode="json", include={"share", "pictures"})
+    )
     params = {
-        "transform": transform.lasting,
+        "transform": config.transform.lasting,
         "tokenizer": model.digest("tokenizer"),
         "epoch": epoch.model_dump(mode="json"),
+        "max_chunks": config.captions.max_chunks,
+        "validation_loss": split,
     }
-    return Call(STAGE, "preflight", params, pictures, {**model.located})
+    inputs = dict(pictures) | ({"validation": held_out} if held_out is not None else {})
+    return Call(STAGE, "preflight", params, inputs, {**model.located})

@@ -53,12 +53,14 @@ def _build(job: Job) -> dict[str, Json]:
             text=job.inputs.get("text"),
             captions=CaptionsConfig.model_validate(job.local["captions"]),
             class_latents=job.inputs.get("class_latents"),
+            validation_latents=job.inputs.get("validation_latents"),
             sampling=SamplingConfig.model_validate(job.local["sampling"]),
             work=training_path(job.store, key),
             out=job.out,
             identity={"model": job.params["model"], **job.digests}
             | ({"start": continuing.start} if continuing.start else {}),
             device=job.device,
+            run_id=key,
             ancestor=continuing.ancestor,
             override=continuing.override,
             allow_fresh=continuing.fresh,
@@ -88,17 +90,18 @@ def train(
     cached: Mapping[str, Handle],
     continuing: Continuing,
 ) -> Call:
-    """`cached` holds `latents`; `text`, unless captions are encoded in every step; and for class images
-    `class_latents`."""
-    validated = training.validation is not None
+    """`cached` holds `latents`; `text`, unless captions are encoded in every step; and where there are such pictures,
+    `class_latents` and `validation_latents`."""
+    draws = bool(training.validation_prompts)
     parts = (*BASE_PARTS, *_TEXT_PARTS) if training.live_text else BASE_PARTS
     params = {
         "training": training.lasting,
         "start": continuing.start,
         "captions": captions.model_dump(mode="json") if training.live_text else None,
         "max_steps": training.max_steps,
-        "model": model.digest() if validated else model.digest(*parts),
-        "sampling": sampling.model_dump(mode="json", exclude={"batch_size"}) if validated else None,
+        "export": training.export,
+        "model": model.digest() if draws else model.digest(*parts),
+        "sampling": sampling.model_dump(mode="json", exclude={"batch_size"}) if draws else None,
         "ancestor": continuing.ancestor.digest if continuing.ancestor else None,
     }
     local = {

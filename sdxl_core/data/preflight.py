@@ -16,7 +16,7 @@ from sdxl_core.data.records import Box, Record
 from sdxl_core.data.sources.base import Problem
 from sdxl_core.errors import UserError
 
-TOKEN_LIMIT = 77  # CLIP's context, start and end tokens included
+CHUNK_TOKENS = 75  # CLIP's context of 77, without start and end
 MOST_SHOWN = 10  # names listed under a line of the table
 
 CountTokens = Callable[[str], int]
@@ -52,6 +52,7 @@ def summarise(
     several_frames: Sequence[str] = (),
     transform: TransformConfig | None = None,
     count_tokens: CountTokens | None = None,
+    max_chunks: int = 1,
     faces: Mapping[str, Box | None] | None = None,
     epoch: EpochSpec | None = None,
 ) -> dict[str, Any]:
@@ -64,7 +65,8 @@ def summarise(
     least_kept {source, share} or null}, share being the part of a picture's area inside one crop; with buckets,
     `buckets` {sizes {height x width: pictures}, median_kept, most_enlarged}; with face crops, `without_face` [source].
     With `epoch` too: `epoch` {rows, steps, rows_of {concept: rows}}.
-    With `count_tokens`: `long_captions` {limit_tokens, pictures, captions [{text, tokens}]}.
+    With `count_tokens`: `long_captions` {limit_tokens, pictures, captions [{text, tokens}]}, those that do not fit into
+    `max_chunks`.
 
     Raises:
         UserError: what `epoch` says does not fit the pictures.
@@ -90,7 +92,7 @@ def summarise(
         if epoch is not None:
             summary["epoch"] = epoch_summary(pictures, transform, epoch)
     if count_tokens:
-        summary["long_captions"] = _long_captions(captions, count_tokens)
+        summary["long_captions"] = _long_captions(captions, count_tokens, CHUNK_TOKENS * max_chunks + 2)
     return summary
 
 
@@ -178,11 +180,11 @@ def _duplicates(records: Sequence[Record]) -> list[dict[str, Any]]:
     ]
 
 
-def _long_captions(captions: Counter[str], count_tokens: CountTokens) -> dict[str, Any]:
+def _long_captions(captions: Counter[str], count_tokens: CountTokens, limit: int) -> dict[str, Any]:
     lengths = {text: count_tokens(text) for text in captions}
-    long = [{"text": text, "tokens": tokens} for text, tokens in sorted(lengths.items()) if tokens > TOKEN_LIMIT]
+    long = [{"text": text, "tokens": tokens} for text, tokens in sorted(lengths.items()) if tokens > limit]
     return {
-        "limit_tokens": TOKEN_LIMIT,
+        "limit_tokens": limit,
         "pictures": sum(captions[str(row["text"])] for row in long),
         "captions": long,
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from sdxl_core.objectives.base import LossOutput, Objective
+from sdxl_core.objectives.base import LossOutput, Objective, Rows
 from sdxl_core.objectives.diffusion import Diffusion
 from sdxl_core.objectives.prior_prediction import PriorPrediction
 from sdxl_core.objectives.prior_preservation import PriorPreservation
@@ -16,4 +16,4 @@ OBJECTIVES: dict[str, Callable[[Any], Objective]] = {
     "prior_prediction": PriorPrediction,
 }
 
-__all__ = ["OBJECTIVES", "LossOutput", "Objective"]
+__all__ = ["OBJECTIVES", "LossOutput", "Objective", "Rows"]

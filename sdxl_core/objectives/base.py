@@ -12,11 +12,22 @@ from sdxl_core.denoiser import Denoiser
 
 
 @dataclass(frozen=True)
+class Rows:
+    """The rows of a batch that say how well the data is learned, detached."""
+
+    t_B: Tensor
+    error_B: Tensor
+    """Not weighed by timestep."""
+
+
+@dataclass(frozen=True)
 class LossOutput:
     loss: Tensor
     """A scalar to differentiate."""
     scalars: dict[str, Tensor] = field(default_factory=dict)
     """Detached figures to log."""
+    rows: Rows | None = None
+    """What the loss by timestep is made of; None where a method has no such rows."""
 
 
 class Objective(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sdxl_core.batch import Batch
 from sdxl_core.denoiser import Denoiser
-from sdxl_core.objectives.base import LossOutput
+from sdxl_core.objectives.base import LossOutput, Rows
 from sdxl_core.training_config import DiffusionObjective
 
 
@@ -20,4 +20,5 @@ class Diffusion:
 
     def __call__(self, denoiser: Denoiser, batch: Batch) -> LossOutput:
         error_B = denoiser.error(batch)
-        return LossOutput((denoiser.weight(batch) * error_B).mean(), {"unweighted": error_B.detach().mean()})
+        loss = (denoiser.weight(batch) * error_B).mean()
+        return LossOutput(loss, {"unweighted": error_B.detach().mean()}, Rows(batch.t_B, error_B.detach()))

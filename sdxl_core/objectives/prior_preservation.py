@@ -6,7 +6,7 @@ import torch
 
 from sdxl_core.batch import Batch
 from sdxl_core.denoiser import Denoiser
-from sdxl_core.objectives.base import LossOutput
+from sdxl_core.objectives.base import LossOutput, Rows
 from sdxl_core.training_config import PriorPreservationObjective
 
 
@@ -42,4 +42,5 @@ def preserving_loss(denoiser: Denoiser, batch: Batch, prior_weight: float, *, pr
     instance_B, prior_B = (denoiser.weight(batch) * error_B).chunk(2)
     instance_error_B, prior_error_B = error_B.detach().chunk(2)
     loss = instance_B.mean() + prior_weight * prior_B.mean()
-    return LossOutput(loss, {"unweighted": instance_error_B.mean(), "unweighted/prior": prior_error_B.mean()})
+    scalars = {"unweighted": instance_error_B.mean(), "unweighted/prior": prior_error_B.mean()}
+    return LossOutput(loss, scalars, Rows(batch.t_B.chunk(2)[0], instance_error_B))

@@ -33,7 +33,7 @@ from sdxl_core.training_config.optimizers import (
 )
 from sdxl_core.training_config.text import NewToken, TextEncodersConfig
 from sdxl_core.training_config.training import CANNOT_CHANGE_RESULT, TrainingConfig
-from sdxl_core.training_config.watching import ValidationConfig, WandbConfig
+from sdxl_core.training_config.watching import ValidationConfig, ValidationLossConfig, WandbConfig
 from sdxl_core.training_config.weightings import (
     DebiasedWeighting,
     MinSnrWeighting,
@@ -84,6 +84,7 @@ __all__ = [
     "TrainingConfig",
     "UniformWeighting",
     "ValidationConfig",
+    "ValidationLossConfig",
     "WandbConfig",
     "Weighting",
 ]

@@ -17,7 +17,7 @@ from sdxl_core.training_config.numbers import Positive, Rate
 from sdxl_core.training_config.objectives import DiffusionObjective, Objective
 from sdxl_core.training_config.optimizers import AdamWConfig, Optimizer
 from sdxl_core.training_config.text import NewToken, TextEncodersConfig
-from sdxl_core.training_config.watching import ValidationConfig, WandbConfig
+from sdxl_core.training_config.watching import ValidationConfig, ValidationLossConfig, WandbConfig
 from sdxl_core.training_config.weightings import UniformWeighting, Weighting
 
 
@@ -81,6 +81,8 @@ class TrainingConfig(Config):
     log_every_steps: PositiveInt = 10
     validation: ValidationConfig | None = None
     wandb: WandbConfig | None = None
+    export: Literal["last", "best"] = "last"
+    """Which step's weights the result has: the last's, or those of the step with the lowest validation loss."""
     processes: PositiveInt = 1
     """Above 1, the trainer starts through `accelerate launch`."""
 
@@ -111,6 +113,22 @@ class TrainingConfig(Config):
             raise ValueError("new_tokens: a token stands twice")
         return self
 
+    @model_validator(mode="after")
+    def _sections_fit(self) -> TrainingConfig:
+        self.optimizer.check(self)
+        self.lr_schedule.check(self)
+        check_trained_weights(self)
+        check_fused_backward(self)
+        return self
+
+    @model_validator(mode="after")
+    def _best_is_known(self) -> TrainingConfig:
+        if self.export == "best" and self.validation_loss is None:
+            raise ValueError("export: best is the step of the lowest validation loss; add a section validation.loss")
+        if self.export == "best" and not self.validates_after(0):
+            raise ValueError(f"export: best needs validation.loss.every_steps <= max_steps = {self.max_steps}")
+        return self
+
     @property
     def adapted_parts(self) -> tuple[str, ...]:
         """Names of the networks that the adapter is on, as a checkpoint has them."""
@@ -134,22 +152,27 @@ class TrainingConfig(Config):
         """Whether captions have to be encoded in every step."""
         return self.text_encoders is not None or bool(self.new_tokens)
 
-    @model_validator(mode="after")
-    def _sections_fit(self) -> TrainingConfig:
-        self.optimizer.check(self)
-        self.lr_schedule.check(self)
-        check_trained_weights(self)
-        check_fused_backward(self)
-        return self
+    @property
+    def validation_loss(self) -> ValidationLossConfig | None:
+        return None if self.validation is None else self.validation.loss
+
+    @property
+    def validation_prompts(self) -> tuple[str, ...]:
+        return () if self.validation is None else self.validation.prompts
+
+    def validates_after(self, step: int) -> bool:
+        """Whether the validation loss of any step after `step` is measured."""
+        loss = self.validation_loss
+        return loss is not None and self.max_steps // loss.every_steps * loss.every_steps > step
 
     @property
     def lasting(self) -> dict[str, Any]:
         """The settings that decide the weights after any given step, as JSON.
 
-        The length of the run is among them only if the learning rate depends on it.
+        The length of the run is among them only if the learning rate depends on it; which step is exported, never.
         """
         unlimited = set() if self.lr_schedule.depends_on_length else {"max_steps"}
-        left_out: dict[str, Any] = dict.fromkeys(CANNOT_CHANGE_RESULT | unlimited, True)
+        left_out: dict[str, Any] = dict.fromkeys(CANNOT_CHANGE_RESULT | {"export"} | unlimited, True)
         return self.model_dump(mode="json", exclude=left_out | {"adapter": {"start_from"}})
 
 

@@ -4,17 +4,60 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sdxl_core.config import Config, PositiveInt
 
 
-class ValidationConfig(Config):
-    """Pictures generated while training, always from the same noise."""
+class ValidationLossConfig(Config):
+    """The loss on pictures that are never trained on, always at the same timesteps and with the same noise.
+
+    Which pictures: `share` or `pictures` of the dataset, or those of `dataset.validation_path`.
+    """
 
     every_steps: PositiveInt = 100
-    prompts: Annotated[tuple[str, ...], Field(min_length=1, max_length=32)]
+    share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """About this share of the dataset is held out. Each picture's own digest decides, whatever else is there."""
+    pictures: PositiveInt | None = None
+    """So many different pictures of the dataset are held out; one that is trained on never becomes one of them."""
+    timesteps: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1, max_length=64)] | None = None
+    """Default: eight, spread evenly over those that are trained."""
+    draws: PositiveInt = 1
+    """Noises per picture and timestep."""
+    weighted: bool = False
+    """Weigh timesteps as `training.weighting` does."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """Of the noise."""
+
+    @model_validator(mode="after")
+    def _well_defined(self) -> ValidationLossConfig:
+        if self.share is not None and self.pictures is not None:
+            raise ValueError("share and pictures both say how many pictures are held out; expected one of them")
+        if self.timesteps is not None and len(set(self.timesteps)) < len(self.timesteps):
+            raise ValueError(f"expected each timestep once, got {list(self.timesteps)}")
+        return self
+
+    @property
+    def splits_dataset(self) -> bool:
+        """Whether the pictures are taken from the dataset itself."""
+        return self.share is not None or self.pictures is not None
+
+
+class ValidationConfig(Config):
+    """Pictures generated while training, always from the same noise, and the loss on held-out pictures."""
+
+    every_steps: PositiveInt = 100
+    """Of the generated pictures."""
+    prompts: Annotated[tuple[str, ...], Field(max_length=32)] = ()
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of the generated pictures."""
+    loss: ValidationLossConfig | None = None
+
+    @model_validator(mode="after")
+    def _validates_something(self) -> ValidationConfig:
+        if not self.prompts and self.loss is None:
+            raise ValueError("expected `prompts` to draw, or a section `loss`, or both; got neither")
+        return self
 
 
 class WandbConfig(Config):

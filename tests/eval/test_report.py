@@ -243,6 +243,74 @@ def test_steps_that_were_left_out_are_counted(inputs: dict[str, Any], tmp_path: 
     assert "1 of 2 steps were left out" in (tmp_path / "report.html").read_text()
 
 
+def watched(folder: Path, held_out: list[float], exported: int, weighted: bool = False) -> Path:
+    """A training run whose own loss falls, validated before the first and after every fifth step."""
+    (folder / "validation").mkdir(parents=True)
+    rows: list[dict[str, float | None]] = [{"step": 0, "validation/loss": held_out[0], "validation/t100": held_out[0]}]
+    for step in range(1, 5 * len(held_out) - 4):
+        rows.append({"step": step, "loss": 2 / step, "unweighted": 1 / step, f"timesteps/{step % 3}00-199": 1 / step})
+        rows[-1] |= {"learning_rate": 1e-4, "learning_rate/text_encoder": 1e-5, "implicit_accuracy": 0.5}
+        if step % 5 == 0:
+            rows[-1] |= {"validation/loss": held_out[step // 5], "validation/t100": held_out[step // 5]}
+    measured = [{"step": 5 * i, "loss": loss} for i, loss in enumerate(held_out)]
+    best = min(measured[1:], key=lambda each: each["loss"])
+    facts = {"pictures": 2, "weighted": weighted, "base": held_out[0], "best": best, "last": measured[-1]}
+    document = {"exported": {"step": exported, "why": "so it was asked"}, "validation_loss": facts}
+    (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "training.json").write_text(json.dumps(document))
+    return folder
+
+
+READINGS: dict[str, tuple[list[float], int, str]] = {
+    "falling": ([1.0, 0.8, 0.6], 10, "It was still falling when it was last measured"),
+    "over-fitted": (
+        [1.0, 0.5, 0.9],
+        10,
+        "rose to 0.9 (+80.0 %) at step 10, while the training loss fell from 0.2 to 0.1",
+    ),
+    "over-fitted, best": ([1.0, 0.5, 0.9], 5, "a sign of over-fitting, from before which the candidate is."),
+    "useless": ([1.0, 1.5, 1.2], 10, "No step was better than the base"),
+}
+
+
+@pytest.mark.parametrize("case", READINGS)
+def test_the_curves_are_read_aloud(inputs: dict[str, Any], tmp_path: Path, case: str) -> None:
+    held_out, exported, sentence = READINGS[case]
+    training = watched(tmp_path / "training", held_out, exported)
+    build_report(**{**inputs, "training": training}, out=tmp_path / "out")
+    text = "".join(Page((tmp_path / "out/report.html").read_text()).text)
+    assert f"The candidate has the weights of step {exported}: so it was asked." in text
+    best = min(held_out[1:])
+    change = f"{100 * (best - 1):+.1f} %".replace("-", "\N{MINUS SIGN}")
+    assert f"The loss on 2 held-out pictures was lowest at step {5 * held_out.index(best)}: {best:.4g}" in text
+    assert f"against 1 of the base ({change})" in text and sentence in text
+
+
+def test_every_figure_of_a_training_has_its_panel(inputs: dict[str, Any], tmp_path: Path) -> None:
+    """And its labels: the base's line, the lowest point, both rates, what was left out, and what a method adds."""
+    training = watched(tmp_path / "training", [1.0, 0.5, 0.9], 10)
+    lines = (training / "history.jsonl").read_text().replace('"loss": 0.5,', '"loss": null,')
+    (training / "history.jsonl").write_text(lines)
+    build_report(**{**inputs, "training": training}, out=tmp_path / "out")
+    text = (tmp_path / "out/report.html").read_text()
+    shown = " ".join(Page(text[text.index('<section id="training">') :]).text)
+    for label in (
+        "loss, held out and trained on",
+        "base, held out",
+        "lowest, step 5",
+        "left out",
+        "held-out loss against the base",
+        "training loss by timestep",
+        "first third",
+        "implicit accuracy",
+        "text_encoder",
+    ):
+        assert label in shown, label
+    assert "validation/" not in shown and "timesteps/" not in shown
+    assert build_report(**{**inputs, "training": training}, out=tmp_path / "again")
+    assert (tmp_path / "again/report.html").read_bytes() == (tmp_path / "out/report.html").read_bytes()
+
+
 def test_without_training_and_references_there_are_no_such_parts(inputs: dict[str, Any], tmp_path: Path) -> None:
     build_report(**{**inputs, "training": None, "references": None}, out=tmp_path)
     text = (tmp_path / "report.html").read_text()

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from flows.wiring import finetune
+from sdxl_core.errors import UserError
 from sdxl_core.miniature.render import render
 from sdxl_core.miniature.world import CHARACTERS, draw_view
 from tasks.experiment import prepare_experiment
@@ -50,10 +51,10 @@ SECRET = "mustNotBeSeenAnywhere"
 JUDGING = ["train", "images/candidate", "scores/clip_i/candidate", "scores/ssim/base-candidate", "comparison", "report"]
 
 
-def write_pictures(folder: Path, count: int) -> None:
+def write_pictures(folder: Path, count: int, first: int = 0) -> None:
     folder.mkdir(exist_ok=True)
     lines = []
-    for i in range(count):
+    for i in range(first, count):
         rng = random.Random(i)
         person = CHARACTERS["kestrel"].appear(rng, style="photo")
         render(person, draw_view(rng)).save(folder / f"{i}.png")
@@ -199,6 +200,29 @@ def test_a_deleted_artifact_is_rebuilt_alone_with_the_same_bytes(pipeline: Pipel
     assert after == before
     rebuilt = [name for name, ref in after.items() if pipeline.store.path(ref).stat().st_mtime_ns != made[name]]
     assert rebuilt == [label]
+
+
+def test_a_validation_set_of_its_own_is_encoded_and_measured(pipeline: Pipeline) -> None:
+    """The dataset's own stages stay as they were; what is exported is no part of a training's identity."""
+    write_pictures(pipeline.config.parent / "others", 5, first=3)
+    loss = "training.validation={loss: {every_steps: 1, timesteps: [500]}}"
+    overrides = (loss, "dataset.validation_path=./others")
+    with contextlib.chdir(pipeline.config.parent):
+        wanted = pipeline.would_run(*overrides)
+    assert wanted[:3] == ["validation_dataset", "preflight", "validation_latents"] and "latents" not in wanted
+    trained = pipeline.store.path(pipeline.train(*overrides))
+    rows = [json.loads(line) for line in (trained / "history.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "validation/loss" in row] == [0, 1, 2]
+    assert json.loads((trained / "training.json").read_text())["validation_loss"]["pictures"] == 2
+    best = pipeline.store.path(pipeline.train(*overrides, "training.export=best"))
+    assert best != trained and (best / "history.jsonl").read_bytes() == (trained / "history.jsonl").read_bytes()
+    assert len(list(pipeline.store.root.glob("trainings/*/bundles"))) == 2  # the finished experiment's, and this one
+
+
+def test_a_split_that_leaves_nothing_is_told_before_anything_is_encoded(pipeline: Pipeline) -> None:
+    with pytest.raises(UserError, match=r"pictures: expected a picture at least to be left to train on.* 3 different"):
+        pipeline.train("training.validation={loss: {every_steps: 1, pictures: 3}}")
+    assert not list(pipeline.store.root.glob("work/latents/*"))
 
 
 def save_as(kind: str) -> Callable[[Image.Image, Path], None]:

@@ -83,7 +83,7 @@ def test_a_kill_at_any_point_of_a_save_leaves_a_whole_bundle(tmp_path: Path, asy
 
 
 def save_the_fourth(folder: Path, asynchronous: bool) -> None:
-    writer = BundleWriter(folder, 1, None)
+    writer = BundleWriter(folder, 1, ())
     if asynchronous:
         writer.save(bundle(4))
         writer.finish()
@@ -168,7 +168,7 @@ def test_an_error_in_the_background_surfaces(tmp_path: Path) -> None:
     folder = tmp_path / "bundles"
     folder.write_text("in the way")
     for meet in (BundleWriter.finish, lambda writer: writer.save(bundle(4))):
-        writer = BundleWriter(folder, 1, None)
+        writer = BundleWriter(folder, 1, ())
         writer.save(bundle(2))
         with pytest.raises(OSError):
             meet(writer)

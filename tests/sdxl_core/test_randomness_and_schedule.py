@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from diffusers import DDPMScheduler
-from torch import nn
 
 from sdxl_core import randomness
-from sdxl_core.ema import Ema, NoEma
 from sdxl_core.schedule import NoiseSchedule
-from sdxl_core.training_config import EmaConfig
 
 REFERENCE = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
 
@@ -46,25 +41,3 @@ def test_schedule_agrees_with_diffusers(prediction_type: str) -> None:
     assert torch.allclose(ours.add_noise(x, eps, t), REFERENCE.add_noise(x, eps, t), atol=1e-6)
     expected = eps if prediction_type == "epsilon" else REFERENCE.get_velocity(x, eps, t)
     assert torch.allclose(ours.target(x, eps, t), expected, atol=1e-6)
-
-
-def test_average_is_the_sum_it_stands_for() -> None:
-    parameter = nn.Parameter(torch.tensor([1.0]))
-    ema = Ema(EmaConfig(decay=0.9, warmup=False), {"a": parameter})
-    values = [2.0, -1.0, 4.0]
-    for step, value in enumerate(values, start=1):
-        parameter.data.fill_(value)
-        ema.update(step)
-    expected = 0.9**3 * 1.0 + 0.1 * (0.9**2 * 2.0 + 0.9 * -1.0 + 4.0)
-    assert ema.averages[0].item() == pytest.approx(expected, rel=1e-6)
-    with ema.applied():
-        assert parameter.item() == pytest.approx(expected, rel=1e-6)
-    assert parameter.item() == 4.0
-    with NoEma().applied():
-        assert parameter.item() == 4.0
-
-
-def test_average_warms_up() -> None:
-    ema = Ema(EmaConfig(decay=0.99), {})
-    assert [ema.decay(1), ema.decay(10**6)] == [pytest.approx(2 / 11), 0.99]
-    assert not math.isclose(ema.decay(1), Ema(EmaConfig(decay=0.99, warmup=False), {}).decay(1))

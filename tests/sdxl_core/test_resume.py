@@ -23,6 +23,12 @@ METHODS: dict[str, dict[str, Any]] = {
     "lora": {"objective": {"kind": "diffusion"}, "adapter": {**LORA, "dropout": 0.1}, "ema": None},
     "dreambooth": {"validation": {"every_steps": 2, "prompts": ["a photo of a person"]}},
     "full": {"objective": {"kind": "diffusion"}, "adapter": {"kind": "full"}, "learning_rate": 1e-4},
+    "watched": {
+        "ema": {"decay": 0.9, "warmup": "power", "update_every_steps": 2, "device": "cpu"},
+        "validation": {"loss": {"every_steps": 1, "pictures": 1, "timesteps": [100, 600]}},
+        "export": "best",
+        "keep_bundles": 1,
+    },
 }
 
 
@@ -64,20 +70,22 @@ def test_a_run_made_longer_equals_a_long_one(
     """Three steps, an end, and three more: the same as six, and the first three are not done again."""
     short = jobs(tmp_path, **METHODS[method], max_steps=3)
     assert run(short)
-    first = files(short.out)
+    first, kept = files(short.out), bundle_steps(short)
     long = jobs(tmp_path, **METHODS[method]).model_copy(update={"out": tmp_path / "long"})
     started = time.time()
     assert run(long)
     assert_ended_alike(long, undisturbed[method])
-    oldest = min((long.work / "bundles").glob("step-*"))
-    assert oldest.name == "step-00000003" and oldest.stat().st_mtime < started  # its source, untouched
+    source = long.work / "bundles" / "step-00000003"
+    assert source.stat().st_mtime < started  # untouched, and nothing before it was made again
+    assert not [n for n in bundle_steps(long) if n < 3 and n not in kept]
     assert run(short.model_copy(update={"out": tmp_path / "again"}))  # and the short one is still to be had
     assert files(tmp_path / "again") == first
 
 
 @pytest.mark.parametrize(
     ("method", "seed"),
-    [("dreambooth", 0)] + [pytest.param(m, s, marks=pytest.mark.slow) for s in range(1, 6) for m in METHODS],
+    [("dreambooth", 0), ("watched", 0)]
+    + [pytest.param(m, s, marks=pytest.mark.slow) for s in range(1, 6) for m in METHODS],
 )
 def test_a_killed_run_ends_with_the_same_bits(
     jobs: Jobs, undisturbed: dict[str, TrainJob], tmp_path: Path, method: str, seed: int

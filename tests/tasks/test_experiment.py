@@ -48,6 +48,9 @@ OVERRIDES = {
     "model.base=not a hub id": r"model\.base: expected a local path or a hub id",
     "model.base=someone/something": r"model\.base: cannot get 'someone/something' from the hub",
     "dataset.path=/nowhere": "/nowhere",
+    "dataset.validation_path=./pictures": r"dataset\.validation_path: only training\.validation\.loss uses",
+    "training.validation={loss: {every_steps: 1}}": r"validation\.loss needs pictures that are not trained on",
+    "training.export=best": r"export: best is the step of the lowest validation loss",
 }
 
 
@@ -63,6 +66,18 @@ def test_an_optimizer_that_is_not_installed_is_refused_before_anything_runs(
     monkeypatch.setattr(optimizers, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"training\.optimizer needs the package bitsandbytes.*\[8bit\]"):
         prepare("training.optimizer={kind: adamw_8bit}")
+
+
+def test_held_out_pictures_come_from_one_place(prepare: Prepare, folder: Path) -> None:
+    validation = "training.validation={loss: {every_steps: 1, share: 0.5}}"
+    path = f"dataset.validation_path={folder / 'pictures'}"
+    with pytest.raises(UserError, match=r"holds out a part of the dataset, and dataset\.validation_path"):
+        prepare(validation, path)
+    with pytest.raises(UserError, match="/nowhere"):
+        prepare("training.validation={loss: {every_steps: 1}}", "dataset.validation_path=/nowhere")
+    assert prepare(validation).validation_fingerprint == ""
+    elsewhere = prepare("training.validation={loss: {every_steps: 1}}", path)
+    assert elsewhere.validation_fingerprint == elsewhere.fingerprint
 
 
 def test_a_model_is_its_bytes(prepare: Prepare, folder: Path) -> None:

@@ -1,0 +1,120 @@
+"""What a run trains on, and what its validation loss is measured on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from sdxl_core.data.buckets import refuse_mixed_sizes
+from sdxl_core.errors import UserError
+from sdxl_core.held_out import choose_held_out, refuse_shared
+from sdxl_core.model import vae_folder, zeros_for_empty_prompt
+from sdxl_core.objectives import Objective
+from sdxl_core.text_encoders import Tokenizers
+from sdxl_core.train_job import TrainJob
+from sdxl_core.training_config import TrainingConfig
+from sdxl_core.training_set import CachedImages, TrainingSet, load_images
+from sdxl_core.training_text import CachedText, LiveText, TrainingText
+from sdxl_core.validation_loss import ValidationLoss, validation_timesteps
+
+
+@dataclass(frozen=True)
+class RunImages:
+    trained: CachedImages
+    held_out: CachedImages | None
+    """For the validation loss."""
+    classes: CachedImages | None
+
+    def captions(self, class_prompt: str | None) -> set[str]:
+        """All that have to be encoded."""
+        groups = [images for images in (self.trained, self.held_out, self.classes) if images is not None]
+        return {caption for images in groups for caption in images.captions} | (
+            {class_prompt} if class_prompt else set()
+        )
+
+
+def load_run_images(job: TrainJob, objective: Objective) -> RunImages:
+    """
+    Raises:
+        UserError: class images are of other sizes, masks are asked for and not there, or the held-out pictures are
+            none, all, or trained on as well.
+    """
+    images = load_images(job.latents)
+    classes = load_images(job.class_latents) if objective.uses_class_images and job.class_latents else None
+    if classes is not None:
+        refuse_mixed_sizes({*images.sizes}, {*classes.sizes})
+    if job.training.masked_loss is not None and images.mask_NVHW is None:
+        fix = "Set dataset.masks to a folder or to alpha, or training.masked_loss=null"
+        raise UserError.about("training.masked_loss", expected="pictures with masks", got="none", fix=fix)
+    trained, held_out = _split(images, job)
+    return RunImages(trained, held_out, classes)
+
+
+def _split(images: CachedImages, job: TrainJob) -> tuple[CachedImages, CachedImages | None]:
+    config = job.training.validation_loss
+    if config is None:
+        return images, None
+    if config.splits_dataset:
+        return images.split(choose_held_out(images.sha256s, config))
+    if job.validation_latents is None:
+        raise UserError("training.validation.loss: no pictures to measure on; set share or pictures")
+    held_out = load_images(job.validation_latents)
+    refuse_shared(images.sha256s, held_out.sha256s)
+    return images, held_out
+
+
+def load_text(job: TrainJob, tokenizers: Tokenizers | None, captions: set[str]) -> TrainingText:
+    """As it was encoded before; or as tokens, where what encodes it is trained."""
+    if job.text is not None:
+        return CachedText.load(job.text)
+    assert tokenizers is not None
+    return LiveText.tokenize(captions, tokenizers, job.captions, zeros_for_empty_prompt(job.model))
+
+
+def build_training_set(
+    job: TrainJob, images: RunImages, text: TrainingText, class_prompt: str | None, timesteps: int, rows: int
+) -> TrainingSet:
+    """`rows` per optimizer step."""
+    return TrainingSet(
+        images.trained,
+        images.classes,
+        text,
+        scaling_factor=scaling_factor(vae_folder(job.model, job.vae)),
+        config=job.training,
+        timesteps=timesteps,
+        rows_per_step=rows,
+        class_prompt=class_prompt,
+    )
+
+
+def build_validation_loss(
+    job: TrainJob, images: RunImages, text: TrainingText, timesteps: int
+) -> ValidationLoss | None:
+    config = job.training.validation_loss
+    if config is None or images.held_out is None:
+        return None
+    return ValidationLoss(
+        config,
+        images.held_out,
+        text,
+        scaling_factor=scaling_factor(vae_folder(job.model, job.vae)),
+        timesteps=validation_timesteps(config, job.training.timesteps, timesteps),
+        rows_at_once=job.training.micro_batch_size,
+    )
+
+
+def refuse_timesteps_beyond(there_are: int, config: TrainingConfig) -> None:
+    """Raises UserError for a timestep that the schedule does not have."""
+    measured = config.validation_loss.timesteps if config.validation_loss else None
+    for where, highest in (
+        ("training.timesteps.low", config.timesteps.low),
+        ("training.validation.loss.timesteps", max(measured or (0,))),
+    ):
+        if highest >= there_are:
+            raise UserError.about(where, expected=f"below {there_are}, all there are", got=highest)
+
+
+def scaling_factor(vae: Path) -> float:
+    """What latents are multiplied by before they are noised (0.13025 in SDXL), from the VAE's own configuration."""
+    return float(json.loads((vae / "config.json").read_text(encoding="utf-8"))["scaling_factor"])
