@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from sdxl_core.adapter_start import PEFT_CONFIG, PEFT_FILE, PEFT_FOLDER, refuse
 from sdxl_core.adapters.injected import C, Injected
 from sdxl_core.model import COMPONENTS
-from sdxl_core.peft_layers import ADAPTER_NAME
+from sdxl_core.peft_layers import ADAPTER_NAME, adapted_layers
 from sdxl_core.tensor_files import write_tensors
 
 _PREFIX = "base_model.model."
@@ -60,12 +60,14 @@ def write_folders(parts: Mapping[str, nn.Module], out: Path, provenance: Mapping
 
 
 def load_folders(pipeline: StableDiffusionXLPipeline, trained: Path) -> None:
-    """Put what `write_folders` wrote into a pipeline of the base."""
+    """Put what `write_folders` wrote into a pipeline of the base; in float32, which OFT's inverse needs."""
     for part in COMPONENTS:
         folder = trained / PEFT_FOLDER / part
         if folder.is_dir():
             module = getattr(pipeline, part)
             inject_adapter_in_model(PeftConfig.from_pretrained(str(folder)), module, ADAPTER_NAME)
+            for layer in adapted_layers(module).values():
+                _to_float32(layer)
             set_peft_model_state_dict(module, _weights(folder), ADAPTER_NAME)
             module.requires_grad_(False)
 
@@ -86,6 +88,12 @@ def take_over(module: nn.Module, folder: Path) -> list[str]:
     if not differences:
         set_peft_model_state_dict(module, held, ADAPTER_NAME)
     return differences
+
+
+def _to_float32(layer: nn.Module) -> None:
+    for name, parameter in layer.named_parameters():
+        if not name.startswith("base_layer."):
+            parameter.data = parameter.data.float()
 
 
 def _weights(folder: Path) -> dict[str, Tensor]:

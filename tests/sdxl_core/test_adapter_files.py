@@ -88,6 +88,16 @@ def test_plain_diffusers_loads_a_dora_in_its_own_layout_alone(random_sdxl: Path,
     assert_says(parts_of(pipeline), expected)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("case", CASES)
+def test_a_pipeline_in_half_precision_draws_nearly_the_same(random_sdxl: Path, exported: Exported, case: str) -> None:
+    out, expected = exported(case)
+    pipeline = StableDiffusionXLPipeline.from_pretrained(random_sdxl, dtype=torch.bfloat16)
+    load_trained(pipeline, out)
+    says = output("text_encoder", pipeline.text_encoder.eval()).float()
+    assert (says - expected["text_encoder"]).std() < 0.1 * expected["text_encoder"].std()
+
+
 @pytest.mark.parametrize("case", IN_FOLDERS)
 def test_peft_alone_loads_its_folders(random_sdxl: Path, exported: Exported, case: str) -> None:
     out, expected = exported(case)

@@ -18,7 +18,7 @@ from sdxl_core.model import cast_frozen, load_unet
 from sdxl_core.networks import Networks
 from sdxl_core.peft_layers import stored_layers
 from sdxl_core.text_encoders import TextEncoders
-from sdxl_core.training_config.adapters import LoraInit
+from sdxl_core.training_config.adapters import PRESETS, LoraInit
 from tests.sdxl_core.adapter_cases import (
     CASES,
     FORMULAS,
@@ -38,6 +38,13 @@ def test_every_kind_and_initialisation_is_asked() -> None:
     assert {case["kind"] for case in CASES.values()} == ADAPTERS.keys() - {"full", "none"}
     assert {configured(case).init for case in CASES if CASES[case]["kind"] == "lora"} == set(get_args(LoraInit))
     assert FORMULAS.keys() == CASES.keys()
+
+
+def test_every_kind_and_option_is_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "training" / "adapters.md").read_text(encoding="utf-8")
+    options = {name for case in CASES for name in type(configured(case)).model_fields}
+    for name in ADAPTERS.keys() | options | {*get_args(LoraInit), *PRESETS}:
+        assert f"`{name}" in page or f"{name}: " in page or f" {name}`" in page, name
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +170,19 @@ def test_three_steps_and_three_more_are_six(jobs: Jobs, tmp_path: Path, case: st
     assert all(torch.equal(tensor, last[1].weights[name]) for name, tensor in last[0].weights.items())
     assert {tensor.dtype for tensor in last[0].weights.values()} == {torch.float32}
     assert all(math.isfinite(row["loss"]) for row in history(straight))
+
+
+@pytest.mark.parametrize("case", ["dora", "pissa", "loha", "lokr", "oft"])
+def test_text_encoders_learn_by_the_same_kind(jobs: Jobs, tmp_path: Path, case: str) -> None:
+    """Their last layer but one is read, so their first has to move; and what is resumed moves on alike."""
+    settings = {"adapter": CASES[case], "text_encoders": {}, "ema": None, "micro_batch_size": 1}
+    for steps in (1, 2):
+        job = jobs(tmp_path, objective={"kind": "diffusion"}, **settings, max_steps=steps)
+        assert run(job.model_copy(update={"text": None}))
+    first, last = [read_bundle(job.work / "bundles" / f"step-0000000{step}").weights for step in (1, 2)]
+    for part in ("unet", "text_encoder", "text_encoder_2"):
+        moved = [name for name in first if name.startswith(f"{part}.") and not torch.equal(first[name], last[name])]
+        assert moved and (part == "unet" or any(".layers.0." in name for name in moved))
 
 
 @pytest.mark.parametrize("case", ["pissa", "olora"])

@@ -16,6 +16,7 @@ from sdxl_core.training_config import optimizers
 from sdxl_core.unet_shapes import unet_shapes
 from tasks.experiment import Experiment, prepare_experiment
 from tasks.store import ArtifactStore
+from tasks.train import train
 from tasks.yaml_config import read_config
 from tests.tasks.toy import ONE, UNET, write_experiment, write_weights
 
@@ -109,6 +110,64 @@ def test_an_adapter_should_be_a_safetensors_file(prepare: Prepare, folder: Path)
         prepare(adapter=folder / "My LoRA.safetensors")
     save_file({"a": np.zeros(1, np.float32)}, folder / "My LoRA.safetensors")
     assert prepare(adapter=folder / "My LoRA.safetensors").name == "toy-my-lora"
+
+
+def write_lora(path: Path, value: float = 0.0) -> None:
+    """Of rank 2, on all attention of the toy's UNet."""
+    tensors = {}
+    for name, shape in (unet_shapes(UNET) or {}).items():
+        if name.endswith(("to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weight")):
+            stem = f"unet.{name.removesuffix('.weight')}"
+            tensors[f"{stem}.lora_A.weight"] = np.full((2, shape[1]), value, np.float32)
+            tensors[f"{stem}.lora_B.weight"] = np.zeros((shape[0], 2), np.float32)
+    path.parent.mkdir(exist_ok=True)
+    save_file(tensors, path)
+
+
+def test_what_an_adapter_begins_with_counts_by_its_content(prepare: Prepare, folder: Path) -> None:
+    def start(place: str) -> tuple[str | None, str]:
+        experiment = prepare(f"training.adapter={{rank: 2, start_from: {place}}}")
+        continuing, none = experiment.continuing, {"latents": None, "text": None}
+        config = experiment.config
+        call = train(config.training, config.sampling, config.captions, experiment.model, none, continuing)
+        return continuing.start, json.dumps(call.params)
+
+    for place in ("a/lora.safetensors", "b/pytorch_lora_weights.safetensors"):
+        write_lora(folder / place)
+    first, params = start(str(folder / "a" / "lora.safetensors"))
+    assert first is not None and first in params and str(folder) not in params
+    assert start(str(folder / "b")) == (first, params)  # a folder's own file, elsewhere
+    write_lora(folder / "a" / "lora.safetensors", value=1.0)
+    assert start(str(folder / "a" / "lora.safetensors"))[0] not in (None, first)
+    assert prepare().continuing.start is None
+
+
+def test_its_place_is_relative_to_the_configuration(folder: Path) -> None:
+    text = (
+        (folder / "toy.yaml").read_text().replace("training: {", "training: {adapter: {start_from: ./a.safetensors}, ")
+    )
+    (folder / "toy.yaml").write_text(text)
+    assert read_config(folder / "toy.yaml").training.start_from == str(folder / "a.safetensors")
+
+
+UNFIT = {
+    "{targets: 'regex: nothing'}": "targets: expected a pattern that matches",
+    "{block_ranks: {mid_blok: 4}}": "Did you mean 'mid_block'",
+    "{kind: oft}": "block_size = 32 does not divide",
+    "{rank: 2, start_from: /nowhere}": "start_from: expected a LoRA file",
+    "{rank: 3, start_from: LORA}": "has rank 2, configured is 3",
+    "{kind: loha, start_from: LORA}": "expected the folder of a finished training",
+    "{rank: 2, targets: all-linear, start_from: LORA}": "it has nothing for",
+}
+
+
+@pytest.mark.parametrize("adapter", UNFIT)
+def test_an_adapter_that_does_not_fit_is_refused_before_anything_runs(
+    prepare: Prepare, folder: Path, adapter: str
+) -> None:
+    write_lora(folder / "lora.safetensors")
+    with pytest.raises(UserError, match=UNFIT[adapter]):
+        prepare(f"training.adapter={adapter.replace('LORA', str(folder / 'lora.safetensors'))}")
 
 
 def test_what_is_shown_of_a_configuration_names_no_place_outside(
