@@ -20,7 +20,7 @@ from sdxl_core.objectives import LossOutput, Objective
 from sdxl_core.randomness import derived_seed
 from sdxl_core.stepping import Stepping
 from sdxl_core.training_config import TrainingConfig
-from sdxl_core.training_set import TrainingSet
+from sdxl_core.training_set import StepRows
 from sdxl_core.workers import Workers
 
 
@@ -68,7 +68,7 @@ class Trainer:
     def __init__(
         self,
         state: TrainState,
-        data: TrainingSet,
+        data: StepRows,
         objective: Objective,
         accelerator: Accelerator,
         workers: Workers,

@@ -27,13 +27,15 @@ from sdxl_core.run_data import (
     load_run_images,
     load_text,
     refuse_timesteps_beyond,
+    refuse_what_is_not_there,
+    refuse_with_own_data,
 )
 from sdxl_core.runtime import choose_device, choose_dtype, use_deterministic_kernels
 from sdxl_core.scheduler import load_noise_schedule
 from sdxl_core.stepping import build_stepping
 from sdxl_core.train_job import TrainJob
 from sdxl_core.trained import Trained, load_trained_networks
-from sdxl_core.training_set import TrainingSet
+from sdxl_core.training_set import StepRows
 from sdxl_core.validation_loss import ValidationLoss
 from sdxl_core.workers import Workers
 
@@ -52,7 +54,7 @@ class Run:
     trained: Trained
     objective: Objective
     state: TrainState
-    data: TrainingSet
+    data: StepRows
     identity: dict[str, Any]
     validation_loss: ValidationLoss | None
     history: str = ""
@@ -117,7 +119,7 @@ class Run:
         require_room(self.job.work, bundles + 2 * 4 * numbers, what)  # an adapter's two files are float32
 
 
-def set_up(job: TrainJob) -> Run:
+def set_up(job: TrainJob, objective: Objective | None = None, data: StepRows | None = None) -> Run:
     """Load the cached inputs and the networks, and make these trainable as the configuration says.
 
     Raises:
@@ -130,26 +132,26 @@ def set_up(job: TrainJob) -> Run:
     if config.deterministic:
         use_deterministic_kernels()
     dtype = choose_dtype(config.precision, device, "training")
-    objective = OBJECTIVES[config.objective.kind](config.objective)
-    if objective.uses_class_images and job.class_latents is None:
-        raise UserError(f"training.objective = {config.objective.kind} needs class images: add a section `prior`")
-    if config.live_text != (job.text is None):
-        raise UserError(
-            "captions are encoded before training exactly where neither training.text_encoders nor "
-            f"training.new_tokens would change their embeddings; got cached text: {job.text}"
-        )
+    objective = objective or OBJECTIVES[config.objective.kind](config.objective)
+    if data is None:
+        refuse_what_is_not_there(job, objective)
+    else:
+        refuse_with_own_data(job)
     accelerator = Accelerator(mixed_precision=MIXED_PRECISION[config.precision], cpu=device.type == "cpu")
     workers = Workers(accelerator.num_processes, accelerator.process_index)
     set_seed(config.seed)
     schedule = load_noise_schedule(job.model, config.schedule)
     refuse_timesteps_beyond(schedule.timesteps, config)
     rows = rows_per_step(config, workers.count)
-    images = load_run_images(job, objective)
-    captions = images.captions(objective.class_prompt)
+    images = load_run_images(job, objective) if data is None else None
+    captions = images.captions(objective.class_prompt) if images is not None else set()
     trained = load_trained_networks(job.model, config, captions, dtype, accelerator)
-    text = load_text(job, trained.tokenizers, captions)
-    data = build_training_set(job, images, text, objective.class_prompt, schedule.timesteps, rows)
-    validation_loss = build_validation_loss(job, images, text, schedule.timesteps)
+    validation_loss = None
+    if images is not None:
+        text = load_text(job, trained.tokenizers, captions)
+        data = build_training_set(job, images, text, objective.class_prompt, schedule.timesteps, rows)
+        validation_loss = build_validation_loss(job, images, text, schedule.timesteps)
+    assert data is not None
     holds_base = objective.uses_base or (config.masked_loss is not None and config.masked_loss.prior_weight > 0)
     base = trained.adapter.base(trained.networks, dtype) if holds_base else None
     state = TrainState(

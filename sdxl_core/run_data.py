@@ -40,6 +40,8 @@ def load_run_images(job: TrainJob, objective: Objective) -> RunImages:
         UserError: class images are of other sizes, masks are asked for and not there, or the held-out pictures are
             none, all, or trained on as well.
     """
+    if job.latents is None:
+        raise UserError("the job names no latents to train on, and no data was given in their place")
     images = load_images(job.latents)
     classes = load_images(job.class_latents) if objective.uses_class_images and job.class_latents else None
     if classes is not None:
@@ -70,6 +72,28 @@ def load_text(job: TrainJob, tokenizers: Tokenizers | None, captions: set[str]) 
         return CachedText.load(job.text)
     assert tokenizers is not None
     return LiveText.tokenize(captions, tokenizers, job.captions, zeros_for_empty_prompt(job.model))
+
+
+def refuse_what_is_not_there(job: TrainJob, objective: Objective) -> None:
+    """Raises UserError where class images are needed and missing, or text is cached that training would change."""
+    if objective.uses_class_images and job.class_latents is None:
+        kind = job.training.objective.kind
+        raise UserError(f"training.objective = {kind} needs class images: add a section `prior`")
+    if job.training.live_text != (job.text is None):
+        raise UserError(
+            "captions are encoded before training exactly where neither training.text_encoders nor "
+            f"training.new_tokens would change their embeddings; got cached text: {job.text}"
+        )
+
+
+def refuse_with_own_data(job: TrainJob) -> None:
+    """Raises UserError for what has to know the pictures and captions."""
+    for where, there in (
+        ("training.new_tokens", bool(job.training.new_tokens)),
+        ("training.validation.loss", job.training.validation_loss is not None),
+    ):
+        if there:
+            raise UserError(f"{where} needs the job's own pictures and captions, and data was given in their place")
 
 
 def build_training_set(

@@ -26,15 +26,19 @@ from sdxl_core.errors import UserError
 from sdxl_core.finished import export
 from sdxl_core.hooks import History, Saving, ValidationPictures, emit
 from sdxl_core.loop import Hook, Log, NonFiniteRunError, Trainer, TrainState, rows_per_step
+from sdxl_core.objectives import Objective
 from sdxl_core.overrides import check_override, refuse_changes
 from sdxl_core.run import Run, set_up
 from sdxl_core.trackers import TensorBoard, Tracker, Wandb
 from sdxl_core.train_job import EXIT_DONE, EXIT_FAILED, EXIT_KILLED, EXIT_PREEMPTED, EXIT_USER_ERROR, TrainJob
+from sdxl_core.training_set import StepRows
 from sdxl_core.validation import Validation
 
 
-def train(job: TrainJob) -> bool:
+def train(job: TrainJob, objective: Objective | None = None, data: StepRows | None = None) -> bool:
     """Run `job` to its end, or until SIGTERM; returns whether it reached the end.
+
+    `objective` and `data` take the place of those that the job describes.
 
     Raises:
         UserError: a bundle is there, but of a run with other settings or not whole; or the disk is too small.
@@ -46,14 +50,14 @@ def train(job: TrainJob) -> bool:
     if job.ancestor is not None:
         require_whole(job.ancestor.path)
     _refuse_best_of_none(job)
-    run = set_up(job)
+    run = set_up(job, objective, data)
     source = _go_on(run)
     with stopped_by_signals(run.state):
         if run.workers.is_main:
             run.require_room()
             _fit_and_save(run, source)
         else:
-            _trainer(run).fit([])
+            trainer_of(run).fit([])
     run.workers.close()
     finished = run.state.step >= job.training.max_steps
     if finished and run.workers.is_main:
@@ -92,7 +96,8 @@ def _go_on(run: Run) -> Path | None:
     return source
 
 
-def _trainer(run: Run) -> Trainer:
+def trainer_of(run: Run) -> Trainer:
+    """What takes the run's steps."""
     log = _main_process_log(run)
     return Trainer(run.state, run.data, run.objective, run.accelerator, run.workers, run.job.training, log)
 
@@ -114,7 +119,7 @@ def _fit_and_save(run: Run, source: Path | None) -> None:
     try:
         if run.validation_loss is not None and began == 0:
             history(run.state, run.validation_loss.measure(run.state))  # the base's, to compare with
-        _trainer(run).fit([*_before(run), history, *_after(run, trackers), saving])
+        trainer_of(run).fit([*_before(run), history, *_after(run, trackers), saving])
         if run.state.step > began:
             saving.save(run.state)
         history.flush()

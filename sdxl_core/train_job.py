@@ -34,8 +34,8 @@ class TrainJob(Config):
     vae: Path | None = None
     """Folder of another VAE than the base model's."""
     training: TrainingConfig
-    latents: Path
-    """Folder of the latents artifact of the instance pictures."""
+    latents: Path | None = None
+    """Folder of the latents artifact of the instance pictures. None: the caller brings data of its own."""
     text: Path | None = None
     """Folder of the text artifact: the captions of instance and class pictures. None where text encoders or new
     tokens are trained, and captions are encoded in every step."""

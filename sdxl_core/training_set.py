@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import compress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import load_file
@@ -97,6 +97,18 @@ def _load_latents(folder: Path, sizes: Sequence[str | None]) -> Mapping[str, Ten
     in_turn = {size: iter(range(len(sizes))) for size in files}
     places = [(size, next(in_turn[size])) for size in sizes]
     return {name: [files[size][name][place] for size, place in places] for name in files[sizes[0]]}
+
+
+class StepRows(Protocol):
+    """What the loop asks of data."""
+
+    def batch(self, step: int, slots: Sequence[int]) -> Batch:
+        """The rows at some places of an optimizer step; a function of both alone."""
+        ...
+
+    def pictures(self, step: int, slots: Sequence[int]) -> list[str]:
+        """Names of the pictures in that batch."""
+        ...
 
 
 class TrainingSet:

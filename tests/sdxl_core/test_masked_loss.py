@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from sdxl_core.adapters import ADAPTERS
-from sdxl_core.batch import Batch, Conditioning
+from sdxl_core.batch import Batch, Conditioning, EncodedText
 from sdxl_core.denoiser import Denoiser
-from sdxl_core.errors import UserError
 from sdxl_core.masking import inside_weight, outside_weight
-from sdxl_core.model import load_noise_schedule, load_unet
+from sdxl_core.model import load_unet
+from sdxl_core.networks import Networks
 from sdxl_core.objectives import OBJECTIVES
+from sdxl_core.scheduler import load_noise_schedule
 from sdxl_core.training_config import MaskedLossConfig, TrainingConfig
 from tests.sdxl_core.test_weighting_and_loss import Fixed, schedule
 
@@ -26,14 +26,15 @@ LOSSES: list[dict[str, Any]] = [{"kind": "l2"}, {"kind": "l1"}, {"kind": "huber"
 
 def batch(mask_B1HW: Tensor | None, seed: int = 1, weight_B: Tensor | None = None) -> Batch:
     x, eps = torch.randn((2, 2, 4, 8, 8), generator=torch.Generator().manual_seed(seed))
-    conditioning = Conditioning(torch.randn(2, 5, 128), torch.randn(2, 64), torch.zeros(2, 6))
+    text = EncodedText(torch.randn(2, 5, 128), torch.randn(2, 64))
+    conditioning = Conditioning(text, torch.full((2,), 5), torch.zeros(2, 6))
     return Batch(x, conditioning, eps, eps, torch.tensor([100, 900]), weight_B, mask_B1HW)
 
 
 def error(given: Batch, prediction_BCHW: Tensor, **masked: Any) -> Tensor:
     loss = masked.pop("loss", {"kind": "l2"})
     config = TrainingConfig.model_validate({"masked_loss": masked or None, "loss": loss})
-    return Denoiser(Fixed(prediction_BCHW), schedule()[0], config).error(given)  # type: ignore[arg-type]
+    return Denoiser(Networks(Fixed(prediction_BCHW)), schedule()[0], config).error(given)
 
 
 def half() -> Tensor:
@@ -94,7 +95,7 @@ def test_outside_the_mask_the_gradient_is_exactly_zero() -> None:
 def test_rows_weigh_what_their_concepts_say_in_every_objective() -> None:
     """Diffusion and prior preservation, where it is the instance rows' own weight."""
     prediction, weight_B = torch.randn(2, 4, 8, 8), torch.tensor([3.0, 0.5])
-    denoiser = Denoiser(Fixed(prediction), schedule()[0], TrainingConfig())  # type: ignore[arg-type]
+    denoiser = Denoiser(Networks(Fixed(prediction)), schedule()[0], TrainingConfig())
     error_B = denoiser.error(batch(None))
     given = batch(None, weight_B=weight_B)
     expected = {"diffusion": (3 * error_B[0] + 0.5 * error_B[1]) / 2, "prior_preservation": 3 * error_B[0] + error_B[1]}
@@ -116,14 +117,18 @@ def adapted(random_sdxl: Path) -> tuple[Denoiser, dict[str, torch.nn.Parameter],
     """A LoRA that moves the prediction, and what the base predicted before it was there."""
     unet, masked = load_unet(random_sdxl), {"unmasked_weight": 0.0, "prior_weight": 1.0}
     config = TrainingConfig.model_validate({"adapter": {"kind": "lora", "rank": 2}, "masked_loss": masked})
-    denoiser, given = Denoiser(unet, load_noise_schedule(random_sdxl), config), batch(half())
+    networks, given = Networks(unet), batch(half())
+    denoiser = Denoiser(networks, load_noise_schedule(random_sdxl), config)
     width = unet.config.cross_attention_dim
     pooled = unet.config.projection_class_embeddings_input_dim - 6 * unet.config.addition_time_embed_dim
-    condition = Conditioning(torch.randn(2, 5, width), torch.randn(2, pooled), torch.full((2, 6), 64.0))
+    text = EncodedText(torch.randn(2, 5, width), torch.randn(2, pooled))
+    condition = Conditioning(text, torch.full((2,), 5), torch.full((2, 6), 64.0))
     given = replace(given, conditioning=condition)
     with torch.no_grad():
         base = denoiser.predict(given)
-    trained = ADAPTERS["lora"](config.adapter).attach(unet, seed=0)
+    adapter = ADAPTERS["lora"](config.adapter)
+    trained = adapter.attach("unet", unet, seed=0)
+    denoiser.base = adapter.base(networks, torch.float32)
     with torch.no_grad():
         for parameter in trained.values():
             parameter.normal_(std=0.3)
@@ -157,11 +162,3 @@ def test_outside_the_mask_the_base_is_the_target(
     assert torch.allclose(found, (inside + outside) / 2, rtol=1e-5)
     found.sum().backward()  # type: ignore[no-untyped-call]
     assert all(p.grad is not None and bool(p.grad.any()) for p in trained.values())
-
-
-def test_without_an_adapter_there_is_no_base(random_sdxl: Path) -> None:
-    denoiser = Denoiser(load_unet(random_sdxl), load_noise_schedule(random_sdxl), TrainingConfig())
-    with pytest.raises(UserError, match="needs an adapter that can be taken off"):
-        denoiser.predict_base(batch(None))
-    with pytest.raises(ValidationError, match=r"masked_loss\.prior_weight compares with what the base predicts"):
-        TrainingConfig.model_validate({"adapter": {"kind": "full"}, "masked_loss": {"prior_weight": 1}})

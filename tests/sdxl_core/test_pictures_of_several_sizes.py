@@ -27,7 +27,8 @@ from sdxl_core.objectives import OBJECTIVES
 from sdxl_core.run import set_up
 from sdxl_core.text import encode_text
 from sdxl_core.training_config import TrainingConfig
-from sdxl_core.training_set import CachedImages, CachedText, TrainingSet, load_images
+from sdxl_core.training_set import CachedImages, TrainingSet, load_images
+from sdxl_core.training_text import CachedText
 from tests.sdxl_core.jobs import LORA, Jobs, files, history, run
 from tests.sdxl_core.test_faults import SmallMemory
 
@@ -79,7 +80,7 @@ def sized(jobs: Jobs, inputs: dict[str, Path]) -> Jobs:
 
 @pytest.fixture
 def images(inputs: dict[str, Path]) -> CachedImages:
-    return load_images(inputs["latents"], CachedText.load(inputs["text"]))
+    return load_images(inputs["latents"])
 
 
 def training_set(inputs: dict[str, Path], images: CachedImages, passes: int = 2, **training: Any) -> TrainingSet:

@@ -10,9 +10,10 @@ import torch
 from diffusers import DDPMScheduler
 from pydantic import TypeAdapter, ValidationError
 
-from sdxl_core.batch import Batch, Conditioning
+from sdxl_core.batch import Batch, Conditioning, EncodedText
 from sdxl_core.denoiser import Denoiser
 from sdxl_core.losses import LOSSES, row_error, threshold
+from sdxl_core.networks import Networks
 from sdxl_core.noise import draw_noise, draw_timestep
 from sdxl_core.schedule import NoiseSchedule
 from sdxl_core.training_config import LossConfig, NoiseConfig, TimestepConfig, TrainingConfig, Weighting
@@ -98,7 +99,7 @@ class Fixed(torch.nn.Module):
         super().__init__()
         self.prediction_BCHW = prediction_BCHW
 
-    def forward(self, noisy: torch.Tensor, t: torch.Tensor, text: torch.Tensor, added_cond_kwargs: Any) -> Any:
+    def forward(self, noisy: torch.Tensor, t: torch.Tensor, text: torch.Tensor, **rest: Any) -> Any:
         self.seen_BCHW = noisy
         return type("Output", (), {"sample": self.prediction_BCHW})
 
@@ -110,9 +111,10 @@ def test_a_rows_error_is_what_diffusers_parts_give(prediction_type: str, kind: A
     generator = torch.Generator().manual_seed(1)
     x, eps, more, prediction = torch.randn((4, 3, 4, 8, 8), generator=generator)
     t = torch.tensor([3, 500, 999])
-    conditioning = Conditioning(torch.zeros(3, 2, 4), torch.zeros(3, 4), torch.zeros(3, 6))
+    text = EncodedText(torch.zeros(3, 2, 4), torch.zeros(3, 4))
+    conditioning = Conditioning(text, torch.full((3,), 2), torch.zeros(3, 6))
     network = Fixed(prediction)
-    denoiser = Denoiser(network, ours, TrainingConfig(loss=LossConfig(kind=kind)))
+    denoiser = Denoiser(Networks(network), ours, TrainingConfig(loss=LossConfig(kind=kind)))
     errors = denoiser.error(Batch(x, conditioning, eps, eps + 0.1 * more, t))
     target = eps if prediction_type == "epsilon" else theirs.get_velocity(x, eps, t)
     reference = {"l2": torch.nn.functional.mse_loss, "l1": torch.nn.functional.l1_loss}[kind]
