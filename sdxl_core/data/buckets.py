@@ -57,6 +57,7 @@ def bucket_sizes(resolution_px: int, config: BucketConfig) -> tuple[Size, ...]:
     return tuple(sorted(found))
 
 
+@functools.cache
 def sizes_of(height: int, width: int, transform: TransformConfig) -> tuple[Size, ...]:
     """The sizes at which a `height` x `width` picture is trained, at least one; a size for each base resolution.
 
