@@ -40,7 +40,7 @@ VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "rslora-conv": ("lora", ("training.adapter={use_rslora: true, alpha: 4, conv_rank: 4}",)),
     "from-base": ("dreambooth", ("training.objective.target=base",)),
     "full-text": ("dreambooth-text", ("training.adapter={kind: full}", "training.learning_rate=1e-5")),
-    "shuffled": ("lora", ("captions={shuffle: {separator: ' with '}, max_chunks: 2}", "sampling.max_chunks=2")),
+    "shuffled": ("lora", ("captions={shuffle: {separator: ' and '}, max_chunks: 2}", "sampling.max_chunks=2")),
     "adamw_8bit": ("lora", ("training.optimizer={kind: adamw_8bit}",)),
     "adafactor": ("full", ("training.optimizer={kind: adafactor}",)),
     "lion": ("lora", ("training.optimizer={kind: lion}", "training.learning_rate=1e-4")),

@@ -1,0 +1,37 @@
+"""What the documentation shows, runs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_library_s_example_runs(tmp_path: Path) -> None:
+    """In a folder of its own, where the paths it names are."""
+    [code] = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "library.md").read_text(), re.DOTALL)
+    for name in ("sdxl_core", "configs"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=600)
+    made = {str(path.relative_to(tmp_path)) for path in (tmp_path / "library-demo").rglob("*") if path.is_file()}
+    assert {
+        "library-demo/lora/pytorch_lora_weights.safetensors",
+        "library-demo/own/kohya_lora.safetensors",
+        "library-demo/pictures/images/snow-1.png",
+    } <= made
+
+
+def test_every_page_is_linked(tmp_path: Path) -> None:
+    """From the README, or from a page that it links."""
+    found, waiting = set(), [ROOT / "README.md"]
+    while waiting:
+        page = waiting.pop()
+        if page in found or not page.is_file():
+            continue
+        found.add(page)
+        links = re.findall(r"\]\(([^)#:]+\.md)[^)]*\)", page.read_text())
+        waiting += [(page.parent / link).resolve() for link in links]
+    assert {*(ROOT / "docs").rglob("*.md")} - found == set()
