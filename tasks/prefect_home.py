@@ -40,10 +40,9 @@ def local_prefect(store_root: Path) -> Iterator[None]:
     """Prefect ready for a flow in this process: with the server that is configured, or a temporary one of its own.
 
     Raises:
-        ConfigError: the configured server does not answer.
+        ConfigError: the configured server does not answer, or the temporary one does not start.
     """
     prepare_environment(store_root)
-    from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
     with ExitStack() as stack:
@@ -52,12 +51,26 @@ def local_prefect(store_root: Path) -> Iterator[None]:
         else:
             # temporary servers that migrate one new database at the same time all fail
             with held(store_root / "locks" / "prefect-start.lock", lambda holder: None):
-                get_client(sync_client=True)
+                _start_server()
             stack.enter_context(_stopped_with_us())
         # the heartbeat's thread costs a second at the end of every flow, and nobody watches a run in the foreground
         stack.enter_context(temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}))
         stack.enter_context(_errors_told_once())
         yield
+
+
+def _start_server() -> None:
+    """The temporary server that Prefect's client brings."""
+    from prefect.client.orchestration import get_client
+
+    try:
+        get_client(sync_client=True)
+    except RuntimeError as error:
+        name = "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"
+        raise ConfigError(
+            f"Prefect's temporary server did not answer within {os.environ.get(name)} s ({error}); if this machine is "
+            f"busy, run the same command again, or set {name} higher"
+        ) from error
 
 
 def _require_answer(url: str) -> None:
