@@ -119,10 +119,15 @@ def _layout(part: str, module: nn.Module) -> Mapping[str, Any]:
 
 
 def _adapter_metadata(file: Path) -> dict[str, Any]:
-    """The peft arguments that diffusers writes into a file's header."""
+    """The peft arguments that diffusers writes into a file's header. Raises UserError where they are not JSON."""
     with safe_open(file, "pt") as opened:
-        text = (opened.metadata() or {}).get("lora_adapter_metadata")
-    return dict(json.loads(text)) if text else {}
+        text = (opened.metadata() or {}).get("lora_adapter_metadata", "{}")
+    try:
+        return dict(json.loads(text))
+    except (ValueError, TypeError, RecursionError):
+        raise UserError.about(
+            "training.adapter.start_from", expected="JSON as lora_adapter_metadata in the header", got=file
+        ) from None
 
 
 def _scale(metadata: Mapping[str, Any], part: str, name: str, rank: int) -> float:
@@ -131,4 +136,4 @@ def _scale(metadata: Mapping[str, Any], part: str, name: str, rank: int) -> floa
     for expression, value in metadata.get(f"{part}.alpha_pattern", {}).items():
         if re.match(rf"(.*\.)?({expression})$", name):
             alpha = value
-    return float(alpha / (math.sqrt(rank) if metadata.get(f"{part}.use_rslora") else rank))
+    return float(alpha) / (math.sqrt(rank) if metadata.get(f"{part}.use_rslora") else rank)

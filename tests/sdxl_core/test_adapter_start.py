@@ -77,6 +77,13 @@ def test_other_scales_and_older_names_mean_the_same(random_sdxl: Path, left: Any
     assert_goes_on("lora", out, random_sdxl, expected, alpha=3)
 
 
+def test_a_header_that_is_no_json_is_the_files_fault(random_sdxl: Path, left: Any, tmp_path: Path) -> None:
+    out, _ = left("lora")
+    save_file(load_file(out / DIFFUSERS_FILE), tmp_path / "a.safetensors", {"lora_adapter_metadata": "{r: 3"})
+    with pytest.raises(UserError, match="expected JSON as lora_adapter_metadata"):
+        attached("lora", random_sdxl, start_from=str(tmp_path / "a.safetensors"))
+
+
 UNET_ALONE = {"kind": "lora", "rank": 2}
 REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "rank": ({"rank": 3}, "has rank 2, configured is 3"),
