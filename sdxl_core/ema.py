@@ -40,7 +40,7 @@ class Ema(NoEma):
         self.config = config
         self.names = list(trained)
         self.parameters = list(trained.values())
-        self.averages = [self._kept(p) for p in self.parameters]
+        self.averages = [self._kept(p, torch.float32) for p in self.parameters]
 
     def decay(self, step: int) -> float:
         """Decay at optimizer step `step`, counted from 1.
@@ -76,16 +76,17 @@ class Ema(NoEma):
     @contextmanager
     def applied(self) -> Iterator[None]:
         """The model holds the average inside, and its own weights again afterwards."""
-        live = [self._kept(p) for p in self.parameters]
+        live = [self._kept(p, p.dtype) for p in self.parameters]
         self._put(self.averages)
         try:
             yield
         finally:
             self._put(live)
 
-    def _kept(self, parameter: nn.Parameter) -> Tensor:
+    def _kept(self, parameter: nn.Parameter, dtype: torch.dtype) -> Tensor:
         """A copy of a parameter where averages are."""
-        return parameter.detach().to("cpu" if self.config.device == "cpu" else parameter.device, copy=True)
+        place = torch.device("cpu") if self.config.device == "cpu" else parameter.device
+        return parameter.detach().to(place, dtype, copy=True)
 
     @torch.no_grad()
     def _put(self, values: Sequence[Tensor]) -> None:

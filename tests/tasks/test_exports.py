@@ -77,10 +77,10 @@ def made_up_training(job: Job) -> dict[str, Json]:
     unet = load_unet(Path(job.local["model"]))
     adapter = ADAPTERS[training.adapter.kind](training.adapter)
     torch.manual_seed(0)
-    for parameter in adapter.attach(unet, seed=0).values():
+    for parameter in adapter.attach("unet", unet, seed=0).values():
         parameter.data += 0.05 * torch.randn_like(parameter)
     inputs = {"model": job.params["model"], **job.digests}
-    adapter.export(unet, job.out, inputs)
+    adapter.export({"unet": unet}, job.out, inputs)
     (job.out / "history.jsonl").write_text('{"step": 1, "loss": 0.5}\n')
     described = {"training": training.lasting, "inputs": inputs, "steps": 2, "validation_prompts": [HOSTILE]}
     (job.out / TRAINED_FILE).write_text(json.dumps(described))
