@@ -2,6 +2,7 @@
 
 from sdxl_core.training_config.adapters import Adapter, FullConfig, LoraConfig, LoraTargets, NoAdapterConfig
 from sdxl_core.training_config.averaging import EmaConfig
+from sdxl_core.training_config.consistency import ConsistencyConfig, IdentityLossConfig
 from sdxl_core.training_config.data import ConceptConfig, MaskedLossConfig
 from sdxl_core.training_config.noise import LossConfig, NoiseConfig, ScheduleConfig, TimestepConfig
 from sdxl_core.training_config.objectives import (
@@ -26,10 +27,12 @@ __all__ = [
     "CANNOT_CHANGE_RESULT",
     "Adapter",
     "ConceptConfig",
+    "ConsistencyConfig",
     "DebiasedWeighting",
     "DiffusionObjective",
     "EmaConfig",
     "FullConfig",
+    "IdentityLossConfig",
     "LoraConfig",
     "LoraTargets",
     "LossConfig",

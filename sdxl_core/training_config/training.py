@@ -9,6 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from sdxl_core.config import Config, PositiveInt, Precision, Probability
 from sdxl_core.training_config.adapters import Adapter, LoraConfig
 from sdxl_core.training_config.averaging import EmaConfig
+from sdxl_core.training_config.consistency import ConsistencyConfig
 from sdxl_core.training_config.data import ConceptConfig, MaskedLossConfig
 from sdxl_core.training_config.noise import LossConfig, NoiseConfig, ScheduleConfig, TimestepConfig
 from sdxl_core.training_config.objectives import DiffusionObjective, Objective
@@ -32,6 +33,8 @@ class TrainingConfig(Config):
     """How much each timestep counts, by its signal-to-noise ratio (SNR)."""
     loss: LossConfig = LossConfig()
     masked_loss: MaskedLossConfig | None = None
+    consistency: ConsistencyConfig = ConsistencyConfig()
+    """Losses on the pictures that predictions stand for."""
     concepts: dict[str, ConceptConfig] = Field(default_factory=dict)
     """How often and how much each concept of the dataset counts, by its name; `(none)`: pictures without one."""
     noise: NoiseConfig = NoiseConfig()
@@ -90,6 +93,16 @@ class TrainingConfig(Config):
             raise ValueError("new_tokens: a token stands twice")
         return self
 
+    @model_validator(mode="after")
+    def _some_rows_show_a_face(self) -> TrainingConfig:
+        identity = self.consistency.identity_loss
+        if identity is not None and self.timesteps.low >= identity.max_timestep:
+            raise ValueError(
+                "consistency.identity_loss: expected max_timestep above timesteps.low, or no row would have it; got "
+                f"max_timestep {identity.max_timestep} and low {self.timesteps.low}"
+            )
+        return self
+
     @property
     def live_text(self) -> bool:
         """Whether captions have to be encoded in every step."""
@@ -102,7 +115,7 @@ class TrainingConfig(Config):
         The length of the run is among them only if the learning rate depends on it.
         """
         unlimited = {"max_steps"} if self.lr_schedule == "constant" else set()
-        return self.model_dump(mode="json", exclude=CANNOT_CHANGE_RESULT | unlimited)
+        return self.model_dump(mode="json", exclude=dict.fromkeys(CANNOT_CHANGE_RESULT | unlimited, True) | PLACES)
 
 
 CANNOT_CHANGE_RESULT = {
@@ -114,3 +127,5 @@ CANNOT_CHANGE_RESULT = {
     "wandb",
 }
 """Settings of training that change no byte of what it makes."""
+PLACES: dict[str, Any] = {"consistency": {"identity_loss": {"face_model": True}}}
+"""Settings of training that say where something lies; its digest counts, not its place."""
