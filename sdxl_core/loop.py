@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from accelerate import Accelerator
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sdxl_core.denoiser import Denoiser
 from sdxl_core.ema import NoEma
 from sdxl_core.errors import UserError
-from sdxl_core.objectives import Objective
+from sdxl_core.objectives import LossOutput, Objective
 from sdxl_core.optim import learning_rate, set_learning_rate
 from sdxl_core.randomness import derived_seed
 from sdxl_core.training_config import TrainingConfig
@@ -116,10 +116,10 @@ class Trainer:
         state.step += 1
         return metrics
 
-    def _gradients(self) -> list[Metrics] | None:
+    def _gradients(self) -> list[LossOutput] | None:
         """Forward and backward passes of this process's rows; None where memory did not suffice."""
         state = self.state
-        outputs = []
+        outputs: list[LossOutput] = []
         state.optimizer.zero_grad(set_to_none=True)
         passes = list(self._micro_batches())
         try:
@@ -128,7 +128,7 @@ class Trainer:
                 batch = self.data.batch(state.step, slots).to(self.accelerator.device)
                 output = self.objective(state.denoiser, batch)
                 self.accelerator.backward(output.loss / len(passes))
-                outputs.append({"loss": output.loss.detach(), **output.scalars})
+                outputs.append(replace(output, loss=output.loss.detach()))
         except torch.OutOfMemoryError:
             return None
         return outputs
@@ -202,8 +202,17 @@ def _listed(sha256s: Sequence[str], most: int = 8) -> str:
     return shown + (f" and {len(sha256s) - most} more" if len(sha256s) > most else "")
 
 
-def _mean(outputs: Sequence[Metrics], workers: Workers) -> Metrics:
-    """Means over the step's passes, in all processes."""
-    names = list(outputs[0])
-    values = torch.stack([torch.stack([o[name].float() for o in outputs]).mean() for name in names])
-    return dict(zip(names, workers.mean(values).unbind(), strict=True))
+def _mean(outputs: Sequence[LossOutput], workers: Workers) -> Metrics:
+    """Means over the step's passes, in all processes; of ratios, over what they count."""
+    scalars = [{"loss": output.loss, **output.scalars} for output in outputs]
+    names, counted = list(scalars[0]), list(outputs[0].ratios)
+    each_pass = [[each[name] for name in names] for each in scalars]
+    for values, output in zip(each_pass, outputs, strict=True):
+        values += [value for name in counted for value in output.ratios[name]]
+    by_figure = [torch.stack([value.float() for value in values]).mean() for values in zip(*each_pass, strict=True)]
+    means = workers.mean(torch.stack(by_figure)).unbind()
+    metrics = dict(zip(names, means[: len(names)], strict=True))
+    for i, name in enumerate(counted):
+        total, count = means[len(names) + 2 * i : len(names) + 2 * i + 2]
+        metrics |= {name: total / count, f"{name}/rows": count * len(outputs) * workers.count}
+    return metrics

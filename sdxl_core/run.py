@@ -22,6 +22,7 @@ from sdxl_core.disk import require_room
 from sdxl_core.ema import build_ema
 from sdxl_core.errors import UserError
 from sdxl_core.hooks import validation_file
+from sdxl_core.identity.set_up import add_identity_loss
 from sdxl_core.loop import TrainState, rows_per_step
 from sdxl_core.model import vae_folder, zeros_for_empty_prompt
 from sdxl_core.objectives import OBJECTIVES, Objective
@@ -169,17 +170,27 @@ def set_up(job: TrainJob) -> Run:
     if config.masked_loss is not None and images.mask_NVHW is None:
         fix = "Set dataset.masks to a folder or to alpha, or training.masked_loss=null"
         raise UserError.about("training.masked_loss", expected="pictures with masks", got="none", fix=fix)
+    factor = scaling_factor(vae_folder(job.model, job.vae))
+    objective, faces = add_identity_loss(
+        objective,
+        job,
+        dict(zip(images.sha256s, images.concepts or [None] * len(images), strict=True)),
+        timesteps=schedule.timesteps,
+        scaling_factor=factor,
+        device=accelerator.device,
+    )
     captions = {*images.captions, *(classes.captions if classes else ()), objective.class_prompt or ""}
     trained = load_trained_networks(job.model, config, captions, dtype, accelerator)
     data = TrainingSet(
         images,
         classes,
         _text(job, trained, captions),
-        scaling_factor=scaling_factor(vae_folder(job.model, job.vae)),
+        scaling_factor=factor,
         config=config,
         timesteps=schedule.timesteps,
         rows_per_step=rows_per_step(config, workers.count),
         class_prompt=objective.class_prompt,
+        faces=faces,
     )
     holds_base = objective.uses_base or (config.masked_loss is not None and config.masked_loss.prior_weight > 0)
     base = trained.adapter.base(trained.networks, dtype) if holds_base else None

@@ -42,6 +42,10 @@ class TrainJob(Config):
     captions: CaptionsConfig = CaptionsConfig()
     """How captions are read, where they are encoded in every step."""
     class_latents: Path | None = None
+    face_targets: Path | None = None
+    """Folder of the identity artifact of the instance pictures, for `training.consistency.identity_loss`."""
+    face_model: Path | None = None
+    """ONNX file of the recogniser that made it."""
     sampling: SamplingConfig
     """How validation pictures are generated."""
     work: Path

@@ -19,6 +19,7 @@ _LOG = logging.getLogger("sdxl_flows")
 
 def _build(job: Job) -> dict[str, Json]:
     from sdxl_core.data.faces import read_faces
+    from sdxl_core.data.landmarks import read_landmarks
     from sdxl_core.data.preflight import format_summary, summarise, token_counter
     from sdxl_core.data.records import read_records
 
@@ -29,6 +30,7 @@ def _build(job: Job) -> dict[str, Json]:
         count_tokens=token_counter(Path(job.local["model"]) / "tokenizer"),
         faces=read_faces(job.inputs["faces"]) if "faces" in job.inputs else {},
         epoch=EpochSpec.model_validate(job.params["epoch"]),
+        landmarks=read_landmarks(job.inputs["landmarks"]) if "landmarks" in job.inputs else None,
     )
     text = format_summary(summary)
     _LOG.info("%s", text)
@@ -49,7 +51,7 @@ def check(
     prior: PriorConfig | None,
     model: BaseModel,
 ) -> Call:
-    """`pictures` holds `dataset` and, with a face detector, `faces`."""
+    """`pictures` holds `dataset`; with a face detector `faces`; with an identity loss `landmarks`."""
     epoch = EpochSpec(
         rows_per_step=training.micro_batch_size * training.accumulation_steps * training.processes,
         concepts=training.concepts,

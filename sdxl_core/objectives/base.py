@@ -17,6 +17,9 @@ class LossOutput:
     """A scalar to differentiate."""
     scalars: dict[str, Tensor] = field(default_factory=dict)
     """Detached figures to log."""
+    ratios: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """More of them, as sums and how many were added: of rows that not every pass has. Logged as the step's mean, and
+    as `<name>/rows`."""
 
 
 class Objective(Protocol):
