@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
-from tasks import class_images, comparison, dataset, faces, images, latents, preflight, report, scores, text, train
+from collections.abc import Mapping
+
+from tasks import (
+    class_images,
+    comparison,
+    dataset,
+    faces,
+    identity,
+    images,
+    landmarks,
+    latents,
+    preflight,
+    report,
+    scores,
+    text,
+    train,
+)
 from tasks.experiment import Experiment
 from tasks.stage import Handle, Runner
 
@@ -21,9 +37,12 @@ def finetune(experiment: Experiment, run: Runner) -> Handle:
     if config.dataset.validation is not None:
         validated = config.dataset.validation
         held_out = run(dataset.prepare(validated, experiment.validation_fingerprint, "validation_dataset"))
-    run(preflight.check(shown, config, model, held_out))
-    captioned = {"dataset": pictures}
-    cached = {"latents": run(latents.encode("latents", shown, config.transform, model))}
+    known = with_landmarks(shown, experiment, run)
+    run(preflight.check(known, config, model, held_out))
+    captioned, cached = {"dataset": pictures}, {}
+    if experiment.face_model is not None:
+        cached["identity"] = run(identity.embed(known, config.transform, experiment.face_model))
+    cached["latents"] = run(latents.encode("latents", shown, config.transform, model))
     if held_out is not None:
         captioned["validation_dataset"] = held_out
         shown = with_faces("validation_faces", held_out, experiment, run)
@@ -35,7 +54,8 @@ def finetune(experiment: Experiment, run: Runner) -> Handle:
         cached["class_latents"] = run(latents.encode("class_latents", shown, config.transform, model))
     if not config.training.live_text:
         cached["text"] = run(text.encode(captioned, model, config.captions, config.extra_captions))
-    training = run(train.train(config.training, config.sampling, config.captions, model, cached, experiment.continuing))
+    how = (config.training, config.sampling, config.captions)
+    training = run(train.train(*how, model, cached, experiment.continuing, experiment.face_model))
     return judge(experiment, pictures, training, run)
 
 
@@ -44,6 +64,13 @@ def with_faces(label: str, pictures: Handle, experiment: Experiment, run: Runner
     detector = experiment.face_detector
     found = {} if detector is None else {"faces": run(faces.find(label, pictures, detector))}
     return {"dataset": pictures, **found}
+
+
+def with_landmarks(pictures: Mapping[str, Handle], experiment: Experiment, run: Runner) -> dict[str, Handle]:
+    """The instance pictures, and their faces' landmarks if an identity loss asks for them."""
+    face_model = experiment.face_model
+    found = {} if face_model is None else {"landmarks": run(landmarks.find(pictures["dataset"], face_model.detector))}
+    return {**pictures, **found}
 
 
 def evaluate(experiment: Experiment, run: Runner) -> Handle:

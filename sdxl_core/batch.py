@@ -52,6 +52,21 @@ class Conditioning:
 
 
 @dataclass(frozen=True)
+class FaceTargets:
+    """Where the faces of the rows' pictures are, and what they are held against (`sdxl_core.identity`)."""
+
+    alignment_B23: Tensor
+    """From the recogniser's template to the training picture, both in pixels."""
+    shown_B: Tensor
+    """bool; rows without a face, and class rows, have none."""
+    reference_BD: Tensor
+    """Embeddings of length 1."""
+
+    def map(self, change: Change) -> FaceTargets:
+        return FaceTargets(change(self.alignment_B23), change(self.shown_B), change(self.reference_BD))
+
+
+@dataclass(frozen=True)
 class Batch:
     """Latents with everything drawn for them; the draws are part of the batch, so an objective is a pure function."""
 
@@ -67,6 +82,8 @@ class Batch:
     """How much each row counts; None: all alike."""
     mask_B1HW: Tensor | None = None
     """Where each row counts, in [0, 1]; None: everywhere."""
+    faces: FaceTargets | None = None
+    """For the identity loss; None: there is none."""
 
     def map(self, change: Change) -> Batch:
         """`change` done to every tensor."""
@@ -74,7 +91,8 @@ class Batch:
         eps_BCHW, input_eps_BCHW = change(self.eps_BCHW), change(self.input_eps_BCHW)
         weight_B, mask_B1HW = (None if part is None else change(part) for part in (self.weight_B, self.mask_B1HW))
         t_B = change(self.t_B)
-        return Batch(change(self.x_BCHW), conditioning, eps_BCHW, input_eps_BCHW, t_B, weight_B, mask_B1HW)
+        faces = None if self.faces is None else self.faces.map(change)
+        return Batch(change(self.x_BCHW), conditioning, eps_BCHW, input_eps_BCHW, t_B, weight_B, mask_B1HW, faces)
 
     def to(self, device: torch.device) -> Batch:
         return self.map(lambda tensor: tensor.to(device))

@@ -45,6 +45,10 @@ class Denoiser:
         """What the network should predict, float32."""
         return self.schedule.target(batch.x_BCHW, batch.eps_BCHW, batch.t_B).float()
 
+    def predicted_x(self, batch: Batch, predicted_BCHW: Tensor) -> Tensor:
+        """The scaled latents without noise that a prediction for the batch stands for."""
+        return self.schedule.picture(self._noised(batch), predicted_BCHW, batch.t_B)
+
     def error(self, batch: Batch, target_BCHW: Tensor | None = None) -> Tensor:
         """The configured loss of every row, mean over C, H, W, float32; where the batch has masks, as they weigh it.
 
@@ -72,8 +76,11 @@ class Denoiser:
     def _row_error(self, difference_BCHW: Tensor, batch: Batch, weight_B1HW: Tensor | None = None) -> Tensor:
         return row_error(difference_BCHW, batch.t_B, self.schedule, self.config.loss, weight_B1HW)
 
+    def _noised(self, batch: Batch) -> Tensor:
+        return self.schedule.add_noise(batch.x_BCHW, batch.input_eps_BCHW, batch.t_B)
+
     def _predict(self, networks: Networks, batch: Batch) -> Tensor:
-        noisy_BCHW = self.schedule.add_noise(batch.x_BCHW, batch.input_eps_BCHW, batch.t_B)
+        noisy_BCHW = self._noised(batch)
         condition = batch.conditioning
         text_BSE, pooled_BP = _encoded(networks, condition)
         added = {"text_embeds": pooled_BP, "time_ids": condition.time_ids_B6}

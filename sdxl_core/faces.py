@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from sdxl_core.data.decode import open_rgb
@@ -19,6 +21,15 @@ from sdxl_core.tensor_files import cell_key
 
 VERSION = 1
 NEEDS_EXTRA = "transform.face.detector needs the package insightface: install with pip install -e '.[faces]'"
+
+
+@dataclass(frozen=True, eq=False)
+class Face:
+    """A face in a picture, in its pixels."""
+
+    box: Box
+    points_52: NDArray[np.float64]
+    """Eyes, nose, corners of the mouth, the picture's left ones first; x and y."""
 
 
 class FaceDetector(Protocol):
@@ -52,12 +63,23 @@ class InsightFace:
         self.analysis.prepare(ctx_id=-1)
 
     def boxes(self, picture: Image.Image) -> list[Box]:
+        return [_box(face) for face in self._find(picture)]
+
+    def faces(self, picture: Image.Image) -> list[Face]:
+        """Raises UserError where the model gives no landmarks."""
+        found = self._find(picture)
+        if any(face.kps is None for face in found):
+            raise UserError.about("the face detector", expected="one that gives landmarks", got="boxes alone")
+        return [Face(_box(face), np.asarray(face.kps, dtype=np.float64)) for face in found]
+
+    def _find(self, picture: Image.Image) -> list[Any]:
         bgr_HWC = np.ascontiguousarray(np.asarray(picture)[:, :, ::-1])
-        found = []
-        for face in self.analysis.get(bgr_HWC):
-            left, top, right, bottom = (float(edge) for edge in face.bbox)
-            found.append((left, top, right, bottom))
-        return found
+        return list(self.analysis.get(bgr_HWC))
+
+
+def _box(face: Any) -> Box:
+    left, top, right, bottom = (float(edge) for edge in face.bbox)
+    return left, top, right, bottom
 
 
 def find_faces(

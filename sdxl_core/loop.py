@@ -143,15 +143,20 @@ class Trainer:
         return outputs
 
     def _mean(self, outputs: Sequence[LossOutput]) -> Metrics:
-        """Means over the step's passes, in all processes; of its rows, by timestep."""
+        """Means over the step's passes, in all processes; of ratios, over what they count; of rows, by timestep."""
         timesteps = self.state.denoiser.schedule.timesteps
         scalars = [{"loss": output.loss, **output.scalars} for output in outputs]
-        names = list(scalars[0])
-        values = torch.stack([torch.stack([each[name].float() for each in scalars]).mean() for name in names])
+        names, counted = list(scalars[0]), list(outputs[0].ratios)
+        values = [torch.stack([each[name].float() for each in scalars]).mean() for name in names]
+        for name in counted:
+            values += [torch.stack([o.ratios[name][i].float() for o in outputs]).mean() for i in range(2)]
         sums_2K = torch.stack([bin_sums(o.rows, timesteps, o.loss.device) for o in outputs]).mean(0)
-        all_values = self.workers.mean(torch.cat([values, sums_2K.flatten()]))
-        by_bin = bin_means(all_values[len(names) :].view_as(sums_2K), timesteps)
-        return dict(zip(names, all_values[: len(names)].unbind(), strict=True)) | by_bin
+        all_values = self.workers.mean(torch.cat([torch.stack(values), sums_2K.flatten()]))
+        metrics = dict(zip(names, all_values[: len(names)].unbind(), strict=True))
+        for i, name in enumerate(counted):
+            total, count = all_values[len(names) + 2 * i : len(names) + 2 * i + 2]
+            metrics |= {name: total / count, f"{name}/rows": count * len(outputs) * self.workers.count}
+        return metrics | bin_means(all_values[len(values) :].view_as(sums_2K), timesteps)
 
     def _micro_batches(self) -> Iterator[tuple[int, range]]:
         """This process's forward passes of a step: (number among all of the step, the slots of its rows)."""

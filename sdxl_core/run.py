@@ -18,7 +18,9 @@ from sdxl_core.denoiser import Denoiser
 from sdxl_core.disk import require_room
 from sdxl_core.ema import build_ema
 from sdxl_core.errors import UserError
+from sdxl_core.identity.set_up import add_identity_loss
 from sdxl_core.loop import TrainState, rows_per_step
+from sdxl_core.model import vae_folder
 from sdxl_core.objectives import OBJECTIVES, Objective
 from sdxl_core.optimizers import optimizer_kind
 from sdxl_core.run_data import (
@@ -29,6 +31,7 @@ from sdxl_core.run_data import (
     refuse_timesteps_beyond,
     refuse_what_is_not_there,
     refuse_with_own_data,
+    scaling_factor,
 )
 from sdxl_core.runtime import choose_device, choose_dtype, use_deterministic_kernels
 from sdxl_core.scheduler import load_noise_schedule
@@ -144,12 +147,23 @@ def set_up(job: TrainJob, objective: Objective | None = None, data: StepRows | N
     refuse_timesteps_beyond(schedule.timesteps, config)
     rows = rows_per_step(config, workers.count)
     images = load_run_images(job, objective) if data is None else None
+    faces = None
+    if images is not None:
+        concepts, factor = images.trained.concept_of, scaling_factor(vae_folder(job.model, job.vae))
+        objective, faces = add_identity_loss(
+            objective,
+            job,
+            concepts,
+            timesteps=schedule.timesteps,
+            scaling_factor=factor,
+            device=accelerator.device,
+        )
     captions = images.captions(objective.class_prompt) if images is not None else set()
     trained = load_trained_networks(job.model, config, captions, dtype, accelerator)
     validation_loss = None
     if images is not None:
         text = load_text(job, trained.tokenizers, captions)
-        data = build_training_set(job, images, text, objective.class_prompt, schedule.timesteps, rows)
+        data = build_training_set(job, images, text, objective.class_prompt, schedule.timesteps, rows, faces)
         validation_loss = build_validation_loss(job, images, text, schedule.timesteps)
     assert data is not None
     holds_base = objective.uses_base or (config.masked_loss is not None and config.masked_loss.prior_weight > 0)

@@ -9,6 +9,7 @@ from pathlib import Path
 from sdxl_core.data.buckets import refuse_mixed_sizes
 from sdxl_core.errors import UserError
 from sdxl_core.held_out import choose_held_out, refuse_shared
+from sdxl_core.identity.training_faces import TrainingFaces
 from sdxl_core.model import vae_folder, zeros_for_empty_prompt
 from sdxl_core.objectives import Objective
 from sdxl_core.text_encoders import Tokenizers
@@ -91,13 +92,20 @@ def refuse_with_own_data(job: TrainJob) -> None:
     for where, there in (
         ("training.new_tokens", bool(job.training.new_tokens)),
         ("training.validation.loss", job.training.validation_loss is not None),
+        ("training.consistency.identity_loss", job.training.consistency.identity_loss is not None),
     ):
         if there:
             raise UserError(f"{where} needs the job's own pictures and captions, and data was given in their place")
 
 
 def build_training_set(
-    job: TrainJob, images: RunImages, text: TrainingText, class_prompt: str | None, timesteps: int, rows: int
+    job: TrainJob,
+    images: RunImages,
+    text: TrainingText,
+    class_prompt: str | None,
+    timesteps: int,
+    rows: int,
+    faces: TrainingFaces | None,
 ) -> TrainingSet:
     """`rows` per optimizer step."""
     return TrainingSet(
@@ -109,6 +117,7 @@ def build_training_set(
         timesteps=timesteps,
         rows_per_step=rows,
         class_prompt=class_prompt,
+        faces=faces,
     )
 
 

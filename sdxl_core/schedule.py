@@ -37,6 +37,13 @@ class NoiseSchedule:
         signal_B, noise_B = self._mix(t_B)
         return signal_B * eps_BCHW - noise_B * x_BCHW
 
+    def picture(self, noisy_BCHW: Tensor, predicted_BCHW: Tensor, t_B: Tensor) -> Tensor:
+        """x_0 as a prediction for noised latents tells it: `target` and `add_noise` solved for it."""
+        signal_B, noise_B = self._mix(t_B)
+        if self.prediction_type == "epsilon":
+            return (noisy_BCHW - noise_B * predicted_BCHW) / signal_B
+        return signal_B * noisy_BCHW - noise_B * predicted_BCHW
+
     def snr(self, t_B: Tensor) -> Tensor:
         """Signal-to-noise ratio abar / (1 - abar)."""
         abar_B = self.alphas_cumprod_T[t_B]

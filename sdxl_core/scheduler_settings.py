@@ -9,6 +9,8 @@ from typing import Any
 from sdxl_core.errors import UserError
 from sdxl_core.training_config import ScheduleConfig
 
+TIMESTEPS = 1000
+"""Where a scheduler does not say how many it has."""
 FOLDER, FILE = "scheduler", "scheduler_config.json"
 
 

@@ -44,6 +44,10 @@ class TrainJob(Config):
     class_latents: Path | None = None
     validation_latents: Path | None = None
     """Folder of the latents artifact of `dataset.validation_path`, whose captions are in `text` too."""
+    face_targets: Path | None = None
+    """Folder of the identity artifact of the instance pictures, for `training.consistency.identity_loss`."""
+    face_model: Path | None = None
+    """ONNX file of the recogniser that made it."""
     sampling: SamplingConfig
     """How validation pictures are generated."""
     work: Path

@@ -20,9 +20,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from sdxl_core import randomness
-from sdxl_core.batch import Batch, Conditioning
+from sdxl_core.batch import Batch, Conditioning, FaceTargets
 from sdxl_core.concepts import concept_settings
 from sdxl_core.errors import UserError
+from sdxl_core.identity.training_faces import Place, TrainingFaces
 from sdxl_core.latents import INDEX_FILE, latents_file
 from sdxl_core.noise import draw_noise, draw_timestep
 from sdxl_core.row_order import RowOrder
@@ -53,6 +54,11 @@ class CachedImages:
 
     def __len__(self) -> int:
         return len(self.sha256s)
+
+    @property
+    def concept_of(self) -> dict[str, str | None]:
+        """Of each picture, by its sha256."""
+        return dict(zip(self.sha256s, self.concepts or [None] * len(self), strict=True))
 
     @property
     def sizes(self) -> list[str]:
@@ -129,9 +135,11 @@ class TrainingSet:
         timesteps: int,
         rows_per_step: int,
         class_prompt: str | None = None,
+        faces: TrainingFaces | None = None,
     ) -> None:
         self.groups = [instances] + ([class_images] if class_images is not None else [])
         self.class_prompt = class_prompt
+        self.faces = faces
         needed = [caption for group in self.groups for caption in group.captions]
         needed += [] if class_prompt is None else [class_prompt]
         if unknown := [caption for caption in needed if caption not in text.rows]:
@@ -162,8 +170,9 @@ class TrainingSet:
         conditioning = Conditioning(self.text.pick(rows_B), self.text.lengths_U[rows_B], torch.stack(ids))
         mask = torch.stack([self._mask(*row) for row in rows]) if self.config.masked_loss is not None else None
         weight = torch.tensor([self.concepts[row[0]][self._picture(*row)].loss_weight for row in rows])
+        faces = self._faces(rows, len(slots)) if self.faces is not None else None
         return Batch(
-            torch.stack(x), conditioning, torch.stack(eps), torch.stack(input_eps), torch.tensor(t), weight, mask
+            torch.stack(x), conditioning, torch.stack(eps), torch.stack(input_eps), torch.tensor(t), weight, mask, faces
         )
 
     def pictures(self, step: int, slots: Sequence[int]) -> list[str]:
@@ -191,6 +200,18 @@ class TrainingSet:
         if images.mask_NVHW is None:
             return torch.ones(1, *images.mean_NVCHW[picture].shape[-2:])
         return images.mask_NVHW[picture][self._variant(group, step, slot)][None]
+
+    def _faces(self, rows: Sequence[tuple[int, int, int]], instances: int) -> FaceTargets:
+        """Of the first so many rows; what follows them is of the class."""
+        assert self.faces is not None
+        none: list[tuple[Place, int] | None] = [None] * (len(rows) - instances)
+        return self.faces.pick([self._place(*row) for row in rows[:instances]] + none)
+
+    def _place(self, group: int, step: int, slot: int) -> tuple[Place, int]:
+        images, picture = self.groups[group], self._picture(group, step, slot)
+        variant = self._variant(group, step, slot)
+        height, width = images.time_ids_NV6[picture][variant][4:].int().tolist()
+        return (images.sha256s[picture], f"{height}x{width}"), variant
 
     def _picture(self, group: int, step: int, slot: int) -> int:
         return self.orders[group].picture(step * self.rows_per_step + slot)

@@ -9,13 +9,15 @@ from pathlib import Path
 
 from eval.config import EvaluationConfig
 from sdxl_core.data.fingerprint import dataset_fingerprint
+from sdxl_core.identity.face_model import require_timesteps
 from sdxl_core.prompts import read_prompts
-from sdxl_core.scheduler_settings import scheduler_settings
+from sdxl_core.scheduler_settings import TIMESTEPS, scheduler_settings
 from tasks.adapters import check_adapter
 from tasks.checkpoint import read_shapes
 from tasks.config import PipelineConfig
 from tasks.errors import ConfigError
 from tasks.faces import Detector, locate_detector
+from tasks.identity import FaceModel, locate_face_model
 from tasks.images import AdapterFile, PromptSet
 from tasks.manifest import Json
 from tasks.store import ArtifactStore
@@ -43,6 +45,8 @@ class Experiment:
     adapter: AdapterFile | None = None
     """A LoRA from elsewhere, to judge instead of training one."""
     face_detector: Detector | None = None
+    face_model: FaceModel | None = None
+    """For the identity loss."""
 
     @property
     def name(self) -> str:
@@ -72,7 +76,8 @@ def prepare_experiment(
     config.training.optimizer.require()
     evaluation, resume = config.evaluation, resume or Resume()
     model = locate_base_model(config.model, store.digest_file)
-    scheduler_settings(model.folder, config.training.schedule)
+    schedule = scheduler_settings(model.folder, config.training.schedule)
+    require_timesteps(config.training.consistency.identity_loss, schedule.get("num_train_timesteps", TIMESTEPS))
     validated = config.dataset.validation
     prompts = read_prompts(_local_file(evaluation))
     return Experiment(
@@ -85,6 +90,7 @@ def prepare_experiment(
         command=command,
         adapter=_adapter_file(adapter, store) if adapter else None,
         face_detector=locate_detector(config.transform, store.digest_file),
+        face_model=locate_face_model(config.training, config.transform, store.digest_file),
         continuing=Continuing(
             name=config.name,
             ancestor=find_ancestor(store, config.name, config.training, resume),

@@ -52,8 +52,7 @@ def locate_detector(transform: TransformConfig, digest_file: Callable[[Path], st
     if transform.crop != "face" or transform.face.detector is None:
         return None
     folder = Path(transform.face.detector).expanduser()
-    models = sorted(folder.glob("*.onnx"))
-    if not folder.is_absolute() or not models:
+    if not folder.is_absolute() or not list(folder.glob("*.onnx")):
         raise ConfigError.about(
             "transform.face.detector", expected="a folder (./buffalo_l) with an insightface model (.onnx)", got=folder
         )
@@ -61,4 +60,9 @@ def locate_detector(transform: TransformConfig, digest_file: Callable[[Path], st
         from sdxl_core.faces import NEEDS_EXTRA
 
         raise ConfigError(NEEDS_EXTRA)
-    return Detector(folder, digest_json({model.name: digest_file(model) for model in models}))
+    return detector_in(folder, digest_file)
+
+
+def detector_in(folder: Path, digest_file: Callable[[Path], str]) -> Detector:
+    """A folder of models as a detector; all of them count, as the package chooses."""
+    return Detector(folder, digest_json({model.name: digest_file(model) for model in sorted(folder.glob("*.onnx"))}))

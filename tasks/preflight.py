@@ -20,6 +20,7 @@ _LOG = logging.getLogger("sdxl_flows")
 
 def _build(job: Job) -> dict[str, Json]:
     from sdxl_core.data.faces import read_faces
+    from sdxl_core.data.landmarks import read_landmarks
     from sdxl_core.data.preflight import format_summary, summarise, token_counter
     from sdxl_core.data.records import read_records
 
@@ -33,6 +34,7 @@ def _build(job: Job) -> dict[str, Json]:
         max_chunks=job.params["max_chunks"],
         faces=read_faces(job.inputs["faces"]) if "faces" in job.inputs else {},
         epoch=EpochSpec.model_validate(job.params["epoch"]),
+        landmarks=read_landmarks(job.inputs["landmarks"]) if "landmarks" in job.inputs else None,
     )
     text = format_summary(summary)
     _LOG.info("%s", text)
@@ -59,8 +61,8 @@ STAGE = Stage(kind="preflight", version="3", build=_build, heavy=False)
 
 
 def check(pictures: Mapping[str, Handle], config: PipelineConfig, model: BaseModel, held_out: Handle | None) -> Call:
-    """`pictures` holds `dataset` and, with a face detector, `faces`; `held_out` is the dataset at
-    `dataset.validation_path`, where there is one, and else the validation loss may split the dataset."""
+    """`pictures` holds `dataset`; with a face detector `faces`; with an identity loss `landmarks`. `held_out` is the
+    dataset at `dataset.validation_path`, where there is one, and else the validation loss may split the dataset."""
     training, prior, loss = config.training, config.prior, config.training.validation_loss
     epoch = EpochSpec(
         rows_per_step=training.micro_batch_size * training.accumulation_steps * training.processes,

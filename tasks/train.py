@@ -8,6 +8,7 @@ from pathlib import Path
 from sdxl_core.config import CaptionsConfig, SamplingConfig
 from sdxl_core.train_job import Ancestor, TrainJob
 from sdxl_core.training_config import TrainingConfig
+from tasks.identity import FaceModel
 from tasks.locks import held
 from tasks.manifest import Frozen, Json
 from tasks.stage import Call, Handle, Job, Stage
@@ -37,9 +38,8 @@ def _build(job: Job) -> dict[str, Json]:
     model, vae = local_folders(job.local)
     training = TrainingConfig.model_validate(job.local["training"])
     continuing = Continuing.model_validate(job.local["continuing"])
-    settings = {name: job.params[name] for name in ("training", "start", "captions", "model", "sampling")} | {
-        "inputs": dict(job.digests)
-    }
+    names = ("training", "start", "captions", "model", "sampling", "face_model")
+    settings = {name: job.params[name] for name in names} | {"inputs": dict(job.digests)}
     key = training_key({**settings, "code": STAGE.version}, continuing.ancestor)
     with held(job.store.lock_path("training", key), say_waiting("train")) as lock:
         refuse_unfinished(job.store, continuing, settings)
@@ -54,10 +54,12 @@ def _build(job: Job) -> dict[str, Json]:
             captions=CaptionsConfig.model_validate(job.local["captions"]),
             class_latents=job.inputs.get("class_latents"),
             validation_latents=job.inputs.get("validation_latents"),
+            face_targets=job.inputs.get("identity"),
+            face_model=Path(job.local["face_model"]) if job.local["face_model"] else None,
             sampling=SamplingConfig.model_validate(job.local["sampling"]),
             work=training_path(job.store, key),
             out=job.out,
-            identity={"model": job.params["model"], **job.digests}
+            identity={"model": job.params["model"], **job.digests, **_of_face_model(job)}
             | ({"start": continuing.start} if continuing.start else {}),
             device=job.device,
             run_id=key,
@@ -68,6 +70,10 @@ def _build(job: Job) -> dict[str, Json]:
         summary = run_trainer(task, (*job.inherited, lock), job.progress)
         write_record(job.store, continuing.name, record.model_copy(update={"finished": True}))
     return summary
+
+
+def _of_face_model(job: Job) -> dict[str, str]:
+    return {} if job.params["face_model"] is None else {"face_model": job.params["face_model"]}
 
 
 STAGE = Stage(kind="train", version="3", build=_build, retries=2)
@@ -89,11 +95,13 @@ def train(
     model: BaseModel,
     cached: Mapping[str, Handle],
     continuing: Continuing,
+    face_model: FaceModel | None = None,
 ) -> Call:
-    """`cached` holds `latents`; `text`, unless captions are encoded in every step; and where there are such pictures,
-    `class_latents` and `validation_latents`."""
+    """`cached` holds `latents`; `text`, unless captions are encoded in every step; where there are such pictures,
+    `class_latents` and `validation_latents`; and with a face model `identity`."""
     draws = bool(training.validation_prompts)
     parts = (*BASE_PARTS, *_TEXT_PARTS) if training.live_text else BASE_PARTS
+    parts = (*parts, "vae") if face_model is not None else parts
     params = {
         "training": training.lasting,
         "start": continuing.start,
@@ -103,8 +111,10 @@ def train(
         "model": model.digest() if draws else model.digest(*parts),
         "sampling": sampling.model_dump(mode="json", exclude={"batch_size"}) if draws else None,
         "ancestor": continuing.ancestor.digest if continuing.ancestor else None,
+        "face_model": face_model.digest if face_model is not None else None,
     }
     local = {
+        "face_model": str(face_model.recogniser) if face_model is not None else None,
         "training": training.model_dump(mode="json"),
         "sampling": sampling.model_dump(mode="json"),
         "captions": captions.model_dump(mode="json"),

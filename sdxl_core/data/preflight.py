@@ -12,6 +12,8 @@ from sdxl_core.config import DatasetConfig, TransformConfig
 from sdxl_core.data.crop_report import EpochSpec, TableRow, crop_rows, crop_summary, epoch_rows, epoch_summary
 from sdxl_core.data.crops import plan_crops
 from sdxl_core.data.examine import Progress, examine, no_progress
+from sdxl_core.data.identity_report import identity_rows, identity_summary
+from sdxl_core.data.landmarks import Points
 from sdxl_core.data.records import Box, Record
 from sdxl_core.data.sources.base import Problem
 from sdxl_core.errors import UserError
@@ -55,8 +57,9 @@ def summarise(
     max_chunks: int = 1,
     faces: Mapping[str, Box | None] | None = None,
     epoch: EpochSpec | None = None,
+    landmarks: Mapping[str, Points | None] | None = None,
 ) -> dict[str, Any]:
-    """Figures of a dataset, as JSON. `faces` are those that a detector found, by the pictures' sha256.
+    """Figures of a dataset, as JSON. `faces` and `landmarks` are what detectors found, by the pictures' sha256.
 
     Always: `pictures`, `unique_pictures`, `captions` (different ones), `concepts` {name: pictures}, `width_px` and
     `height_px` {min, median, max} or null, `duplicate_pictures` [{sources, same_caption}] (same bytes),
@@ -64,7 +67,8 @@ def summarise(
     With `transform`: `crops` {resolution_px, mode, variants_per_picture, training_pictures, enlarged [source],
     least_kept {source, share} or null}, share being the part of a picture's area inside one crop; with buckets,
     `buckets` {sizes {height x width: pictures}, median_kept, most_enlarged}; with face crops, `without_face` [source].
-    With `epoch` too: `epoch` {rows, steps, rows_of {concept: rows}}.
+    With `epoch` too: `epoch` {rows, steps, rows_of {concept: rows}}; with `landmarks` too: `identity`
+    {training_pictures, shown (those with a whole face), without_face [source], cut_face [source]}.
     With `count_tokens`: `long_captions` {limit_tokens, pictures, captions [{text, tokens}]}, those that do not fit into
     `max_chunks`.
 
@@ -91,6 +95,8 @@ def summarise(
         summary["crops"] = crop_summary(pictures, transform)
         if epoch is not None:
             summary["epoch"] = epoch_summary(pictures, transform, epoch)
+        if landmarks is not None:
+            summary["identity"] = identity_summary(pictures, transform, landmarks)
     if count_tokens:
         summary["long_captions"] = _long_captions(captions, count_tokens, CHUNK_TOKENS * max_chunks + 2)
     return summary
@@ -130,6 +136,8 @@ def _rows(summary: dict[str, Any]) -> Iterator[TableRow]:
         yield from crop_rows(crops)
     if epoch := summary.get("epoch"):
         yield from epoch_rows(epoch)
+    if identity := summary.get("identity"):
+        yield from identity_rows(identity)
     yield from _caption_rows(summary)
     yield from _finding_rows(summary)
 

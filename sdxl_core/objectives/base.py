@@ -28,6 +28,9 @@ class LossOutput:
     """Detached figures to log."""
     rows: Rows | None = None
     """What the loss by timestep is made of; None where a method has no such rows."""
+    ratios: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """More of them, as sums and how many were added: of rows that not every pass has. Logged as the step's mean, and
+    as `<name>/rows`."""
 
 
 class Objective(Protocol):

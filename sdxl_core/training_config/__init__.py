@@ -13,6 +13,7 @@ from sdxl_core.training_config.adapters import (
     Targeted,
 )
 from sdxl_core.training_config.averaging import EmaConfig
+from sdxl_core.training_config.consistency import ConsistencyConfig, IdentityLossConfig
 from sdxl_core.training_config.data import ConceptConfig, MaskedLossConfig
 from sdxl_core.training_config.lr_schedules import LearningRates, LrSchedule
 from sdxl_core.training_config.noise import LossConfig, NoiseConfig, ScheduleConfig, TimestepConfig
@@ -50,10 +51,12 @@ __all__ = [
     "AdamWConfig",
     "Adapter",
     "ConceptConfig",
+    "ConsistencyConfig",
     "DebiasedWeighting",
     "DiffusionObjective",
     "EmaConfig",
     "FullConfig",
+    "IdentityLossConfig",
     "LearningRates",
     "LionConfig",
     "LohaConfig",

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from sdxl_core.config import Config, PositiveInt, Precision, Probability
 from sdxl_core.training_config.adapters import Adapter, LoraConfig, Ranked, Targeted
 from sdxl_core.training_config.averaging import EmaConfig
+from sdxl_core.training_config.consistency import ConsistencyConfig
 from sdxl_core.training_config.data import ConceptConfig, MaskedLossConfig
 from sdxl_core.training_config.lr_schedules import ConstantSchedule, LearningRates, LrSchedule
 from sdxl_core.training_config.memory import check_fused_backward, check_trained_weights
@@ -36,6 +37,8 @@ class TrainingConfig(Config):
     """How much each timestep counts, by its signal-to-noise ratio (SNR)."""
     loss: LossConfig = LossConfig()
     masked_loss: MaskedLossConfig | None = None
+    consistency: ConsistencyConfig = ConsistencyConfig()
+    """Losses on the pictures that predictions stand for."""
     concepts: dict[str, ConceptConfig] = Field(default_factory=dict)
     """How often and how much each concept of the dataset counts, by its name; `(none)`: pictures without one."""
     noise: NoiseConfig = NoiseConfig()
@@ -129,6 +132,16 @@ class TrainingConfig(Config):
             raise ValueError(f"export: best needs validation.loss.every_steps <= max_steps = {self.max_steps}")
         return self
 
+    @model_validator(mode="after")
+    def _some_rows_show_a_face(self) -> TrainingConfig:
+        identity = self.consistency.identity_loss
+        if identity is not None and self.timesteps.low >= identity.max_timestep:
+            raise ValueError(
+                "consistency.identity_loss: expected max_timestep above timesteps.low, or no row would have it; got "
+                f"max_timestep {identity.max_timestep} and low {self.timesteps.low}"
+            )
+        return self
+
     @property
     def adapted_parts(self) -> tuple[str, ...]:
         """Names of the networks that the adapter is on, as a checkpoint has them."""
@@ -173,7 +186,7 @@ class TrainingConfig(Config):
         """
         unlimited = set() if self.lr_schedule.depends_on_length else {"max_steps"}
         left_out: dict[str, Any] = dict.fromkeys(CANNOT_CHANGE_RESULT | {"export"} | unlimited, True)
-        return self.model_dump(mode="json", exclude=left_out | {"adapter": {"start_from"}})
+        return self.model_dump(mode="json", exclude=left_out | PLACES)
 
 
 CANNOT_CHANGE_RESULT = {
@@ -185,3 +198,5 @@ CANNOT_CHANGE_RESULT = {
     "wandb",
 }
 """Settings of training that change no byte of what it makes."""
+PLACES: dict[str, Any] = {"adapter": {"start_from": True}, "consistency": {"identity_loss": {"face_model": True}}}
+"""Settings of training that say where something lies; its digest counts, not its place."""
