@@ -16,6 +16,7 @@ from sdxl_core.errors import UserError
 from sdxl_core.objectives import Objective
 from sdxl_core.optim import learning_rate, set_learning_rate
 from sdxl_core.randomness import derived_seed
+from sdxl_core.saving import advice
 from sdxl_core.training_config import TrainingConfig
 from sdxl_core.training_set import TrainingSet
 from sdxl_core.workers import Workers
@@ -144,10 +145,7 @@ class Trainer:
         """The same rows in more and smaller passes."""
         size = self.state.micro_batch_size
         if size == 1:
-            raise UserError(
-                "training: a single row does not fit into the device's memory; set "
-                "training.gradient_checkpointing=true, training.precision=bf16, or a smaller transform.resolution_px"
-            )
+            raise UserError(f"training: a single row does not fit into the device's memory; {advice(self.config)}")
         self.state.micro_batch_size = next(n for n in range(size // 2, 0, -1) if size % n == 0)
         self.state.optimizer.zero_grad(set_to_none=True)
         gc.collect()

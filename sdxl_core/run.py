@@ -23,12 +23,14 @@ from sdxl_core.errors import UserError
 from sdxl_core.hooks import validation_file
 from sdxl_core.loop import TrainState, rows_per_step
 from sdxl_core.model import vae_folder, zeros_for_empty_prompt
+from sdxl_core.networks import offloaded
 from sdxl_core.objectives import OBJECTIVES, Objective
 from sdxl_core.optim import build_optimizer
 from sdxl_core.runtime import choose_device, choose_dtype, use_deterministic_kernels
 from sdxl_core.scheduler import load_noise_schedule
 from sdxl_core.train_job import TrainJob
 from sdxl_core.trained import Trained, load_trained_networks
+from sdxl_core.training_config.saving_memory import require_attention
 from sdxl_core.training_set import TrainingSet, load_images
 from sdxl_core.training_text import CachedText, LiveText, TrainingText
 from sdxl_core.workers import Workers
@@ -138,9 +140,10 @@ def set_up(job: TrainJob) -> Run:
 
     Raises:
         UserError: the objective needs class images and the job has none, the job has cached text and trains what
-            would change it, or the device cannot do what is asked.
+            would change it, the device cannot do what is asked, or a package is not installed.
     """
     config = job.training
+    require_attention(config.attention)
     device = choose_device(job.device)
     if config.deterministic:
         use_deterministic_kernels()
@@ -148,6 +151,8 @@ def set_up(job: TrainJob) -> Run:
     objective = OBJECTIVES[config.objective.kind](config.objective)
     if objective.uses_class_images and job.class_latents is None:
         raise UserError(f"training.objective = {config.objective.kind} needs class images: add a section `prior`")
+    if config.offload_base and not objective.uses_base:
+        raise UserError(f"training.offload_base: objective {config.objective.kind} asks no base; leave it out")
     if config.live_text != (job.text is None):
         raise UserError(
             "captions are encoded before training exactly where neither training.text_encoders nor "
@@ -176,6 +181,8 @@ def set_up(job: TrainJob) -> Run:
         class_prompt=objective.class_prompt,
     )
     base = trained.adapter.base(trained.networks, dtype) if objective.uses_base else None
+    if base is not None and config.offload_base:
+        base = offloaded(base, accelerator.device)
     state = TrainState(
         denoiser=Denoiser(trained.networks, schedule.to(accelerator.device), config, base),
         trainable=trained.trainable,

@@ -42,6 +42,8 @@ def train(job: TrainJob) -> bool:
     if job.ancestor is not None:
         require_whole(job.ancestor.path)
     run = set_up(job)
+    for note in run.trained.notes:
+        _main_process_log(run)(note)
     source = _go_on(run)
     with stopped_by_signals(run.state):
         if run.workers.is_main:

@@ -12,9 +12,12 @@ from accelerate import Accelerator
 from torch import nn
 
 from sdxl_core.adapters import ADAPTERS, Adapter
+from sdxl_core.attention import use_attention
+from sdxl_core.checkpointing import use_checkpointing
 from sdxl_core.learned_tokens import add_tokens, export_tokens, require_used
 from sdxl_core.model import cast_frozen, load_unet
 from sdxl_core.networks import Networks
+from sdxl_core.quantization import quantize_frozen
 from sdxl_core.randomness import derived_seed
 from sdxl_core.scheduler import export_scheduler
 from sdxl_core.text_encoders import TextEncoders, Tokenizers
@@ -32,6 +35,8 @@ class Trained:
     trainable: dict[str, nn.Parameter]
     """Everything that is trained, named `<part>.<name>`; a part is a network's name, or `tokens`."""
     config: TrainingConfig
+    notes: tuple[str, ...] = ()
+    """What was done otherwise than asked for, and why."""
 
     def export(self, model: Path, out: Path, provenance: Mapping[str, str]) -> None:
         """Write all that was trained into `out`, in the files that other programs load."""
@@ -57,6 +62,22 @@ def load_trained_networks(
         require_used(config.new_tokens, captions)
         tokenizers, encoders = Tokenizers.load(model), TextEncoders.load(model, torch.device("cpu"))
     networks = Networks(load_unet(model), encoders)
+    adapter, adapted, trainable = attach_adapter(networks, config)
+    if tokenizers is not None and encoders is not None:
+        trainable |= add_tokens(tokenizers, encoders, config.new_tokens, config.seed)
+    notes = []
+    for part, module in networks.parts.items():
+        notes.append(settle(part, module, config, dtype, accelerator.device))
+        module.to(accelerator.device)
+        accelerator.prepare_model(module, evaluation_mode=True)  # autocast; gradients are averaged by Workers
+    said = tuple(note for note in notes if note is not None)
+    return Trained(networks, tokenizers, adapter, adapted, trainable, config, said)
+
+
+def attach_adapter(
+    networks: Networks, config: TrainingConfig
+) -> tuple[Adapter, tuple[str, ...], dict[str, nn.Parameter]]:
+    """-> the adapter, the names of the networks that it is on, and what is trained of them, by `<part>.<name>`."""
     adapter = ADAPTERS[config.adapter.kind](config.adapter)
     adapted = tuple(_adapted(config))
     trainable: dict[str, nn.Parameter] = {}
@@ -65,11 +86,17 @@ def load_trained_networks(
         seed = config.seed if part == "unet" else derived_seed("adapter", part, config.seed)
         found = adapter.attach(part, networks.parts[part], seed)
         trainable |= {f"{part}.{name}": parameter for name, parameter in found.items()}
-    if tokenizers is not None and encoders is not None:
-        trainable |= add_tokens(tokenizers, encoders, config.new_tokens, config.seed)
-    for module in networks.parts.values():
-        _place(module, config, dtype, accelerator)
-    return Trained(networks, tokenizers, adapter, adapted, trainable, config)
+    return adapter, adapted, trainable
+
+
+def settle(part: str, module: Any, config: TrainingConfig, dtype: torch.dtype, device: torch.device) -> str | None:
+    """Give a network, adapter and all, its number formats and its ways to compute; returns what deviates from them."""
+    cast_frozen(module, dtype)
+    if config.base_quantization is not None and part == "unet":
+        quantize_frozen(module, config.base_quantization, device)
+    if config.gradient_checkpointing:
+        use_checkpointing(module, config.checkpoint_every_blocks)
+    return use_attention(module, config.attention, device, dtype)
 
 
 def _adapted(config: TrainingConfig) -> list[str]:
@@ -78,12 +105,3 @@ def _adapted(config: TrainingConfig) -> list[str]:
     chosen = config.text_encoders
     wanted = (("unet", True), ("text_encoder", chosen and chosen.first), ("text_encoder_2", chosen and chosen.second))
     return [part for part, is_wanted in wanted if is_wanted]
-
-
-def _place(module: Any, config: TrainingConfig, dtype: torch.dtype, accelerator: Accelerator) -> None:
-    cast_frozen(module, dtype)
-    if config.gradient_checkpointing:
-        enable = getattr(module, "enable_gradient_checkpointing", None) or module.gradient_checkpointing_enable
-        enable()
-    module.to(accelerator.device)
-    accelerator.prepare_model(module, evaluation_mode=True)  # autocast; gradients are averaged by Workers

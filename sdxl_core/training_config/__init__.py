@@ -9,6 +9,7 @@ from sdxl_core.training_config.objectives import (
     PriorPredictionObjective,
     PriorPreservationObjective,
 )
+from sdxl_core.training_config.saving_memory import Attention, QuantizationConfig
 from sdxl_core.training_config.text import NewToken, TextEncodersConfig
 from sdxl_core.training_config.training import CANNOT_CHANGE_RESULT, TrainingConfig
 from sdxl_core.training_config.watching import ValidationConfig, WandbConfig
@@ -24,6 +25,7 @@ from sdxl_core.training_config.weightings import (
 __all__ = [
     "CANNOT_CHANGE_RESULT",
     "Adapter",
+    "Attention",
     "DebiasedWeighting",
     "DiffusionObjective",
     "EmaConfig",
@@ -39,6 +41,7 @@ __all__ = [
     "P2Weighting",
     "PriorPredictionObjective",
     "PriorPreservationObjective",
+    "QuantizationConfig",
     "ScheduleConfig",
     "SoftMinSnrWeighting",
     "TextEncodersConfig",
