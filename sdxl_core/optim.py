@@ -23,6 +23,11 @@ def build_optimizer(config: TrainingConfig, trainable: Sequence[nn.Parameter]) -
     )
 
 
+def state_bytes(trainable: Sequence[nn.Parameter]) -> int:
+    """What the optimizer keeps of these parameters: AdamW's two moments, each as large as they are."""
+    return 2 * sum(parameter.nbytes for parameter in trainable)
+
+
 def learning_rate(config: TrainingConfig, step: int) -> float:
     """Rate of optimizer step `step` (counted from 0): warm-up from zero, then the schedule to the last step."""
     if step < config.warmup_steps:
