@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from flows import cli_artifacts, cli_runs, console
+from flows import cli_artifacts, cli_doctor, cli_runs, console
 
 app = typer.Typer(
     name="sdxl-flows",
@@ -27,24 +27,8 @@ app.command("run")(cli_runs.run)
 app.command("plan")(cli_runs.plan)
 app.command("evaluate")(cli_runs.evaluate)
 app.command("report")(cli_runs.report)
+app.command("doctor")(cli_doctor.doctor)
 app.add_typer(cli_artifacts.app, name="artifacts")
-
-
-@app.command()
-def doctor() -> None:
-    """Say what this machine has of what a run needs: versions, device, memory, disk, extras, hub access.
-
-    Exit code 1 if something that every run needs is missing.
-    """
-    from tasks.config import RuntimeConfig
-    from tasks.doctor import examine
-
-    findings = []
-    for finding in examine(RuntimeConfig()):
-        console.out(f"{finding.state:<5} {finding.subject:<13} {finding.text}")
-        findings.append(finding)
-    if any(finding.state == "bad" for finding in findings):
-        raise typer.Exit(1)
 
 
 @app.command("make-metadata")

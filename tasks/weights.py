@@ -71,6 +71,24 @@ def locate_base_model(config: ModelConfig, digests: FileDigests) -> BaseModel:
     return BaseModel(folder, vae, {"index": digests(folder / "model_index.json"), **components})
 
 
+def locate_description(config: ModelConfig) -> tuple[Path, Path]:
+    """-> the folders of the base model and of its VAE, with their JSON files; of the hub's, nothing else is downloaded.
+
+    Raises:
+        ConfigError: it is not there, or not an SDXL checkpoint.
+    """
+    folder = _local_or_hub(config.base, config.revision, "model.base", patterns=("*.json",))
+    vae = folder / "vae"
+    if config.vae is not None:
+        vae = _local_or_hub(config.vae, config.vae_revision, "model.vae", patterns=("*.json",))
+    if config.base.startswith("/"):
+        check_checkpoint(folder, vae if config.vae is not None and config.vae.startswith("/") else None)
+    for file in (folder / "unet" / "config.json", folder / "scheduler" / "scheduler_config.json", vae / "config.json"):
+        if not file.is_file():
+            raise ConfigError.about("model", expected=f"{file.parent.name}/{file.name}", got=f"none in {folder}")
+    return folder, vae
+
+
 def locate_metric_weights(evaluation: EvaluationConfig, digests: FileDigests) -> dict[str, MetricWeights]:
     """Find (or download) what the metrics measure with, by metric id.
 
@@ -90,21 +108,27 @@ def _metric_weights(index: int, metric: object, digests: FileDigests) -> MetricW
     return MetricWeights(places, found)
 
 
-def _local_or_hub(location: str, revision: str | None, where: str, variant: str | None = None) -> Path:
+def _local_or_hub(
+    location: str, revision: str | None, where: str, variant: str | None = None, patterns: Sequence[str] | None = None
+) -> Path:
     if location.startswith("/"):
         path = Path(location)
         if not path.exists():
             raise ConfigError.about(where, expected="a folder or file that exists", got=path, fix=_nearest(path))
         return path
-    return _download(location, revision, where, variant)
+    return _download(location, revision, where, variant, patterns)
 
 
-def _download(repository: str, revision: str | None, where: str, variant: str | None) -> Path:
-    """The snapshot in the hub's own cache; what is already there at a pinned revision needs no network."""
+def _download(
+    repository: str, revision: str | None, where: str, variant: str | None, only: Sequence[str] | None
+) -> Path:
+    """The snapshot in the hub's own cache, or `only` some files of it; what is already there at a pinned revision
+    needs no network."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    patterns = ["*.json", "*.txt", "*.model"] + ([f"*.{variant}.safetensors"] if variant else ["*.safetensors"])
+    weights = [f"*.{variant}.safetensors"] if variant else ["*.safetensors"]
+    patterns = ["*.json", "*.txt", "*.model", *weights] if only is None else list(only)
     # single-file checkpoints, exports and other variants lie beside the folders and would double the download
     ignored = ["sd_xl_*", "*onnx*", "*openvino*", "*flax*"] + ([] if variant else ["*.fp16.safetensors"])
     try:
