@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from flows import cli_artifacts, cli_dataset, cli_runs, cli_weights, console
+from flows import cli_artifacts, cli_dataset, cli_doctor, cli_runs, cli_weights, console
 
 app = typer.Typer(
     name="sdxl-flows",
@@ -32,25 +32,9 @@ app.command("merge")(cli_weights.merge)
 app.command("extract")(cli_weights.extract)
 app.command("resize")(cli_weights.resize)
 app.command("push")(cli_weights.push)
+app.command("doctor")(cli_doctor.doctor)
 app.add_typer(cli_artifacts.app, name="artifacts")
 app.add_typer(cli_dataset.app, name="prepare-dataset")
-
-
-@app.command()
-def doctor() -> None:
-    """Say what this machine has of what a run needs: versions, device, memory, disk, extras, hub access.
-
-    Exit code 1 if something that every run needs is missing.
-    """
-    from tasks.config import RuntimeConfig
-    from tasks.doctor import examine
-
-    findings = []
-    for finding in examine(RuntimeConfig()):
-        console.out(f"{finding.state:<5} {finding.subject:<13} {finding.text}")
-        findings.append(finding)
-    if any(finding.state == "bad" for finding in findings):
-        raise typer.Exit(1)
 
 
 @app.command("make-metadata")

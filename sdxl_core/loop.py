@@ -18,6 +18,7 @@ from sdxl_core.learning_rate import curves, learning_rates
 from sdxl_core.loss_by_timestep import bin_means, bin_sums
 from sdxl_core.objectives import LossOutput, Objective
 from sdxl_core.randomness import derived_seed
+from sdxl_core.saving import advice
 from sdxl_core.stepping import Stepping
 from sdxl_core.training_config import TrainingConfig
 from sdxl_core.training_set import StepRows
@@ -175,10 +176,7 @@ class Trainer:
                 "training.micro_batch_size (the run starts anew), or training.fused_backward=false"
             )
         if size == 1:
-            raise UserError(
-                "training: a single row does not fit into the device's memory; set "
-                "training.gradient_checkpointing=true, training.precision=bf16, or a smaller transform.resolution_px"
-            )
+            raise UserError(f"training: a single row does not fit into the device's memory; {advice(self.config)}")
         self.state.micro_batch_size = next(n for n in range(size // 2, 0, -1) if size % n == 0)
         self.state.stepping.begin(self.state.step)
         gc.collect()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from sdxl_core.text_encoders import NAMES, TextEncoders
@@ -28,3 +29,25 @@ class Networks:
 
 Base = Callable[[], AbstractContextManager[Networks]]
 """Inside, the networks are what they were before training."""
+
+
+def offloaded(base: Base, device: torch.device) -> Base:
+    """The same base, whose own copy of the networks waits in main memory and is on `device` only while it is asked."""
+
+    def move(networks: Networks, where: torch.device) -> None:
+        for module in networks.parts.values():
+            module.to(where)
+
+    with base() as kept:
+        move(kept, torch.device("cpu"))
+
+    @contextmanager
+    def on_device() -> Iterator[Networks]:
+        with base() as kept:
+            move(kept, device)
+            try:
+                yield kept
+            finally:
+                move(kept, torch.device("cpu"))
+
+    return on_device

@@ -21,6 +21,8 @@ OVERRIDABLE = {
     "training.accumulation_steps": "with micro_batch_size so that the rows of a step stay the same",
     "training.processes": "with micro_batch_size so that the rows of a step stay the same",
     "training.gradient_checkpointing": "memory for time; the same numbers but for rounding",
+    "training.checkpoint_every_blocks": "as above",
+    "training.attention": "another order of the same sums",
     "training.precision": "rounding",
     "training.validation": "pictures for people",
     "sampling": "as above",

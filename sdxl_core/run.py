@@ -21,6 +21,7 @@ from sdxl_core.errors import UserError
 from sdxl_core.identity.set_up import add_identity_loss
 from sdxl_core.loop import TrainState, rows_per_step
 from sdxl_core.model import vae_folder
+from sdxl_core.networks import Base, offloaded
 from sdxl_core.objectives import OBJECTIVES, Objective
 from sdxl_core.optimizers import optimizer_kind
 from sdxl_core.run_data import (
@@ -38,6 +39,8 @@ from sdxl_core.scheduler import load_noise_schedule
 from sdxl_core.stepping import build_stepping
 from sdxl_core.train_job import TrainJob
 from sdxl_core.trained import Trained, load_trained_networks
+from sdxl_core.training_config import TrainingConfig
+from sdxl_core.training_config.saving_memory import require_attention
 from sdxl_core.training_set import StepRows
 from sdxl_core.validation_loss import ValidationLoss
 from sdxl_core.workers import Workers
@@ -127,10 +130,11 @@ def set_up(job: TrainJob, objective: Objective | None = None, data: StepRows | N
 
     Raises:
         UserError: the objective needs class images and the job has none, the job has cached text and trains what
-            would change it, the device cannot do what is asked, or the optimizer's package is not installed.
+            would change it, the device cannot do what is asked, or a package is not installed.
     """
     config = job.training
     config.optimizer.require()
+    require_attention(config.attention)
     device = choose_device(job.device)
     if config.deterministic:
         use_deterministic_kernels()
@@ -166,8 +170,7 @@ def set_up(job: TrainJob, objective: Objective | None = None, data: StepRows | N
         data = build_training_set(job, images, text, objective.class_prompt, schedule.timesteps, rows, faces)
         validation_loss = build_validation_loss(job, images, text, schedule.timesteps)
     assert data is not None
-    holds_base = objective.uses_base or (config.masked_loss is not None and config.masked_loss.prior_weight > 0)
-    base = trained.adapter.base(trained.networks, dtype) if holds_base else None
+    base = _base(config, objective, trained, dtype, accelerator.device)
     state = TrainState(
         denoiser=Denoiser(trained.networks, schedule.to(accelerator.device), config, base),
         trainable=trained.trainable,
@@ -177,6 +180,22 @@ def set_up(job: TrainJob, objective: Objective | None = None, data: StepRows | N
     )
     identity = _identity(job, accelerator)
     return Run(job, accelerator, workers, trained, objective, state, data, identity, validation_loss)
+
+
+def _base(
+    config: TrainingConfig, objective: Objective, trained: Trained, dtype: torch.dtype, device: torch.device
+) -> Base | None:
+    """The frozen base, where anything asks for it.
+
+    Raises:
+        UserError: it is to be offloaded and nothing asks for it.
+    """
+    if not objective.uses_base and (config.masked_loss is None or config.masked_loss.prior_weight == 0):
+        if config.offload_base:
+            raise UserError(f"training.offload_base: objective {config.objective.kind} asks no base; leave it out")
+        return None
+    base = trained.adapter.base(trained.networks, dtype)
+    return offloaded(base, device) if config.offload_base else base
 
 
 def _identity(job: TrainJob, accelerator: Accelerator) -> dict[str, Any]:

@@ -51,6 +51,8 @@ def train(job: TrainJob, objective: Objective | None = None, data: StepRows | No
         require_whole(job.ancestor.path)
     _refuse_best_of_none(job)
     run = set_up(job, objective, data)
+    for note in run.trained.notes:
+        _main_process_log(run)(note)
     source = _go_on(run)
     with stopped_by_signals(run.state):
         if run.workers.is_main:

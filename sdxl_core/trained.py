@@ -13,10 +13,13 @@ from torch import Tensor, nn
 
 from sdxl_core.adapter_start import require_same_layers
 from sdxl_core.adapters import ADAPTERS, Adapter
+from sdxl_core.attention import use_attention
+from sdxl_core.checkpointing import use_checkpointing
 from sdxl_core.learned_tokens import add_tokens, export_tokens, require_used
 from sdxl_core.model import cast_frozen, cast_trained, kept, load_unet
 from sdxl_core.networks import Networks
 from sdxl_core.peft_layers import stored_layers
+from sdxl_core.quantization import quantize_frozen
 from sdxl_core.randomness import derived_seed
 from sdxl_core.runtime import DTYPES
 from sdxl_core.scheduler import export_scheduler
@@ -37,6 +40,8 @@ class Trained:
     config: TrainingConfig
     kept: dict[str, Tensor]
     """What is not trained and has to be saved all the same, named alike."""
+    notes: tuple[str, ...] = ()
+    """What was done otherwise than asked for, and why."""
 
     def export(self, model: Path, out: Path, provenance: Mapping[str, str]) -> None:
         """Write all that was trained into `out`, in the files that other programs load."""
@@ -61,12 +66,30 @@ def load_trained_networks(
     if config.live_text:
         require_used(config.new_tokens, captions)
         tokenizers, encoders = Tokenizers.load(model), TextEncoders.load(model, torch.device("cpu"))
-    unet = load_unet(model)
-    networks = Networks(unet, encoders)
+    networks = Networks(load_unet(model), encoders)
+    adapter, adapted, trainable = attach_adapter(networks, config)
+    if tokenizers is not None and encoders is not None:
+        trainable |= add_tokens(tokenizers, encoders, config.new_tokens, config.seed)
+    cast_trained(trainable.values(), DTYPES[config.trained_weights])
+    notes = []
+    for part, module in networks.parts.items():
+        notes.append(settle(part, module, config, dtype, accelerator.device))
+        module.to(accelerator.device)
+        accelerator.prepare_model(module, evaluation_mode=True)  # autocast; gradients are averaged by Workers
+    saved = {f"{part}.{name}": numbers for part in adapted for name, numbers in kept(networks.parts[part]).items()}
+    said = tuple(note for note in notes if note is not None)
+    return Trained(networks, tokenizers, adapter, adapted, trainable, config, saved, said)
+
+
+def attach_adapter(
+    networks: Networks, config: TrainingConfig
+) -> tuple[Adapter, tuple[str, ...], dict[str, nn.Parameter]]:
+    """-> the adapter, the names of the networks that it is on, and what is trained of them, by `<part>.<name>`."""
     adapter = ADAPTERS[config.adapter.kind](config.adapter)
     adapted = config.adapted_parts
     if isinstance(config.adapter, Targeted):
         layers = {part: stored_layers(part, networks.parts[part]) for part in adapted}
+        unet: Any = networks.unet
         require_same_layers(config.adapter, layers, dict(unet.config))
     trainable: dict[str, nn.Parameter] = {}
     for part in adapted:
@@ -74,19 +97,14 @@ def load_trained_networks(
         seed = config.seed if part == "unet" else derived_seed("adapter", part, config.seed)
         found = adapter.attach(part, networks.parts[part], seed)
         trainable |= {f"{part}.{name}": parameter for name, parameter in found.items()}
-    if tokenizers is not None and encoders is not None:
-        trainable |= add_tokens(tokenizers, encoders, config.new_tokens, config.seed)
-    cast_trained(trainable.values(), DTYPES[config.trained_weights])
-    for module in networks.parts.values():
-        _place(module, config, dtype, accelerator)
-    saved = {f"{part}.{name}": numbers for part in adapted for name, numbers in kept(networks.parts[part]).items()}
-    return Trained(networks, tokenizers, adapter, adapted, trainable, config, saved)
+    return adapter, adapted, trainable
 
 
-def _place(module: Any, config: TrainingConfig, dtype: torch.dtype, accelerator: Accelerator) -> None:
+def settle(part: str, module: Any, config: TrainingConfig, dtype: torch.dtype, device: torch.device) -> str | None:
+    """Give a network, adapter and all, its number formats and its ways to compute; returns what deviates from them."""
     cast_frozen(module, dtype)
+    if config.base_quantization is not None and part == "unet":
+        quantize_frozen(module, config.base_quantization, device)
     if config.gradient_checkpointing:
-        enable = getattr(module, "enable_gradient_checkpointing", None) or module.gradient_checkpointing_enable
-        enable()
-    module.to(accelerator.device)
-    accelerator.prepare_model(module, evaluation_mode=True)  # autocast; gradients are averaged by Workers
+        use_checkpointing(module, config.checkpoint_every_blocks)
+    return use_attention(module, config.attention, device, dtype)

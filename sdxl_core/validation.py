@@ -46,7 +46,7 @@ class Validation:
         live = trained.networks.text_encoders is not None
         self.encoded = None if live else encode_prompts(job.model, config.prompts, device)
         self.pipeline = StableDiffusionXLPipeline(
-            vae=load_vae(vae_folder(job.model, job.vae), device),
+            vae=load_vae(vae_folder(job.model, job.vae), torch.device("cpu")),
             text_encoder=None,
             text_encoder_2=None,
             tokenizer=None,
@@ -60,9 +60,13 @@ class Validation:
     @torch.no_grad()
     def pictures(self) -> list[Image.Image]:
         """One picture per validation prompt."""
-        with evaluating(self.trained.networks):
-            text_BSE, pooled_BP = self.encoded or self._encode()
-            return [self._picture(row, text_BSE, pooled_BP) for row in range(1, len(text_BSE))]
+        self.pipeline.vae.to(self.device)
+        try:
+            with evaluating(self.trained.networks):
+                text_BSE, pooled_BP = self.encoded or self._encode()
+                return [self._picture(row, text_BSE, pooled_BP) for row in range(1, len(text_BSE))]
+        finally:
+            self.pipeline.vae.to("cpu")  # a third of a gigabyte that no step needs
 
     def _encode(self) -> tuple[Tensor, Tensor]:
         """The prompts as the text encoders see them now, after the unconditional row."""

@@ -12,6 +12,7 @@ from sdxl_core.data.fingerprint import dataset_fingerprint
 from sdxl_core.identity.face_model import require_timesteps
 from sdxl_core.prompts import read_prompts
 from sdxl_core.scheduler_settings import TIMESTEPS, scheduler_settings
+from sdxl_core.training_config.saving_memory import require_attention
 from tasks.adapters import check_adapter
 from tasks.checkpoint import read_shapes
 from tasks.config import PipelineConfig
@@ -74,6 +75,7 @@ def prepare_experiment(
     """
     check_sections(config)
     config.training.optimizer.require()
+    require_attention(config.training.attention)
     evaluation, resume = config.evaluation, resume or Resume()
     model = locate_base_model(config.model, store.digest_file)
     schedule = scheduler_settings(model.folder, config.training.schedule)
@@ -108,6 +110,11 @@ def check_sections(config: PipelineConfig) -> None:
         ConfigError: naming both.
     """
     objective = config.training.objective.kind
+    if config.training.attention == "xformers" and config.captions.max_chunks > 1:
+        raise ConfigError(
+            "training.attention = xformers: its kernels take no captions of several lengths; set "
+            "training.attention=auto or captions.max_chunks=1"
+        )
     if config.captions.max_chunks > 1 and config.sampling.max_chunks < config.captions.max_chunks:
         raise ConfigError(
             f"sampling.max_chunks = {config.sampling.max_chunks} would cut prompts that captions.max_chunks = "

@@ -86,6 +86,24 @@ def find_base_settings(config: ModelConfig) -> Path:
     return _local_or_hub(config.base, config.revision, "model.base", patterns=("*.json", "*.txt"))
 
 
+def locate_description(config: ModelConfig) -> tuple[Path, Path]:
+    """-> the folders of the base model and of its VAE, with their JSON files; of the hub's, nothing else is downloaded.
+
+    Raises:
+        ConfigError: it is not there, or not an SDXL checkpoint.
+    """
+    folder = _local_or_hub(config.base, config.revision, "model.base", patterns=("*.json",))
+    vae = folder / "vae"
+    if config.vae is not None:
+        vae = _local_or_hub(config.vae, config.vae_revision, "model.vae", patterns=("*.json",))
+    if config.base.startswith("/"):
+        check_checkpoint(folder, vae if config.vae is not None and config.vae.startswith("/") else None)
+    for file in (folder / "unet" / "config.json", folder / "scheduler" / "scheduler_config.json", vae / "config.json"):
+        if not file.is_file():
+            raise ConfigError.about("model", expected=f"{file.parent.name}/{file.name}", got=f"none in {folder}")
+    return folder, vae
+
+
 def locate_metric_weights(evaluation: EvaluationConfig, digests: FileDigests) -> dict[str, MetricWeights]:
     """Find (or download) what the metrics measure with, by metric id.
 

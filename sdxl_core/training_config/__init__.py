@@ -32,6 +32,7 @@ from sdxl_core.training_config.optimizers import (
     ProdigyConfig,
     ScheduleFreeConfig,
 )
+from sdxl_core.training_config.saving_memory import Attention, QuantizationConfig
 from sdxl_core.training_config.text import NewToken, TextEncodersConfig
 from sdxl_core.training_config.training import CANNOT_CHANGE_RESULT, TrainingConfig
 from sdxl_core.training_config.watching import ValidationConfig, ValidationLossConfig, WandbConfig
@@ -50,6 +51,7 @@ __all__ = [
     "AdamW8bitConfig",
     "AdamWConfig",
     "Adapter",
+    "Attention",
     "ConceptConfig",
     "ConsistencyConfig",
     "DebiasedWeighting",
@@ -77,6 +79,7 @@ __all__ = [
     "PriorPredictionObjective",
     "PriorPreservationObjective",
     "ProdigyConfig",
+    "QuantizationConfig",
     "Ranked",
     "ScheduleConfig",
     "ScheduleFreeConfig",

@@ -17,6 +17,7 @@ from sdxl_core.training_config.noise import LossConfig, NoiseConfig, ScheduleCon
 from sdxl_core.training_config.numbers import Positive, Rate
 from sdxl_core.training_config.objectives import DiffusionObjective, Objective
 from sdxl_core.training_config.optimizers import AdamWConfig, Optimizer
+from sdxl_core.training_config.saving_memory import Attention, QuantizationConfig
 from sdxl_core.training_config.text import NewToken, TextEncodersConfig
 from sdxl_core.training_config.watching import ValidationConfig, ValidationLossConfig, WandbConfig
 from sdxl_core.training_config.weightings import UniformWeighting, Weighting
@@ -71,6 +72,17 @@ class TrainingConfig(Config):
     fused_backward: bool = False
     """Full fine-tunes: update each tensor as soon as its gradient is there, so that all are never in memory at once."""
     gradient_checkpointing: bool = False
+    """Keep only the inputs of the networks' blocks for the backward pass, and compute the blocks again there."""
+    checkpoint_every_blocks: PositiveInt = 1
+    """With gradient_checkpointing: compute one block out of so many again and keep the others; 2 takes about half of
+    the time for about half of the saving."""
+    attention: Attention = "auto"
+    """auto and sdpa: torch's own kernels; xformers: that package's; math: plain matrix products, which need the most
+    memory."""
+    base_quantization: QuantizationConfig | None = None
+    """The frozen UNet in fewer bits, for adapters. Pictures for the report are drawn with the base as it is."""
+    offload_base: bool = False
+    """Full fine-tunes whose objective asks the base: keep the base's copy in main memory while it is not asked."""
     deterministic: bool = False
     """On a GPU: only kernels that give the same bits every time, which costs speed. On a CPU they always do."""
     seed: Annotated[int, Field(ge=0)] = 0
@@ -142,6 +154,18 @@ class TrainingConfig(Config):
             )
         return self
 
+    @model_validator(mode="after")
+    def _memory_is_saved_where_it_can_be(self) -> TrainingConfig:
+        if self.checkpoint_every_blocks > 1 and not self.gradient_checkpointing:
+            raise ValueError("checkpoint_every_blocks needs gradient_checkpointing: true")
+        if self.adapter.kind == "full" and self.base_quantization is not None:
+            raise ValueError(
+                "base_quantization is for frozen weights, and adapter: {kind: full} trains them; leave it out"
+            )
+        if self.adapter.kind != "full" and self.offload_base:
+            raise ValueError("offload_base: only adapter: {kind: full} keeps a copy of the base; leave it out")
+        return self
+
     @property
     def adapted_parts(self) -> tuple[str, ...]:
         """Names of the networks that the adapter is on, as a checkpoint has them."""
@@ -195,6 +219,7 @@ CANNOT_CHANGE_RESULT = {
     "keep_bundles",
     "max_skipped_steps",
     "log_every_steps",
+    "offload_base",
     "wandb",
 }
 """Settings of training that change no byte of what it makes."""

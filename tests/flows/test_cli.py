@@ -58,6 +58,8 @@ def test_a_plan_loads_nothing_heavy_and_explains(cli: Cli, filled: ArtifactStore
         (["evaluate", "toy/toy.yaml", "--adapter", "nowhere.safetensors"], "--adapter"),
         (["report", "toy/toy.yaml"], "not in the store for this configuration"),
         (["make-metadata", "nowhere", "--prompt", "a dog"], "nowhere"),
+        (["doctor", "toy/toy.yaml", "--set", "training.attention=fast"], "training.attention"),
+        (["doctor", "toy/toy.yaml", "--set", "model.base=/nowhere"], "model.base: expected a folder or file"),
         (["artifacts", "show", "train/"], "no artifact"),
         (["artifacts", "ls", "--store", "nowhere"], "there is no store"),
         (
@@ -146,6 +148,20 @@ def test_make_metadata_lists_pictures(cli: Cli, config: Path, tmp_path: Path) ->
     listed.unlink()
     assert cli("make-metadata", "toy/pictures", "--prompt", "a dog").returncode == 0
     assert [json.loads(line)["text"] for line in listed.read_text().splitlines()] == ["a dog"] * 3
+
+
+MINIATURE = Path(__file__).parents[2] / "configs" / "miniature" / "lora.yaml"
+
+
+def test_doctor_tells_what_a_training_needs(cli: Cli) -> None:
+    told = cli("doctor", MINIATURE, "--set", "training.micro_batch_size=2")
+    assert told.returncode == 0, told.stderr
+    for words in ("activations", "2 rows a step", "80 GB (H100)", "Not measured on a GPU"):
+        assert words in told.stdout
+    found = json.loads(cli("doctor", MINIATURE, "--json").stdout)
+    assert found["rows_per_step"] == 6 and found["peak_bytes"] == sum(found["parts"].values())
+    nothing = cli("doctor", "--json")
+    assert nothing.returncode == 2 and "CONFIG" in nothing.stderr
 
 
 def test_the_schema_is_json(cli: Cli) -> None:

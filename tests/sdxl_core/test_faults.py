@@ -77,8 +77,10 @@ def test_a_row_that_never_fits_ends_with_advice(
     jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(OBJECTIVES, "diffusion", NoMemory)
-    assert main([str(write_job(jobs(tmp_path, **PLAIN)))]) == EXIT_USER_ERROR
-    assert "a single row does not fit" in capsys.readouterr().err
+    assert main([str(write_job(jobs(tmp_path, **PLAIN, precision="bf16", micro_batch_size=2)))]) == EXIT_USER_ERROR
+    said = capsys.readouterr().err
+    assert "a single row does not fit" in said and "training.gradient_checkpointing=true" in said
+    assert "precision" not in said and "micro_batch_size" not in said, "what is done already is no advice"
 
 
 def with_latents_of(jobs: Jobs, folder: Path, pictures: slice, value: float) -> tuple[Jobs, list[str]]:
