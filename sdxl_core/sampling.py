@@ -13,7 +13,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from sdxl_core.config import SamplingConfig
-from sdxl_core.long_prompts import chunks_needed, embeddings
+from sdxl_core.prompt_embeddings import chunks_needed, embeddings
 from sdxl_core.runtime import batch_size_for
 from sdxl_core.tensor_files import cell_key
 

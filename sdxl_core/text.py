@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 from collections.abc import Callable, Collection, MutableMapping, Sequence
 from pathlib import Path
@@ -41,15 +40,6 @@ class Encoder:
         text_1SE, pooled_1P = self.encoders(ids_12KT)
         kept = 0.0 if self.zeros and text == "" else 1.0
         return text_1SE[0].cpu() * kept, pooled_1P[0].cpu() * kept
-
-
-def encode_prompts(model: Path, prompts: Sequence[str], device: torch.device) -> tuple[Tensor, Tensor]:
-    """`prompts` after the unconditional row -> text_BSE, pooled_BP; the encoders are gone when this returns."""
-    encoder = Encoder(model, device)
-    encoded = [encoder(text) for text in ["", *prompts]]
-    del encoder
-    gc.collect()
-    return torch.stack([text for text, _ in encoded]), torch.stack([pooled for _, pooled in encoded])
 
 
 def encode_text(

@@ -36,10 +36,9 @@ class Tokenizers:
         """A pipeline's own, with the tokens that were loaded into it."""
         found = Tokenizers(pipeline.tokenizer, pipeline.tokenizer_2)
         added = list(pipeline.tokenizer.added_tokens_encoder)
-        for token in added:
-            pieces = [name for name in added if name == token or re.fullmatch(re.escape(token) + r"_\d+", name)]
-            if re.fullmatch(TOKEN, token):
-                found._pieces[token] = pieces
+        for token in (name for name in added if re.fullmatch(TOKEN, name)):
+            further = re.compile(re.escape(token) + r"_\d+")
+            found._pieces[token] = [token, *(name for name in added if further.fullmatch(name))]
         return found
 
     def add(self, token: str, vectors: int) -> list[int]:
@@ -69,6 +68,16 @@ class Tokenizers:
         longest = max(map(len, both))
         padded = [chunks + [self._chunk(n, [])] * (longest - len(chunks)) for n, chunks in enumerate(both)]
         return torch.tensor(padded)
+
+    def batch(self, texts: Sequence[str], max_chunks: int = 1) -> tuple[Tensor, Tensor]:
+        """ids_B2KT as long as the longest text, and how many tokens of each are its own (lengths_B).
+
+        What is shorter is followed by chunks of the empty text.
+        """
+        ids_2KT = [self.chunks(text, max_chunks) for text in texts]
+        most, empty_21T = max(ids.shape[1] for ids in ids_2KT), self.chunks("")
+        padded = [torch.cat([ids, empty_21T.expand(-1, most - ids.shape[1], -1)], dim=1) for ids in ids_2KT]
+        return torch.stack(padded), torch.tensor([ids[0].numel() for ids in ids_2KT])
 
     def _chunked(self, n: int, caption: str, max_chunks: int) -> Iterator[list[int]]:
         ids, room = self.words(caption, tokenizer=n), self.both[n].model_max_length - 2

@@ -68,17 +68,8 @@ class LiveText:
     def tokenize(captions: Collection[str], tokenizers: Tokenizers, config: CaptionsConfig, zeros: bool) -> LiveText:
         """`zeros`: whether zeros stand for no caption, instead of the empty text's embedding."""
         texts, rows = encoded_captions(captions, config)
-        ids_2KT = [tokenizers.chunks(text, config.max_chunks) for text in texts]
-        most = max(ids.shape[1] for ids in ids_2KT)
-        tokens = ids_2KT[0].shape[2]
-        empty_21T = ids_2KT[0][:, :1]  # behind a shorter text; the UNet does not see it
-        padded = [torch.cat([ids, empty_21T.expand(-1, most - ids.shape[1], -1)], dim=1) for ids in ids_2KT]
-        return LiveText(
-            torch.stack(padded),
-            torch.tensor([0.0 if zeros and not text else 1.0 for text in texts]),
-            torch.tensor([ids.shape[1] * tokens for ids in ids_2KT]),
-            rows,
-        )
+        ids_U2KT, lengths_U = tokenizers.batch(texts, config.max_chunks)
+        return LiveText(ids_U2KT, torch.tensor([0.0 if zeros and not text else 1.0 for text in texts]), lengths_U, rows)
 
     def pick(self, rows_B: Tensor) -> TokenizedText:
         return TokenizedText(self.ids_U2KT[rows_B], self.kept_U[rows_B])

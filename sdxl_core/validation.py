@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
 
 import torch
 from diffusers import StableDiffusionXLPipeline
@@ -13,9 +14,10 @@ from torch import Tensor
 
 from sdxl_core.model import load_vae, vae_folder, zeros_for_empty_prompt
 from sdxl_core.networks import Networks
+from sdxl_core.prompt_embeddings import prompt_embeddings
 from sdxl_core.prompts import prompt_seed
 from sdxl_core.scheduler import sampling_scheduler
-from sdxl_core.text import encode_prompts
+from sdxl_core.text_encoders import TextEncoders, Tokenizers
 from sdxl_core.train_job import TrainJob
 from sdxl_core.trained import Trained
 from sdxl_core.training_config import ValidationConfig
@@ -43,8 +45,7 @@ class Validation:
         self.trained = trained
         self.device = device
         self.zeros = zeros_for_empty_prompt(job.model)
-        live = trained.networks.text_encoders is not None
-        self.encoded = None if live else encode_prompts(job.model, config.prompts, device)
+        self.encoded = None if trained.tokenizers is not None else self._encode_once(job.model)
         self.pipeline = StableDiffusionXLPipeline(
             vae=load_vae(vae_folder(job.model, job.vae), torch.device("cpu")),
             text_encoder=None,
@@ -63,32 +64,43 @@ class Validation:
         self.pipeline.vae.to(self.device)
         try:
             with evaluating(self.trained.networks):
-                text_BSE, pooled_BP = self.encoded or self._encode()
-                return [self._picture(row, text_BSE, pooled_BP) for row in range(1, len(text_BSE))]
+                return [self._picture(*each) for each in zip(self.config.prompts, self._prompts(), strict=True)]
         finally:
             self.pipeline.vae.to("cpu")  # a third of a gigabyte that no step needs
 
-    def _encode(self) -> tuple[Tensor, Tensor]:
-        """The prompts as the text encoders see them now, after the unconditional row."""
-        encoders, tokenizers = self.trained.networks.text_encoders, self.trained.tokenizers
-        assert encoders is not None and tokenizers is not None
-        prompts = ["", *self.config.prompts]
-        ids_B2KT = torch.stack([tokenizers.chunks(prompt) for prompt in prompts]).to(self.device)
-        text_BSE, pooled_BP = encoders(ids_B2KT)
-        if self.zeros:
-            text_BSE[0], pooled_BP[0] = 0.0, 0.0
-        return text_BSE, pooled_BP
+    def _prompts(self) -> list[dict[str, Tensor]]:
+        if self.encoded is not None:
+            return self.encoded
+        tokenizers, encoders = self.trained.tokenizers, self.trained.networks.text_encoders
+        assert tokenizers is not None and encoders is not None
+        return self._encode(tokenizers, encoders)
 
-    def _picture(self, row: int, text_BSE: Tensor, pooled_BP: Tensor) -> Image.Image:
-        seed = prompt_seed(self.config.seed, self.config.prompts[row - 1], 0)
-        embeddings: dict[str, Any] = {
-            "prompt_embeds": text_BSE[row : row + 1],
-            "negative_prompt_embeds": text_BSE[:1],
-            "pooled_prompt_embeds": pooled_BP[row : row + 1],
-            "negative_pooled_prompt_embeds": pooled_BP[:1],
-        }
+    def _encode_once(self, model: Path) -> list[dict[str, Tensor]]:
+        """The encoders are gone when this returns."""
+        encoded = self._encode(Tokenizers.load(model), TextEncoders.load(model, self.device))
+        gc.collect()
+        return encoded
+
+    def _encode(self, tokenizers: Tokenizers, encoders: TextEncoders) -> list[dict[str, Tensor]]:
+        """Each prompt alone, so that none is padded because of its company."""
+        sampling = self.sampling
+        return [
+            prompt_embeddings(
+                tokenizers,
+                encoders,
+                [prompt],
+                sampling.negative_prompt,
+                max_chunks=sampling.max_chunks,
+                zeros=self.zeros,
+                device=self.device,
+            )
+            for prompt in self.config.prompts
+        ]
+
+    def _picture(self, prompt: str, embeddings: dict[str, Tensor]) -> Image.Image:
+        seed = prompt_seed(self.config.seed, prompt, 0)
         picture: Image.Image = self.pipeline(
-            **{name: value.to(self.device) for name, value in embeddings.items()},
+            **embeddings,
             num_inference_steps=self.sampling.steps,
             guidance_scale=self.sampling.guidance_scale,
             guidance_rescale=self.sampling.guidance_rescale,

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers import StableDiffusionXLPipeline
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftConfig
 from peft.tuners.lora.dora import DoraConv2dLayer
-from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -28,6 +26,9 @@ from sdxl_core.model import COMPONENTS
 from sdxl_core.peft_layers import ADAPTER_NAME, adapted_layers, pattern
 from sdxl_core.training_config import LoraConfig
 from sdxl_core.training_config.adapters import FROM_BASE
+from sdxl_core.weight_files.architecture import Part
+from sdxl_core.weight_files.lora_diffusers import adapter_settings, alpha_of
+from sdxl_core.weight_files.streamed import read_metadata
 
 
 class Lora(Injected[LoraConfig]):
@@ -60,14 +61,15 @@ class Lora(Injected[LoraConfig]):
         """Where the file scales otherwise than configured, B makes up for it."""
         (file,) = start_files(self.config)
         shapes, unet = file_shapes(file), _layout(part, module)
-        tensors, metadata = load_file(file), _adapter_metadata(file)
+        tensors, settings = load_file(file), adapter_settings(read_metadata(file), file)
         for name, layer in adapted_layers(module).items():
             stored = COMPONENTS[part].stored_name(name)
             keys = find_keys(shapes, part, stored, unet)
             assert keys is not None, "it was compared with the configuration"
             A, B = layer.lora_A[ADAPTER_NAME].weight, layer.lora_B[ADAPTER_NAME].weight
-            alpha = float(tensors[keys.alpha]) if keys.alpha in tensors else None
-            scale = _scale(metadata, part, name, len(A)) if alpha is None else alpha / len(A)
+            said = alpha_of(settings.get(cast(Part, part)), name, {"down": A})
+            alpha = float(tensors[keys.alpha]) if keys.alpha in tensors else said
+            scale = 1.0 if alpha is None else alpha / len(A)
             A.copy_(tensors[keys.down].reshape(A.shape))
             B.copy_(tensors[keys.up].reshape(B.shape))
             if not math.isclose(scale, layer.scaling[ADAPTER_NAME], rel_tol=1e-6):
@@ -116,24 +118,3 @@ def _layout(part: str, module: nn.Module) -> Mapping[str, Any]:
     """Of the UNet, which alone has other names in kohya's files."""
     config: Any = module.config
     return dict(config) if part == "unet" else {"layers_per_block": 0, "up_block_types": ()}
-
-
-def _adapter_metadata(file: Path) -> dict[str, Any]:
-    """The peft arguments that diffusers writes into a file's header. Raises UserError where they are not JSON."""
-    with safe_open(file, "pt") as opened:
-        text = (opened.metadata() or {}).get("lora_adapter_metadata", "{}")
-    try:
-        return dict(json.loads(text))
-    except (ValueError, TypeError, RecursionError):
-        raise UserError.about(
-            "training.adapter.start_from", expected="JSON as lora_adapter_metadata in the header", got=file
-        ) from None
-
-
-def _scale(metadata: Mapping[str, Any], part: str, name: str, rank: int) -> float:
-    """What diffusers would multiply a layer's LoRA by; 1 where the file does not say."""
-    alpha = metadata.get(f"{part}.lora_alpha", rank)
-    for expression, value in metadata.get(f"{part}.alpha_pattern", {}).items():
-        if re.match(rf"(.*\.)?({expression})$", name):
-            alpha = value
-    return float(alpha) / (math.sqrt(rank) if metadata.get(f"{part}.use_rslora") else rank)

@@ -16,6 +16,7 @@ from peft.utils.other import get_pattern_key
 from torch import Tensor
 
 from sdxl_core.errors import UserError
+from sdxl_core.peft_layers import pattern
 from sdxl_core.weight_files.architecture import PARTS, Part
 from sdxl_core.weight_files.lora import LoraFile, LoraModule, module_of
 from sdxl_core.weight_files.single_file import text_module_name
@@ -51,25 +52,29 @@ def read_diffusers(file: Path) -> LoraFile:
         module = match[2] if part == "unet" else text_module_name(match[2])
         pieces[part, module][_ENDINGS[match[3]]] = tensor.load()
     metadata = read_metadata(file)
-    settings = _settings(metadata, file)
+    settings = adapter_settings(metadata, file)
     modules: dict[Part, dict[str, LoraModule]] = defaultdict(dict)
     for (part, module), found in pieces.items():
         where = f"{file}: {part}.{module}"
-        modules[part][module] = module_of(found, _alpha(settings.get(part), module, found), where)
+        modules[part][module] = module_of(found, alpha_of(settings.get(part), module, found), where)
     return LoraFile(dict(modules), metadata)
 
 
-def _settings(metadata: Mapping[str, str], file: Path) -> dict[Part, dict[str, Any]]:
+def adapter_settings(metadata: Mapping[str, str], file: Path) -> dict[Part, dict[str, Any]]:
+    """peft's arguments by part, from a file's header. Raises UserError where they are no JSON object."""
     try:
         document = json.loads(metadata.get(ADAPTER_METADATA, "{}"))
         pairs = {part: [key for key in document if key.startswith(f"{part}.")] for part in PARTS}
         return {part: {key.removeprefix(f"{part}."): document[key] for key in keys} for part, keys in pairs.items()}
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError.about(f"{file}: {ADAPTER_METADATA}", expected="a JSON object", got=error) from None
 
 
-def _alpha(settings: Mapping[str, Any] | None, module: str, pieces: Mapping[str, Tensor]) -> float | None:
-    """peft's rule: the pattern that matches the module, else the common alpha; rank-stabilised scales are unrolled."""
+def alpha_of(settings: Mapping[str, Any] | None, module: str, pieces: Mapping[str, Tensor]) -> float | None:
+    """peft's rule: the pattern that matches the module, else the common alpha; rank-stabilised scales are unrolled.
+
+    None where the file does not say, which means the rank.
+    """
     if not settings or "lora_alpha" not in settings:
         return None
     pattern = settings.get("alpha_pattern") or {}
@@ -87,29 +92,32 @@ def write_pieces(lora: LoraFile) -> dict[str, Tensor]:
         if module.magnitude is not None:
             is_convolution = module.down.ndim == 4
             shape = (1, -1, 1, 1) if is_convolution else (-1,)
-            out[f"{part}.{name}.lora_magnitude_vector"] = module.magnitude.reshape(shape)
+            # the usual name has no `.weight`; under it, transformers 5 leaves a text encoder's unread
+            key = "lora_magnitude_vector" if part == "unet" else "lora_magnitude_vector.weight"
+            out[f"{part}.{name}.{key}"] = module.magnitude.reshape(shape)
     return out
 
 
-def adapter_metadata(lora: LoraFile, **settings: Any) -> str:
-    """The header's `lora_adapter_metadata`: what peft needs to build the same layers. `settings` add to it.
+def adapter_metadata(lora: LoraFile, settings: Mapping[str, Mapping[str, Any]] | None = None) -> str:
+    """The header's `lora_adapter_metadata`: what peft needs to build the same layers. `settings`, by part, add to it.
 
     Raises:
         UserError: of a part, some modules are DoRA's and some are not, which peft cannot say.
     """
     described: dict[str, Any] = {}
     for part, modules in lora.modules.items():
-        ranks = {name: module.rank for name, module in modules.items()}
-        alphas = {name: module.alpha for name, module in modules.items()}
+        ranks = {_ending(name): module.rank for name, module in modules.items()}
+        alphas = {_ending(name): module.alpha for name, module in modules.items()}
         adapter: dict[str, Any] = {"r": _commonest(ranks), "lora_alpha": _commonest(alphas), "lora_dropout": 0.0}
-        adapter["target_modules"] = sorted(map(_ending, modules))
+        adapter["target_modules"] = sorted(ranks)
         patterns = {
-            "rank_pattern": _others(part, ranks, adapter["r"]),
-            "alpha_pattern": _others(part, alphas, adapter["lora_alpha"]),
+            "rank_pattern": pattern(ranks, adapter["r"]),
+            "alpha_pattern": pattern(alphas, adapter["lora_alpha"]),
         }
-        adapter |= {key: pattern for key, pattern in patterns.items() if pattern}
+        adapter |= {key: others for key, others in patterns.items() if others}
         adapter |= {"use_dora": True} if _is_dora(part, modules) else {}
-        described |= {f"{part}.{key}": value for key, value in (adapter | settings).items()}
+        adapter |= (settings or {}).get(part, {})
+        described |= {f"{part}.{key}": value for key, value in adapter.items()}
     return json.dumps(described, sort_keys=True)
 
 
@@ -123,13 +131,6 @@ def _is_dora(part: Part, modules: Mapping[str, LoraModule]) -> bool:
 
 def _commonest(values: Mapping[str, Any]) -> Any:
     return Counter(values[name] for name in sorted(values)).most_common(1)[0][0]
-
-
-def _others(part: Part, values: Mapping[str, Any], common: Any) -> dict[str, Any]:
-    """Patterns as peft matches them: the end of a module's name, or all of it after `^`."""
-    start = "^" if part == "unet" else ""
-    others = {name: value for name, value in sorted(values.items()) if value != common}
-    return {start + re.escape(_ending(name)): value for name, value in others.items()}
 
 
 def _ending(name: str) -> str:

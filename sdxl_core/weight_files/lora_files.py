@@ -54,7 +54,9 @@ def write_lora(
     metadata = header(described, said, form)
     if form == "diffusers":
         pieces = lora_diffusers.write_pieces(lora)
-        metadata[lora_diffusers.ADAPTER_METADATA] = lora_diffusers.adapter_metadata(lora, **settings)
+        metadata[lora_diffusers.ADAPTER_METADATA] = lora_diffusers.adapter_metadata(
+            lora, dict.fromkeys(lora.modules, settings)
+        )
     else:
         lora = lora.with_one_alpha()
         pieces = lora_kohya.write_pieces(lora, architecture.layout)

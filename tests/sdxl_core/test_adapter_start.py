@@ -80,7 +80,7 @@ def test_other_scales_and_older_names_mean_the_same(random_sdxl: Path, left: Any
 def test_a_header_that_is_no_json_is_the_files_fault(random_sdxl: Path, left: Any, tmp_path: Path) -> None:
     out, _ = left("lora")
     save_file(load_file(out / DIFFUSERS_FILE), tmp_path / "a.safetensors", {"lora_adapter_metadata": "{r: 3"})
-    with pytest.raises(UserError, match="expected JSON as lora_adapter_metadata"):
+    with pytest.raises(UserError, match=r"a\.safetensors: lora_adapter_metadata: expected a JSON object"):
         attached("lora", random_sdxl, start_from=str(tmp_path / "a.safetensors"))
 
 

@@ -14,9 +14,9 @@ from sdxl_core.batch import Batch, Conditioning, EncodedText
 from sdxl_core.captions import caption_variants, encoded_captions
 from sdxl_core.config import CaptionsConfig, SamplingConfig, ShuffleConfig
 from sdxl_core.denoiser import Denoiser
-from sdxl_core.long_prompts import embeddings
 from sdxl_core.model import load_unet
 from sdxl_core.networks import Networks
+from sdxl_core.prompt_embeddings import embeddings
 from sdxl_core.sampling import Request, sample
 from sdxl_core.scheduler import load_noise_schedule
 from sdxl_core.text import Encoder
