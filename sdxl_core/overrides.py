@@ -20,6 +20,7 @@ OVERRIDABLE = {
     "training.micro_batch_size": "with accumulation_steps so that a step has as many rows; without buckets, the same",
     "training.accumulation_steps": "with micro_batch_size so that the rows of a step stay the same",
     "training.processes": "with micro_batch_size so that the rows of a step stay the same",
+    "training.shard_weights": "another order of the same sums",
     "training.gradient_checkpointing": "memory for time; the same numbers but for rounding",
     "training.checkpoint_every_blocks": "as above",
     "training.attention": "another order of the same sums",

@@ -34,9 +34,11 @@ from sdxl_core.run_data import (
     refuse_with_own_data,
     scaling_factor,
 )
-from sdxl_core.runtime import choose_device, choose_dtype, use_deterministic_kernels
+from sdxl_core.runtime import choose_device, choose_dtype, refuse_foreign_launch, use_deterministic_kernels
 from sdxl_core.scheduler import load_noise_schedule
+from sdxl_core.sharding import divided_like, whole
 from sdxl_core.stepping import build_stepping
+from sdxl_core.together import Alone, Together
 from sdxl_core.train_job import TrainJob
 from sdxl_core.trained import Trained, load_trained_networks
 from sdxl_core.training_config import TrainingConfig
@@ -71,8 +73,8 @@ class Run:
         scaler = self.accelerator.scaler
         return Bundle(
             step=self.state.step,
-            weights={name: p.detach() for name, p in self._saved().items()},
-            average=self.state.ema.state(),
+            weights=whole({name: p.detach() for name, p in self._saved().items()}),
+            average=whole(self.state.ema.state()),
             optimizer=self.state.stepping.state(),
             scaler={} if scaler is None else scaler.state_dict(),
             counters={name: getattr(self.state, name) for name in COUNTERS},
@@ -105,7 +107,7 @@ class Run:
         """The bundle's weights and what is averaged of them, whole or not at all."""
         self.state.stepping.load(bundle.optimizer)
         for name, tensor in self._saved().items():
-            tensor.copy_(bundle.weights[name])
+            tensor.copy_(divided_like(bundle.weights[name], tensor))
         self.state.ema.load(bundle.average)
 
     def _saved(self) -> dict[str, torch.Tensor]:
@@ -144,6 +146,7 @@ def set_up(job: TrainJob, objective: Objective | None = None, data: StepRows | N
         refuse_what_is_not_there(job, objective)
     else:
         refuse_with_own_data(job)
+    refuse_foreign_launch()
     accelerator = Accelerator(mixed_precision=MIXED_PRECISION[config.precision], cpu=device.type == "cpu")
     workers = Workers(accelerator.num_processes, accelerator.process_index)
     set_seed(config.seed)
@@ -171,12 +174,15 @@ def set_up(job: TrainJob, objective: Objective | None = None, data: StepRows | N
         validation_loss = build_validation_loss(job, images, text, schedule.timesteps)
     assert data is not None
     base = _base(config, objective, trained, dtype, accelerator.device)
+    if config.shard_weights:
+        trained = trained.divided(accelerator.device)
     state = TrainState(
         denoiser=Denoiser(trained.networks, schedule.to(accelerator.device), config, base),
         trainable=trained.trainable,
         stepping=build_stepping(config, trained.trainable, accelerator, workers, rows),
         ema=build_ema(config.ema, trained.trainable),
         micro_batch_size=config.micro_batch_size,
+        together=Together(workers) if config.shard_weights else Alone(),
     )
     identity = _identity(job, accelerator)
     return Run(job, accelerator, workers, trained, objective, state, data, identity, validation_loss)

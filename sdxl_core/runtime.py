@@ -30,6 +30,19 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def refuse_foreign_launch() -> None:
+    """Raises UserError where accelerate was told to divide the model its own way, which this trainer does not use."""
+    for variable in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM"):
+        if os.environ.get(variable, "false").lower() in ("1", "true", "yes"):
+            raise UserError.about(
+                variable,
+                expected="a launch that only starts processes",
+                got=os.environ[variable],
+                fix="Set training.shard_weights=true, which divides the model (as FSDP and DeepSpeed's ZeRO stage 3 "
+                "do), and launch without a plugin",
+            )
+
+
 def use_deterministic_kernels() -> None:
     """From now on in this process; to be called before anything is computed on a GPU.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from sdxl_core.quantization import quantize_frozen
 from sdxl_core.randomness import derived_seed
 from sdxl_core.runtime import DTYPES
 from sdxl_core.scheduler import export_scheduler
+from sdxl_core.sharding import shard
 from sdxl_core.text_encoders import TextEncoders, Tokenizers
 from sdxl_core.training_config import Targeted, TrainingConfig
 
@@ -42,6 +43,15 @@ class Trained:
     """What is not trained and has to be saved all the same, named alike."""
     notes: tuple[str, ...] = ()
     """What was done otherwise than asked for, and why."""
+
+    def divided(self, device: torch.device) -> Trained:
+        """The same, with the trained networks divided among all processes."""
+        found = {
+            f"{part}.{name}": parameter
+            for part in self.adapted
+            for name, parameter in shard(self.networks.parts[part], device).items()
+        }
+        return replace(self, trainable=found)
 
     def export(self, model: Path, out: Path, provenance: Mapping[str, str]) -> None:
         """Write all that was trained into `out`, in the files that other programs load."""

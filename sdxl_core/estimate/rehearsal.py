@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from sdxl_core.objectives import OBJECTIVES, Objective
 from sdxl_core.optimizers import build_optimizer, optimizer_kind
 from sdxl_core.runtime import DTYPES
 from sdxl_core.scheduler import load_noise_schedule
+from sdxl_core.sharding import whole_at_once_bytes
 from sdxl_core.text_encoders import TextEncoders
 from sdxl_core.trained import attach_adapter, settle
 from sdxl_core.training_config import TrainingConfig
@@ -138,7 +140,7 @@ def count_step(given: Given, config: TrainingConfig) -> StepCost:
         cast.end_forward()
         backward(loss)
     gradient_bytes = sum(parameter.grad.nbytes for parameter in trained if parameter.grad is not None)
-    return StepCost(
+    cost = StepCost(
         frozen_bytes=standing - trained_bytes - (0 if config.offload_base else copy_bytes),
         trained_bytes=trained_bytes,
         gradient_bytes=gradient_bytes,
@@ -149,6 +151,16 @@ def count_step(given: Given, config: TrainingConfig) -> StepCost:
         flops=counter.flops * config.accumulation_steps,
         operations=counter.operations * config.accumulation_steps,
     )
+    return _divided(cost, there, config) if config.shard_weights else cost
+
+
+def _divided(cost: StepCost, there: Rehearsal, config: TrainingConfig) -> StepCost:
+    """A process's share of what is trained, and the weights and gradients that it has whole for a while."""
+    fields = ("trained_bytes", "gradient_bytes", "optimizer_bytes", "average_bytes")
+    shares = {name: math.ceil(getattr(cost, name) / config.processes) for name in fields}
+    networks = there.networks.parts
+    fetched_bytes = 2 * sum(whole_at_once_bytes(networks[part]) for part in config.adapted_parts)
+    return replace(cost, **shares, activation_bytes=cost.activation_bytes + fetched_bytes)
 
 
 def time_step(given: Given, config: TrainingConfig) -> float:

@@ -23,6 +23,8 @@ class OptimizerConfig(Config):
 
     separable: ClassVar[bool] = True
     """A tensor's update depends on its own gradient and state alone, so that tensors may be updated one by one."""
+    elementwise: ClassVar[bool] = False
+    """A number's update depends on its own gradient and state alone, so that a tensor may be divided."""
     package: ClassVar[tuple[str, str] | None] = None
     """A package that is not always installed, and the extra that installs it."""
 
@@ -41,6 +43,8 @@ class OptimizerConfig(Config):
 
 class AdamWConfig(OptimizerConfig):
     """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101)."""
+
+    elementwise: ClassVar[bool] = True
 
     kind: Literal["adamw"] = "adamw"
     beta1: Decay = 0.9
@@ -75,6 +79,8 @@ class AdafactorConfig(OptimizerConfig):
 class LionConfig(OptimizerConfig):
     """Lion: the sign of a momentum (Chen et al. 2023, arXiv:2302.06675). The paper takes 3 to 10 times less rate and as
     much more decay than for AdamW."""
+
+    elementwise: ClassVar[bool] = True
 
     kind: Literal["lion"]
     weight_decay: NotNegative = 0.1

@@ -12,7 +12,7 @@ from sdxl_core.training_config.averaging import EmaConfig
 from sdxl_core.training_config.consistency import ConsistencyConfig
 from sdxl_core.training_config.data import ConceptConfig, MaskedLossConfig
 from sdxl_core.training_config.lr_schedules import ConstantSchedule, LearningRates, LrSchedule
-from sdxl_core.training_config.memory import check_fused_backward, check_trained_weights
+from sdxl_core.training_config.memory import check_fused_backward, check_shard_weights, check_trained_weights
 from sdxl_core.training_config.noise import LossConfig, NoiseConfig, ScheduleConfig, TimestepConfig
 from sdxl_core.training_config.numbers import Positive, Rate
 from sdxl_core.training_config.objectives import DiffusionObjective, Objective
@@ -100,6 +100,9 @@ class TrainingConfig(Config):
     """Which step's weights the result has: the last's, or those of the step with the lowest validation loss."""
     processes: PositiveInt = 1
     """Above 1, the trainer starts through `accelerate launch`."""
+    shard_weights: bool = False
+    """Full fine-tunes in several processes: each holds a share of weights, gradients and moments (FSDP) instead of all
+    of them."""
 
     @field_validator("lr_schedule", mode="before")
     @classmethod
@@ -134,6 +137,7 @@ class TrainingConfig(Config):
         self.lr_schedule.check(self)
         check_trained_weights(self)
         check_fused_backward(self)
+        check_shard_weights(self)
         return self
 
     @model_validator(mode="after")

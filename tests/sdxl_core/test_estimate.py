@@ -106,6 +106,16 @@ def test_weights_gradients_and_moments_are_counted_to_the_byte() -> None:
     assert half.frozen_bytes * 2 == weights and half.trained_bytes == half.gradient_bytes > 0
 
 
+def test_a_process_keeps_its_share_and_what_computes() -> None:
+    whole = count_step(GIVEN, config(**FULL, ema={}))
+    quarter = count_step(GIVEN, config(**FULL, ema={}, processes=4, shard_weights=True))
+    for name in ("trained_bytes", "gradient_bytes", "optimizer_bytes", "average_bytes"):
+        assert getattr(quarter, name) * 4 == pytest.approx(getattr(whole, name), abs=4)
+    fetched = quarter.activation_bytes - whole.activation_bytes
+    assert 0 < fetched < 2 * whole.trained_bytes
+    assert quarter.peak_bytes < whole.peak_bytes
+
+
 def test_a_base_that_waits_elsewhere_takes_no_room() -> None:
     """Here the copy comes while there is little else, and goes before there is much."""
     prior: dict[str, Any] = {"objective": {"kind": "prior_prediction", "class_prompt": "a"}, **FULL}
