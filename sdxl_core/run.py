@@ -20,19 +20,15 @@ from sdxl_core.ema import build_ema
 from sdxl_core.errors import UserError
 from sdxl_core.identity.set_up import add_identity_loss
 from sdxl_core.loop import TrainState, rows_per_step
-from sdxl_core.model import vae_folder
 from sdxl_core.networks import Base, offloaded
 from sdxl_core.objectives import OBJECTIVES, Objective
 from sdxl_core.optimizers import optimizer_kind
 from sdxl_core.run_data import (
-    build_training_set,
-    build_validation_loss,
+    build_data,
     load_run_images,
-    load_text,
     refuse_timesteps_beyond,
     refuse_what_is_not_there,
     refuse_with_own_data,
-    scaling_factor,
 )
 from sdxl_core.runtime import choose_device, choose_dtype, refuse_foreign_launch, use_deterministic_kernels
 from sdxl_core.scheduler import load_noise_schedule
@@ -154,24 +150,16 @@ def set_up(job: TrainJob, objective: Objective | None = None, data: StepRows | N
     refuse_timesteps_beyond(schedule.timesteps, config)
     rows = rows_per_step(config, workers.count)
     images = load_run_images(job, objective) if data is None else None
-    faces = None
+    faces, validation_loss = None, None
     if images is not None:
-        concepts, factor = images.trained.concept_of, scaling_factor(vae_folder(job.model, job.vae))
-        objective, faces = add_identity_loss(
-            objective,
-            job,
-            concepts,
-            timesteps=schedule.timesteps,
-            scaling_factor=factor,
-            device=accelerator.device,
-        )
+        concepts = images.trained.concept_of
+        objective, faces = add_identity_loss(objective, job, concepts, schedule.timesteps, accelerator.device)
     captions = images.captions(objective.class_prompt) if images is not None else set()
     trained = load_trained_networks(job.model, config, captions, dtype, accelerator)
-    validation_loss = None
     if images is not None:
-        text = load_text(job, trained.tokenizers, captions)
-        data = build_training_set(job, images, text, objective.class_prompt, schedule.timesteps, rows, faces)
-        validation_loss = build_validation_loss(job, images, text, schedule.timesteps)
+        data, validation_loss = build_data(
+            job, images, trained.tokenizers, objective.class_prompt, faces, schedule.timesteps, rows
+        )
     assert data is not None
     base = _base(config, objective, trained, dtype, accelerator.device)
     if config.shard_weights:

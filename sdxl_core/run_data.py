@@ -67,14 +67,6 @@ def _split(images: CachedImages, job: TrainJob) -> tuple[CachedImages, CachedIma
     return images, held_out
 
 
-def load_text(job: TrainJob, tokenizers: Tokenizers | None, captions: set[str]) -> TrainingText:
-    """As it was encoded before; or as tokens, where what encodes it is trained."""
-    if job.text is not None:
-        return CachedText.load(job.text)
-    assert tokenizers is not None
-    return LiveText.tokenize(captions, tokenizers, job.captions, zeros_for_empty_prompt(job.model))
-
-
 def refuse_what_is_not_there(job: TrainJob, objective: Objective) -> None:
     """Raises UserError where class images are needed and missing, or text is cached that training would change."""
     if objective.uses_class_images and job.class_latents is None:
@@ -98,43 +90,57 @@ def refuse_with_own_data(job: TrainJob) -> None:
             raise UserError(f"{where} needs the job's own pictures and captions, and data was given in their place")
 
 
-def build_training_set(
+def build_data(
     job: TrainJob,
     images: RunImages,
-    text: TrainingText,
+    tokenizers: Tokenizers | None,
     class_prompt: str | None,
-    timesteps: int,
-    rows: int,
     faces: TrainingFaces | None,
-) -> TrainingSet:
-    """`rows` per optimizer step."""
-    return TrainingSet(
+    timesteps: int,
+    rows_per_step: int,
+) -> tuple[TrainingSet, ValidationLoss | None]:
+    """What the run trains on, and its validation loss where that is asked for.
+
+    `timesteps` are as many as the schedule has; `tokenizers` are needed where the job has no cached text.
+    """
+    config, validated = job.training, job.training.validation_loss
+    text = _load_text(job, tokenizers, images.captions(class_prompt))
+    factor = _scaling_factor(vae_folder(job.model, job.vae))
+    training_set = TrainingSet(
         images.trained,
         images.classes,
         text,
-        scaling_factor=scaling_factor(vae_folder(job.model, job.vae)),
-        config=job.training,
+        scaling_factor=factor,
+        config=config,
         timesteps=timesteps,
-        rows_per_step=rows,
+        rows_per_step=rows_per_step,
         class_prompt=class_prompt,
         faces=faces,
     )
-
-
-def build_validation_loss(
-    job: TrainJob, images: RunImages, text: TrainingText, timesteps: int
-) -> ValidationLoss | None:
-    config = job.training.validation_loss
-    if config is None or images.held_out is None:
-        return None
-    return ValidationLoss(
-        config,
+    if validated is None or images.held_out is None:
+        return training_set, None
+    validation_loss = ValidationLoss(
+        validated,
         images.held_out,
         text,
-        scaling_factor=scaling_factor(vae_folder(job.model, job.vae)),
-        timesteps=validation_timesteps(config, job.training.timesteps, timesteps),
-        rows_at_once=job.training.micro_batch_size,
+        scaling_factor=factor,
+        timesteps=validation_timesteps(validated, config.timesteps, timesteps),
+        rows_at_once=config.micro_batch_size,
     )
+    return training_set, validation_loss
+
+
+def _load_text(job: TrainJob, tokenizers: Tokenizers | None, captions: set[str]) -> TrainingText:
+    """As it was encoded before; or as tokens, where what encodes it is trained."""
+    if job.text is not None:
+        return CachedText.load(job.text)
+    assert tokenizers is not None
+    return LiveText.tokenize(captions, tokenizers, job.captions, zeros_for_empty_prompt(job.model))
+
+
+def _scaling_factor(vae: Path) -> float:
+    """What latents are multiplied by before they are noised (0.13025 in SDXL), from the VAE's own configuration."""
+    return float(json.loads((vae / "config.json").read_text(encoding="utf-8"))["scaling_factor"])
 
 
 def refuse_timesteps_beyond(there_are: int, config: TrainingConfig) -> None:
@@ -146,8 +152,3 @@ def refuse_timesteps_beyond(there_are: int, config: TrainingConfig) -> None:
     ):
         if highest >= there_are:
             raise UserError.about(where, expected=f"below {there_are}, all there are", got=highest)
-
-
-def scaling_factor(vae: Path) -> float:
-    """What latents are multiplied by before they are noised (0.13025 in SDXL), from the VAE's own configuration."""
-    return float(json.loads((vae / "config.json").read_text(encoding="utf-8"))["scaling_factor"])
