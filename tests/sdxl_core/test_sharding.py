@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -114,6 +115,27 @@ def test_text_encoders_are_divided_too(jobs: Jobs, tmp_path: Path) -> None:
     for part in ("text_encoder", "text_encoder_2"):
         ours, theirs = (load_file(job.out / part / "model.safetensors") for job in (divided, whole))
         assert_close(ours, theirs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("rank 1 fails in a pass", "injected into process 1"),
+        ("rank 1 runs out of memory", "training.shard_weights cannot take them in smaller passes"),
+    ],
+)
+def test_a_process_that_fails_within_a_pass_ends_all(jobs: Jobs, tmp_path: Path, fault: str, reason: str) -> None:
+    """While the other waits for its gradients."""
+    job = jobs(tmp_path, **SHARDED | {"validation": None, "export": "last"})
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    launch += ["-m", "tests.sdxl_core.faulty", str(write_job(job)), fault]
+    done = subprocess.run(launch, capture_output=True, text=True, timeout=300)
+    assert done.returncode != 0
+    said = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    failures = [event for event in said if event["event"] == "failed"]
+    assert reason in failures[0]["message"] and failures[0]["rank"] == 1
+    assert bundle_steps(job) == []
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
