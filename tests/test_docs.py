@@ -24,7 +24,7 @@ def test_the_library_s_example_runs(tmp_path: Path) -> None:
     } <= made
 
 
-def test_every_page_is_linked(tmp_path: Path) -> None:
+def test_every_page_is_linked() -> None:
     """From the README, or from a page that it links."""
     found, waiting = set(), [ROOT / "README.md"]
     while waiting:

@@ -122,4 +122,4 @@ def test_of_a_model_on_the_hub_only_the_description_is_downloaded(monkeypatch: p
     monkeypatch.setattr(sdxl_core.estimate, "count_step", weighing({}, 10))
     monkeypatch.setattr("sdxl_core.estimate.machine.matmul_flops_per_s", lambda device, precision: 1e12)
     assert forecast(configured("model.base=some/sdxl", "model.vae=some/vae")).peak_bytes == 10 * GiB
-    assert asked == [("some/sdxl", ["*.json"]), ("some/vae", ["*.json"])]
+    assert asked == [("some/sdxl", ["*.json", "*.txt"]), ("some/vae", ["*.json"])]
