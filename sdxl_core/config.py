@@ -220,6 +220,6 @@ class PriorConfig(Config):
 
     prompt: str
     """What the subject is one of: `a photo of a person`."""
-    count: PositiveInt = 100
+    count: Annotated[int, Field(ge=1, le=100_000)] = 100
     seed: Annotated[int, Field(ge=0)] = 0
     sampling: SamplingConfig = SamplingConfig()

@@ -12,6 +12,7 @@ OVERRIDABLE = {
     "training.learning_rate": "moments and averages stay valid at any rate",
     "training.learning_rates": "as above",
     "training.scale_lr": "as above",
+    "training.text_encoders.until_step": "as above",
     "training.lr_schedule": "the rate at a step is a function of the step alone",
     "training.warmup_steps": "as above",
     "training.optimizer.weight_decay": "acts on the weights as they are",

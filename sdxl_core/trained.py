@@ -83,12 +83,12 @@ def load_trained_networks(
     cast_trained(trainable.values(), DTYPES[config.trained_weights])
     notes = []
     for part, module in networks.parts.items():
-        notes.append(settle(part, module, config, dtype, accelerator.device))
+        notes.append(prepare_network(part, module, config, dtype, accelerator.device))
         module.to(accelerator.device)
         accelerator.prepare_model(module, evaluation_mode=True)  # autocast; gradients are averaged by Workers
     saved = {f"{part}.{name}": numbers for part in adapted for name, numbers in kept(networks.parts[part]).items()}
-    said = tuple(note for note in notes if note is not None)
-    return Trained(networks, tokenizers, adapter, adapted, trainable, config, saved, said)
+    deviations = tuple(note for note in notes if note is not None)
+    return Trained(networks, tokenizers, adapter, adapted, trainable, config, saved, notes=deviations)
 
 
 def attach_adapter(
@@ -110,7 +110,9 @@ def attach_adapter(
     return adapter, adapted, trainable
 
 
-def settle(part: str, module: Any, config: TrainingConfig, dtype: torch.dtype, device: torch.device) -> str | None:
+def prepare_network(
+    part: str, module: Any, config: TrainingConfig, dtype: torch.dtype, device: torch.device
+) -> str | None:
     """Give a network, adapter and all, its number formats and its ways to compute; returns what deviates from them."""
     cast_frozen(module, dtype)
     if config.base_quantization is not None and part == "unet":

@@ -87,12 +87,12 @@ def find_base_settings(config: ModelConfig) -> Path:
 
 
 def locate_description(config: ModelConfig) -> tuple[Path, Path]:
-    """-> the folders of the base model and of its VAE, with their JSON files; of the hub's, nothing else is downloaded.
+    """-> the folders of the base model and of its VAE, with their JSON files; of the hub's, no weights are downloaded.
 
     Raises:
         ConfigError: it is not there, or not an SDXL checkpoint.
     """
-    folder = _local_or_hub(config.base, config.revision, "model.base", patterns=("*.json",))
+    folder = find_base_settings(config)
     vae = folder / "vae"
     if config.vae is not None:
         vae = _local_or_hub(config.vae, config.vae_revision, "model.vae", patterns=("*.json",))

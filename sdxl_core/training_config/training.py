@@ -123,6 +123,12 @@ class TrainingConfig(Config):
         if self.adapter.kind == "none" and self.text_encoders is not None:
             raise ValueError("text_encoders are trained by an adapter: set adapter.kind to lora or full")
         trained = self.adapted_parts
+        until = None if self.text_encoders is None else self.text_encoders.until_step
+        if until is not None and until > self.max_steps:
+            raise ValueError(
+                f"text_encoders.until_step: expected at most max_steps = {self.max_steps}, got {until}; without it the "
+                "encoders learn to the end"
+            )
         for block in self.adapter.block_ranks if isinstance(self.adapter, Ranked) else ():
             part = block.split(".")[0]
             if part.startswith("text_encoder") and part not in trained:
