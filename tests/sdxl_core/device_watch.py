@@ -1,12 +1,13 @@
 """A stand-in for a GPU that counts: torch's meta device.
 
-Nothing on it has a value, so what a run asks of a GPU's values is seen: a copy to it, an operation on it, and every time
-that the host waits for it. It is answered with ones. Networks of any size take seconds and no memory.
+Nothing on it has a value, so all that a run asks of a GPU is seen: copies to it, operations on it, and every time that
+the host waits for a value of it, which is answered with ones. Networks of any size take seconds and no memory.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -62,6 +63,6 @@ def meta_as_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch takes the kernels for many tensors at once on the meta device, too, as on a GPU."""
     for names in ("_get_fused_kernels_supported_devices", "_get_foreach_kernels_supported_devices"):
         devices = [*getattr(_foreach_utils, names)(), "meta"]
-        for module in (_foreach_utils, torch.optim.optimizer):
+        for module in (_foreach_utils, import_module("torch.optim.optimizer")):
             if hasattr(module, names):
                 monkeypatch.setattr(module, names, lambda devices=devices: devices)
