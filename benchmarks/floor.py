@@ -22,6 +22,8 @@ from sdxl_core.loop import Metrics, TrainState
 WARM_UP_BLOCKS = 3
 STEP, FLOOR, FLOOR_AND_UPDATE, EAGER_FLOOR = "step", "floor", "floor and update", "eager float32 floor"
 
+PROCESS = Path("/proc/self")
+
 Work = Callable[[], object]
 Clock = Callable[[], float]
 CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -41,7 +43,7 @@ class Figures:
     seconds: dict[str, list[float]] = field(default_factory=dict)
     """Of every kind of work, of every round."""
     peak_bytes: int = 0
-    """The most memory that the run's own steps had."""
+    """The most memory that the run's own steps had; 0: this system does not tell."""
     gpu_busy: float | None = None
     """Share of a step's time in which the GPU computes."""
 
@@ -202,15 +204,16 @@ def _busy_s(profiler: profile) -> float:
 
 
 def forget_peak(device: torch.device) -> None:
-    """Begin anew with the most memory so far: of torch on a GPU, else of this process (Linux)."""
+    """Begin anew with the most memory so far."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    else:
-        Path("/proc/self/clear_refs").write_text("5")
+    elif PROCESS.is_dir():
+        (PROCESS / "clear_refs").write_text("5")  # the "high water mark" of proc(5)
 
 
 def peak_bytes(device: torch.device) -> int:
+    """The most since then: of torch on a GPU, else of this process, where the system is Linux; otherwise 0."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    lines = (PROCESS / "status").read_text().splitlines() if PROCESS.is_dir() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)

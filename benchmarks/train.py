@@ -85,7 +85,7 @@ class Row:
 
     @property
     def name(self) -> str:
-        return f"{self.method}, {self.rows} rows" + (f", {self.variant}" if self.variant else "")
+        return ", ".join(part for part in (self.method, f"micro-batch {self.rows}", self.variant) if part)
 
 
 def configuration(row: Row, overrides: Sequence[str], device: torch.device) -> TrainingConfig:
@@ -139,7 +139,9 @@ def line_of(bench: Bench, row: Row, overrides: Sequence[str]) -> list[str]:
 def reference_line(bench: Bench, rows: int) -> list[str]:
     figures = measure_script(bench.model, bench.inputs["dataset"], rows, bench.rounds, bench.device, bench.clock)
     is_eager = bench.device.type == "cpu"
-    line = _common_figures(f"script that encodes in every step, lora, {rows} rows", figures, rows, is_eager=is_eager)
+    line = _common_figures(
+        f"script that encodes in every step, lora, micro-batch {rows}", figures, rows, is_eager=is_eager
+    )
     return line + ([""] * len(GPU_HEADER) if bench.device.type == "cuda" else [])
 
 
@@ -155,7 +157,7 @@ def _common_figures(name: str, figures: Figures, images: int, *, is_eager: bool)
         figures.ratio(STEP, FLOOR),
         figures.ratio(STEP, FLOOR_AND_UPDATE),
         figures.ratio(STEP, FLOOR if is_eager else EAGER_FLOOR),
-        f"{figures.peak_bytes / 2**30:.2f}",
+        f"{figures.peak_bytes / 2**30:.2f}" if figures.peak_bytes else "",
     ]
 
 
