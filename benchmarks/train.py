@@ -1,7 +1,7 @@
 """What a training step costs beside the bare UNet: `python -m benchmarks.train [--size mid] [--method lora] ...`
 
-Runs the real trainer (`sdxl_core.train`) on cached inputs and, after each of its steps, the same UNet's forward and
-backward pass alone, in the same process. Every step writes its history, where a run writes it every tenth step.
+Takes the steps of a real run, its history and curves included, and after each of them the same UNet's forward and
+backward pass alone, in the same process. On a CPU every step writes its history, where a run does so every tenth step.
 
     --size miniature | mid | sdxl   sdxl: of full size, random weights; needs a GPU
     --method lora | dreambooth | full | all
@@ -16,115 +16,21 @@ backward pass alone, in the same process. Every step writes its history, where a
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
 import shlex
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import torch
-from accelerate.state import AcceleratorState
-from torch import nn
 
 from benchmarks.common import provenance, table, write_section
 from benchmarks.encode_every_step import measure_script
-from benchmarks.floor import CLOCKS, EAGER_FLOOR, FLOOR, FLOOR_AND_UPDATE, STEP, Beside, Clock, Figures, Measured
+from benchmarks.floor import CLOCKS, EAGER_FLOOR, FLOOR, FLOOR_AND_UPDATE, STEP, Figures
 from benchmarks.sizes import SIZES, cached_inputs, checkpoint
-from sdxl_core.config import Config, SamplingConfig
+from benchmarks.steps import METHODS, Bench, Row, configuration, measure
 from sdxl_core.estimate import Given, count_step
 from sdxl_core.estimate.machine import matmul_flops_per_s
-from sdxl_core.model import load_unet
-from sdxl_core.networks import Networks
 from sdxl_core.runtime import choose_device
-from sdxl_core.train import train
-from sdxl_core.train_job import TrainJob
-from sdxl_core.trained import attach_adapter
 from sdxl_core.training_config import TrainingConfig
-from tasks.yaml_config import build_section
-
-METHODS: dict[str, dict[str, Any]] = {
-    "lora": {"adapter": {"kind": "lora", "rank": 16}},
-    "dreambooth": {"adapter": {"kind": "lora", "rank": 16}, "objective": {"kind": "prior_preservation"}},
-    "full": {"adapter": {"kind": "full"}},
-}
-BLOCK = {"cpu": 1, "cuda": 10}
-"""Steps between two looks at the clock."""
-ENDLESS = 10**6
-
-
-class TrainingSection(Config):
-    """The part of a configuration that `--set` can change."""
-
-    training: TrainingConfig
-
-
-@dataclass(frozen=True)
-class Bench:
-    """Where one size is measured."""
-
-    size: str
-    device: torch.device
-    model: Path
-    inputs: Mapping[str, Path]
-    scratch: Path
-    rounds: int
-    clock: Clock
-
-
-@dataclass(frozen=True)
-class Row:
-    method: str
-    rows: int
-    """Of one micro-batch; with class images each is two."""
-    variant: str = ""
-    changes: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        return ", ".join(part for part in (self.method, f"micro-batch {self.rows}", self.variant) if part)
-
-
-def configuration(row: Row, overrides: Sequence[str], device: torch.device) -> TrainingConfig:
-    block = BLOCK[device.type]
-    precision = "fp32" if device.type == "cpu" else "bf16"
-    always = {"max_steps": ENDLESS, "save_every_steps": ENDLESS, "log_every_steps": block, "precision": precision}
-    document = {"training": {**METHODS[row.method], **always, "micro_batch_size": row.rows}}
-    return build_section(TrainingSection, document, [*overrides, *row.changes], f"the benchmark {row.name}").training
-
-
-def measure(bench: Bench, row: Row, config: TrainingConfig, eager: TrainingConfig | None) -> Figures:
-    """Figures of the real trainer's steps; `eager`: settings of the float32 floor to compare with, too."""
-    if config.fused_backward:
-        raise SystemExit("error: with training.fused_backward a backward pass updates weights, so there is no floor")
-    with tempfile.TemporaryDirectory(dir=bench.scratch) as folder:
-        job = TrainJob(
-            model=bench.model,
-            training=config,
-            latents=bench.inputs["latents"],
-            text=bench.inputs["text"],
-            class_latents=bench.inputs["class_latents"],
-            sampling=SamplingConfig(),
-            work=Path(folder) / "work",
-            out=Path(folder) / "out",
-            device=bench.device.type,
-        )
-        floor = None if eager is None else lambda: eager_unet(bench, eager)
-        beside = Beside(bench.rounds, BLOCK[bench.device.type], bench.clock, floor)
-        AcceleratorState._reset_state(reset_partial_state=True)  # it keeps one precision per process
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.suppress(Measured):
-            train(job, hooks=[beside])
-    return beside.figures
-
-
-def eager_unet(bench: Bench, config: TrainingConfig) -> nn.Module:
-    """The same UNet with the same adapter, in float32 and with nothing that makes it faster."""
-    unet = load_unet(bench.model)
-    attach_adapter(Networks(unet), config)
-    return unet.to(bench.device).train()
 
 
 def line_of(bench: Bench, row: Row, overrides: Sequence[str]) -> list[str]:
