@@ -99,6 +99,6 @@ def _why_not(layer: LoraLayer) -> str | None:
 def _product_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
     """As autocast has it; without, the frozen weights'."""
     kind = x.device.type
-    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+    if kind != "meta" and torch.is_autocast_enabled(kind):  # meta tensors have no autocast
         return torch.get_autocast_dtype(kind)
     return weight.dtype
