@@ -79,9 +79,9 @@ def load_trained_networks(
     for part, module in networks.parts.items():
         notes += settle(part, module, config, dtype, accelerator.device)
         module.to(accelerator.device)
+        if config.compile != "none" and part == "unet":
+            compile_unet(module, config.compile, config.deterministic)
         accelerator.prepare_model(module, evaluation_mode=True)  # autocast; gradients are averaged by Workers
-    if config.compile != "none":
-        compile_unet(networks.unet, config.compile, config.deterministic)
     saved = {f"{part}.{name}": numbers for part in adapted for name, numbers in kept(networks.parts[part]).items()}
     return Trained(networks, tokenizers, adapter, adapted, trainable, config, saved, tuple(notes))
 

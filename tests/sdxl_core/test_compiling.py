@@ -121,13 +121,25 @@ def test_held_out_pictures_and_drawings_are_not_compiled_for(jobs: Jobs, tmp_pat
     assert graphs == []
 
 
-def test_names_stay_and_copies_are_not_compiled(jobs: Jobs, tmp_path: Path, graphs: Graphs) -> None:
-    """A copy that would call the original's graph would be a base that learns."""
-    plain, compiled = (started(jobs(tmp_path / c, **PLAIN, compile=c)) for c in ("none", "unet"))
-    unet = compiled.trained.networks.unet
+@pytest.mark.parametrize("chosen", ["blocks", "unet"])
+def test_names_stay_and_a_copy_computes_with_its_own_weights(
+    jobs: Jobs, tmp_path: Path, graphs: Graphs, chosen: str
+) -> None:
+    """A copy that called the original would be a base that learns."""
+    plain, compiled = (started(jobs(tmp_path / c, **PLAIN, compile=c)) for c in ("none", chosen))
+    unet: Any = compiled.trained.networks.unet
     assert unet.state_dict().keys() == plain.trained.networks.unet.state_dict().keys()
+    added = {"text_embeds": torch.zeros(2, 64), "time_ids": torch.zeros(2, 6)}
+    given = (torch.ones(2, 4, 16, 16), torch.tensor([1, 2]), torch.ones(2, 77, 128))
     copied = copy.deepcopy(unet)
-    assert copied._compiled_call_impl is None and unet._compiled_call_impl is not None
+    with torch.no_grad():
+        before = copied(*given, added_cond_kwargs=added).sample
+        assert torch.equal(unet(*given, added_cond_kwargs=added).sample, before)
+        for parameter in unet.parameters():
+            parameter.mul_(0.5)
+        assert torch.equal(copied(*given, added_cond_kwargs=added).sample, before)
+        assert not torch.equal(unet(*given, added_cond_kwargs=added).sample, before)
+    assert graphs
 
 
 @pytest.mark.slow
