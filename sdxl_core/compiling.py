@@ -8,7 +8,6 @@ from collections.abc import Collection
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from types import MethodType
-from typing import Any
 
 import torch
 from diffusers.models.attention import BasicTransformerBlock
@@ -32,22 +31,21 @@ def compile_unet(unet: nn.Module, compile: Compile, deterministic: bool) -> None
     What cannot be one graph ends the run, and so does a block that would be compiled without end: nothing is computed
     the slow way unsaid. To be called before anything else takes the place of `forward`, as autocast does.
     """
-    dynamo: Any = torch._dynamo.config
+    from torch._dynamo import config as dynamo
+    from torch._inductor import config as inductor
+
     dynamo.recompile_limit = GRAPHS_PER_SIZE * MOST_SIZES
     dynamo.accumulated_recompile_limit = len(BLOCKS) * GRAPHS_PER_SIZE * MOST_SIZES
     dynamo.fail_on_recompile_limit_hit = True
-    if deterministic:
-        inductor: Any = torch._inductor.config
-        inductor.deterministic = True
+    inductor.deterministic = deterministic
     chosen = [unet] if compile == "unet" else [module for module in unet.modules() if isinstance(module, BLOCKS)]
     compiled = {
         kind: torch.compile(kind.forward, backend=BACKEND, fullgraph=True, dynamic=False)
         for kind in dict.fromkeys(map(type, chosen))
     }
     for module in chosen:
-        module.forward = MethodType(
-            compiled[type(module)], module
-        )  # bound, so that a copy computes with its own weights
+        # bound, so that a copy of the network computes with the copy's weights
+        module.forward = MethodType(compiled[type(module)], module)
 
 
 def uncompiled() -> AbstractContextManager[None]:
