@@ -162,6 +162,13 @@ def cast_frozen(network: nn.Module, dtype: torch.dtype) -> None:
                 setattr(module, name, buffer.to(dtype))
 
 
+def lay_out_channels_last(network: nn.Module) -> None:
+    """Store the frozen convolutions with the channels of a pixel side by side; what they compute comes so, too."""
+    for parameter in network.parameters():
+        if parameter.dim() == 4 and not parameter.requires_grad:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+
+
 def cast_trained(trained: Iterable[nn.Parameter], dtype: torch.dtype) -> None:
     """Store what is trained in `dtype`."""
     for parameter in trained:

@@ -12,6 +12,7 @@ from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 from torch import Tensor
 
+from sdxl_core.compiling import uncompiled
 from sdxl_core.model import load_vae, vae_folder, zeros_for_empty_prompt
 from sdxl_core.networks import Networks
 from sdxl_core.prompt_embeddings import prompt_embeddings
@@ -25,12 +26,13 @@ from sdxl_core.training_config import ValidationConfig
 
 @contextmanager
 def evaluating(networks: Networks) -> Iterator[None]:
-    """Without dropout inside, and as before afterwards."""
+    """Without dropout inside, and uncompiled; as before afterwards."""
     modes = [(part, part.training) for part in networks.parts.values()]
     for part, _ in modes:
         part.eval()
     try:
-        yield
+        with uncompiled():
+            yield
     finally:
         for part, training in modes:
             part.train(training)

@@ -141,6 +141,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "one process": ({"processes": 1}, "expected processes > 1"),
     "adapter": ({"adapter": {"kind": "lora"}}, "expected adapter.kind = full"),
     "optimizer": ({"optimizer": {"kind": "adafactor"}}, "take adamw or lion"),
+    "compiled": ({"compile": "blocks"}, "expected compile = none"),
     "fp16": ({"precision": "fp16"}, "expected precision = bf16 or fp32"),
     "rounding": ({"trained_weights": "bf16", "precision": "bf16"}, "expected trained_weights = fp32"),
     "tokens": ({"new_tokens": [{"token": "<it>"}]}, "train them in a run of their own"),
