@@ -11,7 +11,7 @@ import shutil
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -35,10 +35,13 @@ from sdxl_core.training_set import StepRows
 from sdxl_core.validation import Validation
 
 
-def train(job: TrainJob, objective: Objective | None = None, data: StepRows | None = None) -> bool:
+def train(
+    job: TrainJob, objective: Objective | None = None, data: StepRows | None = None, hooks: Sequence[Hook] = ()
+) -> bool:
     """Run `job` to its end, or until SIGTERM; returns whether it reached the end.
 
-    `objective` and `data` take the place of those that the job describes.
+    `objective` and `data` take the place of those that the job describes. `hooks` are called in the main process after
+    every step, when all that belongs to it is done.
 
     Raises:
         UserError: a bundle is there, but of a run with other settings or not whole; or the disk is too small.
@@ -57,7 +60,7 @@ def train(job: TrainJob, objective: Objective | None = None, data: StepRows | No
     with stopped_by_signals(run.state):
         if run.workers.is_main:
             run.require_room()
-            _fit_and_save(run, source)
+            _fit_and_save(run, source, hooks)
         else:
             trainer_of(run).fit([])
     run.workers.close()
@@ -109,7 +112,7 @@ def _main_process_log(run: Run) -> Log:
     return _log if run.workers.is_main else lambda message: None
 
 
-def _fit_and_save(run: Run, source: Path | None) -> None:
+def _fit_and_save(run: Run, source: Path | None, hooks: Sequence[Hook]) -> None:
     """What the main process does around the loop: history, trackers, validation, bundles."""
     job, config = run.job, run.job.training
     began = run.state.step
@@ -121,7 +124,7 @@ def _fit_and_save(run: Run, source: Path | None) -> None:
     try:
         if run.validation_loss is not None and began == 0:
             history(run.state, run.validation_loss.measure(run.state))  # the base's, to compare with
-        trainer_of(run).fit([*_before(run), history, *_after(run, trackers), saving])
+        trainer_of(run).fit([*_before(run), history, *_after(run, trackers), saving, *hooks])
         if run.state.step > began:
             saving.save(run.state)
         history.flush()
