@@ -62,8 +62,7 @@ class DrawingModel:
         pipeline = loaded[0] if loaded else self._load(sampling, device, text=self._needs_text_to_load())
         forget_text_encoders(pipeline)
         pipeline.to(device)
-        if sampling.compile != "none":
-            pipeline.unet.compile(mode=COMPILE_MODES[sampling.compile], dynamic=False)
+        compile_unet(pipeline, sampling.compile)
         return pipeline, Prompts(encoded, guidance)
 
     def _load(self, sampling: SamplingConfig, device: torch.device, *, text: bool) -> StableDiffusionXLPipeline:
@@ -76,6 +75,12 @@ class DrawingModel:
 
     def _needs_text_to_load(self) -> bool:
         return self.trained is not None and encodes_otherwise(self.trained)
+
+
+def compile_unet(pipeline: StableDiffusionXLPipeline, compile: Compile) -> None:
+    """For passes of one shape."""
+    if compile != "none":
+        pipeline.unet.compile(mode=COMPILE_MODES[compile], dynamic=False)
 
 
 def require_compiling(compile: Compile, device: torch.device) -> None:
