@@ -1,7 +1,7 @@
 """What drawing pictures costs beside the bare UNet and decoder: `python -m benchmarks.generate [--size mid] ...`
 
-From encoded prompts to PNG files in a store, as the stage `images` draws them, against the same calls of the UNet and of
-the VAE's decoder on tensors that are there already; in turn, in one process.
+From encoded prompts to PNG files in a store, as the stage `images` draws them, against the same calls of the UNet and
+of the VAE's decoder on tensors that are there already; in turn, in one process.
 
     --size miniature | mid | sdxl   sdxl: of full size, random weights; needs a GPU
     --batch 1 2 4 8                 pictures drawn together
