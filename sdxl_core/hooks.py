@@ -17,7 +17,7 @@ from sdxl_core.bundle import Bundle, BundleWriter
 from sdxl_core.disk import write_durably
 from sdxl_core.loop import Metrics, TrainState
 from sdxl_core.loss_by_timestep import PREFIX
-from sdxl_core.sampling import png_bytes
+from sdxl_core.picture_files import png_bytes
 from sdxl_core.together import Action
 from sdxl_core.trackers import Tracker
 from sdxl_core.training_config import TrainingConfig

@@ -14,6 +14,8 @@ from tasks.digests import FileDigests, digest_json
 from tasks.errors import ConfigError
 from tasks.manifest import Json
 
+TEXT_PARTS = ("index", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+"""Components that decide what a text means; the index says whether an empty prompt stands for zeros."""
 _READ_SUFFIXES = (".json", ".txt", ".model", ".safetensors")
 
 

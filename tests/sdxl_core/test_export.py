@@ -15,14 +15,17 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from sdxl_core.adapters.lora import Lora
+from sdxl_core.cached_pictures import Caches
 from sdxl_core.config import SamplingConfig
+from sdxl_core.drawing_model import DrawingModel
 from sdxl_core.export import DIFFUSERS_FILE, KOHYA_FILE, export_lora
-from sdxl_core.generate import generate_images, pixel_digest
+from sdxl_core.generate import generate_images
 from sdxl_core.model import load_unet
+from sdxl_core.picture_files import pixel_digest
 from sdxl_core.prompts import Prompt, prompt_seed
 from sdxl_core.training_config import LoraConfig
 
-SAMPLING = SamplingConfig(steps=3, width_px=64, height_px=64)
+SAMPLING = SamplingConfig(steps=3, width_px=64, height_px=64, batch_size=1)  # as the stranger draws it
 LORA = LoraConfig(rank=3, alpha=12, targets="attention+feed-forward")  # alpha differs from rank: a scale of 4
 PROMPT = Prompt("one", "a photo of a person in the snow")
 
@@ -61,12 +64,9 @@ def own_picture(random_sdxl: Path, exported: Path, tmp_path_factory: pytest.Temp
         prompts=(PROMPT,),
         replicates=1,
         seed=7,
-        model=random_sdxl,
-        vae=None,
-        adapter=exported / DIFFUSERS_FILE,
-        model_digest="candidate",
+        model=DrawingModel(random_sdxl, None, exported / DIFFUSERS_FILE, "candidate", "text"),
         out=out,
-        cells={},
+        caches=Caches({}, {}),
     )
     return pixel_digest((out / "images" / "one-0.png").read_bytes())
 
