@@ -1,6 +1,6 @@
 """What commands leave alone: libraries they do not need, files whose digests are known, and other processes.
 
-Time itself is measured by benchmarks/orchestration.py; here stands what it is made of, which a busy machine cannot blur.
+Time itself is measured by benchmarks/orchestration.py; here stands what it is made of, which no busy machine blurs.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ def modules_after(path):
     return [name for name in sys.argv[1:] if name in sys.modules] + ([] if len(page.getvalue()) > 200 else ["no page"])
 
 before = [name for name in sys.argv[1:] if name in sys.modules]
-print(json.dumps({"import flows.cli": before, **{" ".join(path): modules_after(path) for path in walk(get_command(app))}}))
+after = {" ".join(path): modules_after(path) for path in walk(get_command(app))}
+print(json.dumps({"import flows.cli": before, **after}))
 """
 
 
