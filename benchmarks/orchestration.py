@@ -127,14 +127,11 @@ def wait_until_healthy(port: int, server: subprocess.Popen[bytes]) -> None:
 def cases(environment: Mapping[str, str], url: str, rerun: Sequence[str]) -> list[Case]:
     """In the order of the table."""
     python, served = sys.executable, {**environment, "PREFECT_API_URL": url}
-    bare = {**environment, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPYCACHEPREFIX": "/nowhere"}
     flow = [python, "-c", FLOW, rerun[0], "1", *rerun[1:]]
     return [
         Case("python, doing nothing", [python, "-c", "pass"], environment),
         Case("import flows.cli", [python, "-c", "import flows.cli"], environment, 0.5),
-        Case("the same, no byte code kept", [python, "-c", "import flows.cli"], bare, 0.5),
         Case("sdxl-flows --help", [*CLI, "--help"], environment, 0.5),
-        Case("the same, no byte code kept", [*CLI, "--help"], bare, 0.5),
         Case("sdxl-flows --version", [*CLI, "--version"], environment, 0.5),
         Case("sdxl-flows run --help", [*CLI, "run", "--help"], environment, 0.5),
         Case("sdxl-flows artifacts ls", [*CLI, "artifacts", "ls"], environment),
