@@ -19,12 +19,13 @@ from torch import Tensor
 from sdxl_core.adapters import load_trained
 from sdxl_core.bundle import read_bundle
 from sdxl_core.errors import UserError
+from sdxl_core.exit_codes import EXIT_USER_ERROR
 from sdxl_core.learned_tokens import add_tokens
 from sdxl_core.model import load_whole
 from sdxl_core.run import set_up
 from sdxl_core.text_encoders import NAMES, TextEncoders, Tokenizers
 from sdxl_core.train import main, train
-from sdxl_core.train_job import EXIT_USER_ERROR, TrainJob
+from sdxl_core.train_job import TrainJob
 from sdxl_core.trained import Trained
 from sdxl_core.training_config import NewToken, TrainingConfig
 from tests.sdxl_core.jobs import Jobs, files, run, write_job

@@ -16,8 +16,9 @@ from safetensors.torch import load_file
 from sdxl_core.adapters import load_trained
 from sdxl_core.bundle import read_bundle
 from sdxl_core.errors import UserError
+from sdxl_core.exit_codes import EXIT_DONE, EXIT_USER_ERROR
 from sdxl_core.train import main
-from sdxl_core.train_job import EXIT_DONE, EXIT_USER_ERROR, TrainJob
+from sdxl_core.train_job import TrainJob
 from tests.sdxl_core.jobs import LORA, Jobs, bundle_steps, files, history, run, write_job
 
 VALIDATION = {"every_steps": 3, "prompts": ["a photo of a person"]}
