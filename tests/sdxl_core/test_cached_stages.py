@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,12 +108,18 @@ def test_interrupted_caching_goes_on_with_what_is_missing(random_sdxl: Path, tmp
     assert written[0] == written[1]
 
 
-@pytest.mark.parametrize("weight", [float("nan"), float("inf"), 1e38])
-def test_overflowing_vae_is_refused_by_the_pictures_name(random_sdxl: Path, tmp_path: Path, weight: float) -> None:
+@pytest.mark.parametrize(
+    ("layer", "number"),
+    [("encoder.conv_in.weight", 1e38), ("quant_conv.bias", math.nan), ("quant_conv.bias", math.inf)],
+)
+def test_overflowing_vae_is_refused_by_the_pictures_name(
+    random_sdxl: Path, tmp_path: Path, layer: str, number: float
+) -> None:
+    """Whether what comes out is not a number, or one too large."""
     dataset = write_portraits(tmp_path / "data", 1, seed=5)
     broken = tmp_path / "vae"
     vae = AutoencoderKL.from_pretrained(random_sdxl / "vae", dtype=torch.float32)
-    vae.encoder.conv_in.weight.data.fill_(weight)
+    vae.get_parameter(layer).data.fill_(number)
     vae.save_pretrained(broken)
     cells: dict[str, bytes] = {}
     with pytest.raises(UserError, match=r"00\.png: the VAE gives latents that are not finite"):
@@ -156,10 +164,11 @@ def test_empty_text_stands_for_nothing_where_the_checkpoint_says_so(random_sdxl:
 def test_class_images_are_topped_up(random_sdxl: Path, tmp_path: Path) -> None:
     cells: dict[str, bytes] = {}
 
-    def generate(count: int, out: str) -> dict[str, int]:
-        prior = PriorConfig(prompt="a photo of a person", count=count, sampling=SAMPLING)
+    def generate(count: int, out: str, digest: str = "m", **other: Any) -> dict[str, int]:
+        settings = {"prompt": "a photo of a person", "count": count, "sampling": SAMPLING, **other}
+        prior = PriorConfig.model_validate(settings)
         return generate_class_images(
-            prior=prior, model=random_sdxl, vae=None, model_digest="m", out=tmp_path / out, cells=cells
+            prior=prior, model=random_sdxl, vae=None, model_digest=digest, out=tmp_path / out, cells=cells
         )
 
     assert generate(2, "two") == {"pictures": 2, "generated": 2}
@@ -167,6 +176,14 @@ def test_class_images_are_topped_up(random_sdxl: Path, tmp_path: Path) -> None:
     two, three = read_records(tmp_path / "two"), read_records(tmp_path / "three")
     assert three[:2] == two and len({r.sha256 for r in three}) == 3
     assert {r.text for r in three} == {"a photo of a person"}
+    others: list[dict[str, Any]] = [
+        {"prompt": "a photo of a cat"},
+        {"seed": 1},
+        {"digest": "n"},
+        {"sampling": SAMPLING.model_copy(update={"guidance_scale": 3.0})},
+    ]
+    for number, other in enumerate(others):
+        assert generate(1, f"other-{number}", **other)["generated"] == 1, "enough files, and none of them the right one"
 
 
 def test_pictures_come_from_their_own_seeds(random_sdxl: Path, tmp_path: Path) -> None:
