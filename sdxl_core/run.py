@@ -147,6 +147,8 @@ def set_up(job: TrainJob, objective: Objective | None = None, data: StepRows | N
     set_seed(config.seed)
     schedule = load_noise_schedule(job.model, config.schedule)
     refuse_timesteps_beyond(schedule.timesteps, config)
+    if objective.uses_base or config.asks_base:
+        refuse_base_of_another_prediction(job.model, config.schedule)
     rows = rows_per_step(config, workers.count)
     images = load_run_images(job, objective) if data is None else None
     faces, validation_loss = None, None
@@ -181,14 +183,13 @@ def _base(
     """The frozen base, where anything asks for it.
 
     Raises:
-        UserError: it is to be offloaded and nothing asks for it, or it predicts something else than what is trained.
+        UserError: it is to be offloaded and nothing asks for it.
     """
     config = job.training
     if not objective.uses_base and not config.asks_base:
         if config.offload_base:
             raise UserError(f"training.offload_base: objective {config.objective.kind} asks no base; leave it out")
         return None
-    refuse_base_of_another_prediction(job.model, config.schedule)
     base = trained.adapter.base(trained.networks, dtype)
     return offloaded(base, device) if config.offload_base else base
 
