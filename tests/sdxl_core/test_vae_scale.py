@@ -29,7 +29,6 @@ def test_the_factor_is_that_of_the_vae_in_use(jobs: Jobs, tmp_path: Path) -> Non
     job = jobs(tmp_path / "run", ema=None)
     ours = started(job).data.batch(0, range(2)).x_BCHW
     other = started(job.model_copy(update={"vae": vae})).data.batch(0, range(2)).x_BCHW
-    assert own == 0.13025
     assert (other / ours).flatten().tolist() == pytest.approx([0.5 / own] * ours.numel(), rel=1e-4)
 
 
