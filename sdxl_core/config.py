@@ -36,6 +36,12 @@ class ModelConfig(Config):
     """Folder or hub id of another VAE, such as `madebyollin/sdxl-vae-fp16-fix`."""
     vae_revision: str | None = None
 
+    @model_validator(mode="after")
+    def _revisions_of_something(self) -> ModelConfig:
+        if self.vae_revision is not None and self.vae is None:
+            raise ValueError("vae_revision has no effect without vae; set that, or for the base's own, revision")
+        return self
+
 
 class DatasetConfig(Config):
     """Where the pictures and captions come from."""
@@ -80,6 +86,8 @@ class DatasetConfig(Config):
                 raise ValueError(
                     f"{column} needs a source with columns ({', '.join(tables)}), got source: {self.source}"
                 )
+        if self.source != "hub" and (self.revision is not None or self.split != "train"):
+            raise ValueError(f"revision and split are of source: hub, got source: {self.source}; leave them out")
         if self.masks not in (None, "alpha") and self.source not in files:
             raise ValueError(
                 f"masks from a folder need a source of files ({', '.join(files)}), got {self.source}; use alpha"
@@ -221,6 +229,15 @@ class SamplingConfig(Config):
     compile: Compile = "none"
     """Have torch.compile translate the UNet: it costs minutes first, and pays on many pictures. cuda_graphs: the same,
     and steps are replayed by the GPU without the CPU; needs one."""
+
+    @model_validator(mode="after")
+    def _guides_if_it_says_how(self) -> SamplingConfig:
+        if self.guidance_scale <= 1 and (self.negative_prompt is not None or self.guidance_rescale):
+            raise ValueError(
+                "negative_prompt and guidance_rescale have no effect without guidance: expected guidance_scale above "
+                f"1, got {self.guidance_scale:g}"
+            )
+        return self
 
 
 class PriorConfig(Config):

@@ -26,18 +26,17 @@ from sdxl_core.optimizers import optimizer_kind
 from sdxl_core.run_data import (
     build_data,
     load_run_images,
-    refuse_timesteps_beyond,
     refuse_what_is_not_there,
     refuse_with_own_data,
 )
 from sdxl_core.runtime import choose_device, choose_dtype, refuse_foreign_launch, use_deterministic_kernels
 from sdxl_core.scheduler import load_noise_schedule
+from sdxl_core.scheduler_settings import refuse_base_of_another_prediction, refuse_timesteps_beyond
 from sdxl_core.sharding import divided_like, whole
 from sdxl_core.stepping import build_stepping
 from sdxl_core.together import Alone, Together
 from sdxl_core.train_job import TrainJob
 from sdxl_core.trained import Trained, load_trained_networks
-from sdxl_core.training_config import TrainingConfig
 from sdxl_core.training_config.saving_memory import require_attention
 from sdxl_core.training_set import StepRows
 from sdxl_core.validation_loss import ValidationLoss
@@ -148,6 +147,8 @@ def set_up(job: TrainJob, objective: Objective | None = None, data: StepRows | N
     set_seed(config.seed)
     schedule = load_noise_schedule(job.model, config.schedule)
     refuse_timesteps_beyond(schedule.timesteps, config)
+    if objective.uses_base or config.asks_base:
+        refuse_base_of_another_prediction(job.model, config.schedule)
     rows = rows_per_step(config, workers.count)
     images = load_run_images(job, objective) if data is None else None
     faces, validation_loss = None, None
@@ -161,7 +162,7 @@ def set_up(job: TrainJob, objective: Objective | None = None, data: StepRows | N
             job, images, trained.tokenizers, objective.class_prompt, faces, schedule.timesteps, rows
         )
     assert data is not None
-    base = _base(config, objective, trained, dtype, accelerator.device)
+    base = _base(job, objective, trained, dtype, accelerator.device)
     if config.shard_weights:
         trained = trained.divided(accelerator.device)
     state = TrainState(
@@ -177,14 +178,15 @@ def set_up(job: TrainJob, objective: Objective | None = None, data: StepRows | N
 
 
 def _base(
-    config: TrainingConfig, objective: Objective, trained: Trained, dtype: torch.dtype, device: torch.device
+    job: TrainJob, objective: Objective, trained: Trained, dtype: torch.dtype, device: torch.device
 ) -> Base | None:
     """The frozen base, where anything asks for it.
 
     Raises:
         UserError: it is to be offloaded and nothing asks for it.
     """
-    if not objective.uses_base and (config.masked_loss is None or config.masked_loss.prior_weight == 0):
+    config = job.training
+    if not objective.uses_base and not config.asks_base:
         if config.offload_base:
             raise UserError(f"training.offload_base: objective {config.objective.kind} asks no base; leave it out")
         return None

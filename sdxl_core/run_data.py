@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 
 from sdxl_core.compiling import refuse_many_sizes
 from sdxl_core.data.buckets import refuse_mixed_sizes
@@ -15,9 +13,9 @@ from sdxl_core.model import vae_folder, zeros_for_empty_prompt
 from sdxl_core.objectives import Objective
 from sdxl_core.text_encoders import Tokenizers
 from sdxl_core.train_job import TrainJob
-from sdxl_core.training_config import TrainingConfig
 from sdxl_core.training_set import CachedImages, TrainingSet, load_images
 from sdxl_core.training_text import CachedText, LiveText, TrainingText
+from sdxl_core.vae_settings import load_scaling_factor
 from sdxl_core.validation_loss import ValidationLoss, validation_timesteps
 
 
@@ -107,7 +105,7 @@ def build_data(
     """
     config, validated = job.training, job.training.validation_loss
     text = _load_text(job, tokenizers, images.captions(class_prompt))
-    factor = _scaling_factor(vae_folder(job.model, job.vae))
+    factor = load_scaling_factor(vae_folder(job.model, job.vae))
     training_set = TrainingSet(
         images.trained,
         images.classes,
@@ -138,19 +136,3 @@ def _load_text(job: TrainJob, tokenizers: Tokenizers | None, captions: set[str])
         return CachedText.load(job.text)
     assert tokenizers is not None
     return LiveText.tokenize(captions, tokenizers, job.captions, zeros_for_empty_prompt(job.model))
-
-
-def _scaling_factor(vae: Path) -> float:
-    """What latents are multiplied by before they are noised (0.13025 in SDXL), from the VAE's own configuration."""
-    return float(json.loads((vae / "config.json").read_text(encoding="utf-8"))["scaling_factor"])
-
-
-def refuse_timesteps_beyond(there_are: int, config: TrainingConfig) -> None:
-    """Raises UserError for a timestep that the schedule does not have."""
-    measured = config.validation_loss.timesteps if config.validation_loss else None
-    for where, highest in (
-        ("training.timesteps.low", config.timesteps.low),
-        ("training.validation.loss.timesteps", max(measured or (0,))),
-    ):
-        if highest >= there_are:
-            raise UserError.about(where, expected=f"below {there_are}, all there are", got=highest)

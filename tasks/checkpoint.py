@@ -13,6 +13,7 @@ from typing import Any
 from sdxl_core import scheduler_settings
 from sdxl_core.errors import did_you_mean
 from sdxl_core.unet_shapes import Shape, unet_shapes
+from sdxl_core.vae_settings import scaling_factor
 from tasks.errors import ConfigError
 
 # component -> the classes that can be loaded as it
@@ -67,6 +68,7 @@ def check_component(folder: Path, name: str, where: str) -> dict[str, Any]:
 
     Raises:
         ConfigError: it is of another class, its weights are pickles, damaged, or (UNet) not those of its config.json.
+        UserError: (VAE) its latents are scaled otherwise than SDXL's.
     """
     if not (folder / "config.json").is_file():
         raise ConfigError.about(where, expected="config.json", got=f"none in {folder}")
@@ -77,6 +79,8 @@ def check_component(folder: Path, name: str, where: str) -> dict[str, Any]:
     tensors = component_tensors(folder, name, where)
     if name == "unet":
         _check_unet(config, tensors, folder, where)
+    if name == "vae":
+        scaling_factor(config, f"{where}: {folder}")
     return config
 
 

@@ -11,6 +11,7 @@ from sdxl_core.training_config.adapters import Adapter, LoraConfig, Ranked, Targ
 from sdxl_core.training_config.averaging import EmaConfig
 from sdxl_core.training_config.consistency import ConsistencyConfig
 from sdxl_core.training_config.data import ConceptConfig, MaskedLossConfig
+from sdxl_core.training_config.in_vain import check_effects
 from sdxl_core.training_config.lr_schedules import ConstantSchedule, LearningRates, LrSchedule
 from sdxl_core.training_config.memory import check_fused_backward, check_shard_weights, check_trained_weights
 from sdxl_core.training_config.noise import LossConfig, NoiseConfig, ScheduleConfig, TimestepConfig
@@ -153,6 +154,7 @@ class TrainingConfig(Config):
         check_fused_backward(self)
         check_shard_weights(self)
         check_speed(self)
+        check_effects(self)
         return self
 
     @model_validator(mode="after")
@@ -207,6 +209,12 @@ class TrainingConfig(Config):
     def live_text(self) -> bool:
         """Whether captions have to be encoded in every step."""
         return self.text_encoders is not None or bool(self.new_tokens)
+
+    @property
+    def asks_base(self) -> bool:
+        """Whether a loss is held against what the base model predicts."""
+        masked = self.masked_loss
+        return self.objective.uses_base or (masked is not None and masked.prior_weight > 0)
 
     @property
     def validation_loss(self) -> ValidationLossConfig | None:

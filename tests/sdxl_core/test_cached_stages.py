@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -112,12 +114,18 @@ def test_interrupted_caching_goes_on_with_what_is_missing(random_sdxl: Path, tmp
     assert written[0] == written[1]
 
 
-@pytest.mark.parametrize("weight", [float("nan"), float("inf"), 1e38])
-def test_overflowing_vae_is_refused_by_the_pictures_name(random_sdxl: Path, tmp_path: Path, weight: float) -> None:
+@pytest.mark.parametrize(
+    ("layer", "number"),
+    [("encoder.conv_in.weight", 1e38), ("quant_conv.bias", math.nan), ("quant_conv.bias", math.inf)],
+)
+def test_overflowing_vae_is_refused_by_the_pictures_name(
+    random_sdxl: Path, tmp_path: Path, layer: str, number: float
+) -> None:
+    """Whether what comes out is not a number, or one too large."""
     dataset = write_portraits(tmp_path / "data", 1, seed=5)
     broken = tmp_path / "vae"
     vae = AutoencoderKL.from_pretrained(random_sdxl / "vae", dtype=torch.float32)
-    vae.encoder.conv_in.weight.data.fill_(weight)
+    vae.get_parameter(layer).data.fill_(number)
     vae.save_pretrained(broken)
     cells: dict[str, bytes] = {}
     with pytest.raises(UserError, match=r"00\.png: the VAE gives latents that are not finite"):
@@ -162,15 +170,25 @@ def test_empty_text_stands_for_nothing_where_the_checkpoint_says_so(random_sdxl:
 def test_class_images_are_topped_up(random_sdxl: Path, tmp_path: Path) -> None:
     cells: dict[str, bytes] = {}
 
-    def generate(count: int, out: str) -> dict[str, int]:
-        prior = PriorConfig(prompt="a photo of a person", count=count, sampling=SAMPLING)
-        return generate_class_images(prior=prior, model=base(random_sdxl), out=tmp_path / out, caches=Caches(cells, {}))
+    def generate(count: int, out: str, digest: str = "m", **other: Any) -> dict[str, int]:
+        settings = {"prompt": "a photo of a person", "count": count, "sampling": SAMPLING, **other}
+        prior = PriorConfig.model_validate(settings)
+        drawing = base(random_sdxl, digest)
+        return generate_class_images(prior=prior, model=drawing, out=tmp_path / out, caches=Caches(cells, {}))
 
     assert generate(2, "two") == {"pictures": 2, "generated": 2}
     assert generate(3, "three") == {"pictures": 3, "generated": 1}
     two, three = read_records(tmp_path / "two"), read_records(tmp_path / "three")
     assert three[:2] == two and len({r.sha256 for r in three}) == 3
     assert {r.text for r in three} == {"a photo of a person"}
+    others: list[dict[str, Any]] = [
+        {"prompt": "a photo of a cat"},
+        {"seed": 1},
+        {"digest": "n"},
+        {"sampling": SAMPLING.model_copy(update={"guidance_scale": 3.0})},
+    ]
+    for number, other in enumerate(others):
+        assert generate(1, f"other-{number}", **other)["generated"] == 1, "enough files, and none of them the right one"
 
 
 def test_pictures_come_from_their_own_seeds(random_sdxl: Path, tmp_path: Path) -> None:

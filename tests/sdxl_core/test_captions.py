@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from sdxl_core.batch import Batch, Conditioning, EncodedText
 from sdxl_core.captions import caption_variants, encoded_captions
 from sdxl_core.config import CaptionsConfig, SamplingConfig, ShuffleConfig
 from sdxl_core.denoiser import Denoiser
+from sdxl_core.errors import UserError
 from sdxl_core.model import load_unet
 from sdxl_core.networks import Networks
 from sdxl_core.prompt_embeddings import Guidance, Prompts, encoder_of
@@ -58,6 +60,18 @@ def test_every_variant_is_encoded_once_and_found_by_its_caption() -> None:
     assert texts[0] == "" and rows[""] == [0] and len(set(texts)) == len(texts)
     for caption in ("b, a", "a, b"):
         assert tuple(texts[row] for row in rows[caption]) == caption_variants(caption, config)
+
+
+@pytest.mark.parametrize(
+    ("shuffle", "enough"),
+    [({}, "a, b, c"), ({"tag_dropout": 0.5}, "a, b"), ({"keep_tags": 0, "separator": "|"}, "a | b")],
+)
+def test_captions_without_tags_to_shuffle_are_refused(shuffle: dict[str, Any], enough: str) -> None:
+    config = CaptionsConfig(shuffle=ShuffleConfig.model_validate(shuffle))
+    _, rows = encoded_captions(["a photo of a person", enough], config)
+    assert set(rows) == {"", "a photo of a person", enough}
+    with pytest.raises(UserError, match=r"captions\.shuffle: expected captions of [23] tags or more.*shuffle=null"):
+        encoded_captions(["a photo of a person", enough.rsplit(maxsplit=1)[0]], config)
 
 
 @pytest.mark.parametrize("caption", ["", "a photo of a person in the snow", LONG])

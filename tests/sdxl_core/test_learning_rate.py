@@ -12,7 +12,6 @@ import torch
 from diffusers.optimization import SchedulerType, get_scheduler
 from pydantic import ValidationError
 
-from sdxl_core.errors import UserError
 from sdxl_core.learning_rate import LR_SHAPES, ROW_FACTORS, base_rate, learning_rate, learning_rates
 from sdxl_core.optimizers import build_optimizer
 from sdxl_core.optimizers.rounding import STEP
@@ -21,6 +20,7 @@ from sdxl_core.training_config import LrSchedule, TrainingConfig
 from tests.sdxl_core.optimizing import SEPARABLE, parameters, set_gradients
 
 STEPS, WARMUP, RATE = 40, 7, 3e-4
+TOKENS = [{"token": "<kestrel>"}]
 SCHEDULES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "constant": ({}, {}),
     "constant_with_warmup": ({}, {}),
@@ -96,7 +96,7 @@ def test_rows_scale_the_rate_whatever_makes_them_up() -> None:
     assert [ROW_FACTORS[how](16) for how in ("none", "linear", "sqrt")] == [1, 16, 4]
     for how, factor in (("none", 1), ("linear", 16), ("sqrt", 4)):
         config = TrainingConfig.model_validate(
-            {"scale_lr": how, "learning_rate": 1e-4, "learning_rates": {"tokens": 2e-4}}
+            {"scale_lr": how, "learning_rate": 1e-4, "learning_rates": {"tokens": 2e-4}, "new_tokens": TOKENS}
         )
         assert base_rate(config, "unet", 16) == pytest.approx(factor * 1e-4)
         assert base_rate(config, "tokens", 16) == pytest.approx(factor * 2e-4)
@@ -119,7 +119,8 @@ def test_a_parameters_part_stands_before_its_first_dot(name: str, part: Part) ->
 
 def test_every_part_has_a_group_with_its_rate_and_tokens_do_not_decay() -> None:
     rates = {"text_encoder": 1e-5, "tokens": 1e-3}
-    config = TrainingConfig.model_validate({"learning_rate": 1e-4, "learning_rates": rates})
+    trained = {"text_encoders": {}, "new_tokens": TOKENS}
+    config = TrainingConfig.model_validate({"learning_rate": 1e-4, "learning_rates": rates, **trained})
     trained = parameters("tokens.v", "text_encoder_2.a", "conv_in.w", "text_encoder.b", "unet.c")
     groups = build_optimizer(config, trained).param_groups
     assert [group["part"] for group in groups] == list(PARTS)
@@ -166,14 +167,6 @@ def test_what_has_stopped_is_moved_by_no_gradient_moment_or_decay(kind: str, tra
     for name in trained:
         moved = [not torch.equal(before[name], after[name]) for before, after in pairwise(steps)]
         assert moved == [True, name == "unet.a", name == "unet.a"]
-
-
-def test_a_rate_for_what_is_not_trained_is_refused() -> None:
-    config = TrainingConfig.model_validate({"learning_rates": {"tokens": 1e-3}})
-    with pytest.raises(
-        UserError, match=r"learning_rates\.tokens: expected a part that is trained \(unet\), got tokens"
-    ):
-        build_optimizer(config, parameters("conv_in.w"))
 
 
 @pytest.mark.parametrize(

@@ -206,6 +206,7 @@ def test_stable_diffusion_1_is_refused_even_under_another_name(sdxl: Path) -> No
     [
         ("unet", {"in_channels": 9}, "shape|in_channels"),
         ("vae", {"latent_channels": 16}, r"unet in_channels = 16 \(latent channels of the VAE\), got 4"),
+        ("vae", {"latents_mean": [0.5] * 4}, "a VAE whose latents have a scaling_factor alone, got latents_mean"),
         ("text_encoder", {"hidden_size": 3}, r"unet cross_attention_dim = 7 \(width of both text encoders\), got 8"),
         ("text_encoder_2", {"projection_dim": 5}, r"projection_class_embeddings_input_dim = 17 .*got 16"),
         ("unet", {"block_out_channels": 4}, "describes no UNet"),
