@@ -8,6 +8,7 @@ from collections.abc import Collection
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from types import MethodType
+from typing import Any
 
 import torch
 from diffusers.models.attention import BasicTransformerBlock
@@ -38,11 +39,11 @@ def compile_unet(unet: nn.Module, compile: Compile, deterministic: bool) -> None
     dynamo.accumulated_recompile_limit = len(BLOCKS) * GRAPHS_PER_SIZE * MOST_SIZES
     dynamo.fail_on_recompile_limit_hit = True
     inductor.deterministic = deterministic
-    chosen = [unet] if compile == "unet" else [module for module in unet.modules() if isinstance(module, BLOCKS)]
-    compiled = {
-        kind: torch.compile(kind.forward, backend=BACKEND, fullgraph=True, dynamic=False)
-        for kind in dict.fromkeys(map(type, chosen))
-    }
+    chosen: list[nn.Module] = (
+        [unet] if compile == "unet" else [module for module in unet.modules() if isinstance(module, BLOCKS)]
+    )
+    kinds: set[Any] = set(map(type, chosen))
+    compiled = {kind: torch.compile(kind.forward, backend=BACKEND, fullgraph=True, dynamic=False) for kind in kinds}
     for module in chosen:
         # bound, so that a copy of the network computes with the copy's weights
         module.forward = MethodType(compiled[type(module)], module)

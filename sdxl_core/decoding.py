@@ -55,11 +55,12 @@ class Decoder:
     def _unscaled(self, latents_BCHW: Tensor) -> Tensor:
         """As diffusers' pipeline does it: some checkpoints name a mean and a deviation of each channel."""
         config: Any = self.vae.config
+        scale: float = config.scaling_factor
         mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
         if mean is None or std is None:
-            return latents_BCHW / config.scaling_factor
+            return latents_BCHW / scale
         mean_C11, std_C11 = (latents_BCHW.new_tensor(each).view(-1, 1, 1) for each in (mean, std))
-        return latents_BCHW * std_C11 / config.scaling_factor + mean_C11
+        return latents_BCHW * std_C11 / scale + mean_C11
 
     def _with_fewer_rows(self) -> None:
         if self.rows == 1:

@@ -39,7 +39,7 @@ class LoraProduct(torch.autograd.Function):
         return y_NO.view(*x.shape[:-1], len(W_OI))
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, None, None, Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, None, None, Tensor, Tensor, None]:
         x_NI, h_NR, W_OI, A_RI, B_OR = ctx.saved_tensors
         g_NO = g.reshape(-1, len(W_OI))
         k_NR = _scaled(torch.mm(g_NO, B_OR), ctx.scale)
