@@ -24,7 +24,7 @@ from sdxl_core.run import set_up
 from sdxl_core.trackers import TensorBoard
 from sdxl_core.train import trainer_of
 from sdxl_core.train_job import TrainJob
-from sdxl_core.trained import attach_adapter, settle
+from sdxl_core.trained import attach_adapter, prepare_network
 from sdxl_core.training_config import TrainingConfig
 from tasks.yaml_config import build_section
 
@@ -120,5 +120,5 @@ def eager_unet(bench: Bench, config: TrainingConfig) -> nn.Module:
     """The same UNet with the same adapter, in float32 and without the row's changes."""
     unet = load_unet(bench.model)
     attach_adapter(Networks(unet), config)
-    settle("unet", unet, config, torch.float32, bench.device)
+    prepare_network("unet", unet, config, torch.float32, bench.device)
     return unet.to(bench.device).train()

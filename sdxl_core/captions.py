@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterable
 
 from sdxl_core.config import CaptionsConfig, ShuffleConfig
+from sdxl_core.errors import UserError
 
 
 def caption_variants(caption: str, config: CaptionsConfig) -> tuple[str, ...]:
@@ -21,16 +22,38 @@ def caption_variants(caption: str, config: CaptionsConfig) -> tuple[str, ...]:
 
 
 def encoded_captions(captions: Iterable[str], config: CaptionsConfig) -> tuple[list[str], dict[str, list[int]]]:
-    """-> all texts to encode, the empty one first; and for every caption the places of its variants among them."""
+    """-> all texts to encode, the empty one first; and for every caption the places of its variants among them.
+
+    Raises:
+        UserError: there is nothing to shuffle in any caption, and shuffling is asked for.
+    """
     by_caption = {caption: caption_variants(caption, config) for caption in sorted({"", *captions})}
+    if config.shuffle is not None:
+        _require_tags(by_caption, config.shuffle)
     texts = ["", *sorted({text for variants in by_caption.values() for text in variants} - {""})]
     place = {text: i for i, text in enumerate(texts)}
     return texts, {caption: [place[text] for text in variants] for caption, variants in by_caption.items()}
 
 
+def _require_tags(captions: Iterable[str], config: ShuffleConfig) -> None:
+    """Raises UserError where no caption has enough tags for their order, or for leaving one out, to mean anything."""
+    least = config.keep_tags + (1 if config.tag_dropout else 2)
+    if all(len(_tags(caption, config)) < least for caption in captions):
+        raise UserError.about(
+            "captions.shuffle",
+            expected=f"captions of {least} tags or more, with {config.separator!r} between them",
+            got="none",
+            fix="Set captions.shuffle.separator or keep_tags, or captions.shuffle=null",
+        )
+
+
+def _tags(caption: str, config: ShuffleConfig) -> list[str]:
+    tags = (tag.strip() for tag in caption.split(config.separator))
+    return [tag for tag in tags if tag]
+
+
 def _shuffled(caption: str, number: int, config: ShuffleConfig) -> str:
-    tags = [tag.strip() for tag in caption.split(config.separator)]
-    tags = [tag for tag in tags if tag]
+    tags = _tags(caption, config)
     kept, others = tags[: config.keep_tags], tags[config.keep_tags :]
     seed = hashlib.sha256(f"shuffle/{number}/{caption}".encode()).digest()
     rng = random.Random(int.from_bytes(seed, "big"))

@@ -18,6 +18,7 @@ class Config(BaseModel):
 
 
 Precision = Literal["fp32", "fp16", "bf16"]
+Compile = Literal["none", "default", "cuda_graphs"]
 PositiveInt = Annotated[int, Field(ge=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -34,6 +35,12 @@ class ModelConfig(Config):
     vae: str | None = None
     """Folder or hub id of another VAE, such as `madebyollin/sdxl-vae-fp16-fix`."""
     vae_revision: str | None = None
+
+    @model_validator(mode="after")
+    def _revisions_of_something(self) -> ModelConfig:
+        if self.vae_revision is not None and self.vae is None:
+            raise ValueError("vae_revision has no effect without vae; set that, or for the base's own, revision")
+        return self
 
 
 class DatasetConfig(Config):
@@ -79,6 +86,8 @@ class DatasetConfig(Config):
                 raise ValueError(
                     f"{column} needs a source with columns ({', '.join(tables)}), got source: {self.source}"
                 )
+        if self.source != "hub" and (self.revision is not None or self.split != "train"):
+            raise ValueError(f"revision and split are of source: hub, got source: {self.source}; leave them out")
         if self.masks not in (None, "alpha") and self.source not in files:
             raise ValueError(
                 f"masks from a folder need a source of files ({', '.join(files)}), got {self.source}; use alpha"
@@ -211,8 +220,24 @@ class SamplingConfig(Config):
     max_chunks: Annotated[int, Field(ge=1, le=8)] = 1
     """As captions.max_chunks, for prompts."""
     precision: Precision = "fp32"
-    batch_size: PositiveInt | None = None
-    """Pictures per forward pass; unset: from free memory. Does not enter any key."""
+    batch_size: PositiveInt = 4
+    """Pictures drawn together. It decides their last bits, and so it is part of their key; their company is not."""
+    decode_batch_size: PositiveInt = 1
+    """Pictures decoded together, as far as a batch goes; each needs a few GB of a GPU at 1024 px."""
+    decode_tile_px: Annotated[int, Field(ge=64, multiple_of=64)] | None = None
+    """Decode in overlapping tiles of this side: less memory, for edges that may faintly be seen. 512 for small GPUs."""
+    compile: Compile = "none"
+    """Have torch.compile translate the UNet: it costs minutes first, and pays on many pictures. cuda_graphs: the same,
+    and steps are replayed by the GPU without the CPU; needs one."""
+
+    @model_validator(mode="after")
+    def _guides_if_it_says_how(self) -> SamplingConfig:
+        if self.guidance_scale <= 1 and (self.negative_prompt is not None or self.guidance_rescale):
+            raise ValueError(
+                "negative_prompt and guidance_rescale have no effect without guidance: expected guidance_scale above "
+                f"1, got {self.guidance_scale:g}"
+            )
+        return self
 
 
 class PriorConfig(Config):
@@ -220,6 +245,6 @@ class PriorConfig(Config):
 
     prompt: str
     """What the subject is one of: `a photo of a person`."""
-    count: PositiveInt = 100
+    count: Annotated[int, Field(ge=1, le=100_000)] = 100
     seed: Annotated[int, Field(ge=0)] = 0
     sampling: SamplingConfig = SamplingConfig()

@@ -9,6 +9,7 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
+from sdxl_core.sharding import divided_like, put_together, share_of
 from sdxl_core.training_config import EmaConfig
 from sdxl_core.workers import buckets
 
@@ -39,7 +40,8 @@ class Ema(NoEma):
     def __init__(self, config: EmaConfig, trained: Mapping[str, nn.Parameter]) -> None:
         self.config = config
         self.names = list(trained)
-        self.parameters = list(trained.values())
+        self.whole = list(trained.values())
+        self.parameters = [share_of(p) for p in self.whole]
         self.averages = [self._kept(p, torch.float32) for p in self.parameters]
 
     def decay(self, step: int) -> float:
@@ -66,12 +68,13 @@ class Ema(NoEma):
             torch._foreach_lerp_(averages, current, new)
 
     def state(self) -> dict[str, Tensor]:
-        return dict(zip(self.names, self.averages, strict=True))
+        averages = [put_together(average, p) for average, p in zip(self.averages, self.whole, strict=True)]
+        return dict(zip(self.names, averages, strict=True))
 
     @torch.no_grad()
     def load(self, state: dict[str, Tensor]) -> None:
-        for name, average in zip(self.names, self.averages, strict=True):
-            average.copy_(state[name])
+        for name, average, p in zip(self.names, self.averages, self.whole, strict=True):
+            average.copy_(share_of(divided_like(state[name], p)))
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -83,7 +86,7 @@ class Ema(NoEma):
         finally:
             self._put(live)
 
-    def _kept(self, parameter: nn.Parameter, dtype: torch.dtype) -> Tensor:
+    def _kept(self, parameter: Tensor, dtype: torch.dtype) -> Tensor:
         """A copy of a parameter where averages are."""
         place = torch.device("cpu") if self.config.device == "cpu" else parameter.device
         return parameter.detach().to(place, dtype, copy=True)

@@ -14,6 +14,8 @@ from sdxl_core.bundles import bundle_name
 from sdxl_core.errors import UserError
 from sdxl_core.hooks import validation_file
 from sdxl_core.run import Run
+from sdxl_core.sharding import whole
+from sdxl_core.together import Action
 
 
 def export(run: Run) -> None:
@@ -26,6 +28,7 @@ def export(run: Run) -> None:
     ancestor = job.ancestor.digest if job.ancestor is not None else None
     provenance = dict(job.identity) | ({"ancestor": ancestor} if ancestor else {})
     step, why = _chosen(run)
+    run.state.together.lead(Action.EXPORT, step)
     with _weights_of(run, step):
         run.trained.export(job.model, job.out, provenance)
     (job.out / HISTORY_FILE).write_text(run.history, encoding="utf-8")
@@ -39,6 +42,13 @@ def export(run: Run) -> None:
         sort_keys=True,
     )
     (job.out / TRAINED_FILE).write_text(described + "\n", encoding="utf-8")
+
+
+def share_weights_of(run: Run, step: int) -> None:
+    """What `export` asks of the other processes where each holds a share of the weights."""
+    with _weights_of(run, step):
+        for part in run.trained.adapted:
+            whole(run.trained.networks.parts[part].state_dict())
 
 
 def _chosen(run: Run) -> tuple[int, str]:

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from sdxl_core.best import VALIDATION_LOSS, best_of
 from sdxl_core.bundle import Bundle, BundleWriter
 from sdxl_core.disk import write_durably
 from sdxl_core.loop import Metrics, TrainState
 from sdxl_core.loss_by_timestep import PREFIX
-from sdxl_core.sampling import png_bytes
+from sdxl_core.picture_files import png_bytes
+from sdxl_core.together import Action
 from sdxl_core.trackers import Tracker
 from sdxl_core.training_config import TrainingConfig
 from sdxl_core.validation import Validation
@@ -121,6 +123,13 @@ def validation_file(step: int, prompt: int) -> str:
     return f"{step:06d}-{prompt:02d}.png"
 
 
+def drawn(validation: Validation, state: TrainState) -> list[Image.Image]:
+    """The validation pictures of a state."""
+    state.together.lead(Action.DRAW)
+    with state.weights_for_use():
+        return validation.pictures()
+
+
 class ValidationPictures:
     """Writes `<step>-<prompt>.png`, made with the weights for use (an average, if one is kept), and tells trackers."""
 
@@ -135,8 +144,7 @@ class ValidationPictures:
 
     def write(self, state: TrainState) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        with state.weights_for_use():
-            pictures = self.validation.pictures()
+        pictures = drawn(self.validation, state)
         prompts = self.validation.config.prompts
         for i, (prompt, picture) in enumerate(zip(prompts, pictures, strict=True)):
             write_durably(self.folder / validation_file(state.step, i), png_bytes(picture, {"prompt": prompt}))
@@ -174,6 +182,7 @@ class Saving:
         if state.step == self.saved_step:
             return
         self.history.flush()
+        state.together.lead(Action.BUNDLE)
         self.writer.save(self.bundle(), self._best_step())
         self.saved_step, self.saved_s = state.step, time.monotonic()
 

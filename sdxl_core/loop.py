@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from accelerate import Accelerator
@@ -20,6 +20,7 @@ from sdxl_core.objectives import LossOutput, Objective
 from sdxl_core.randomness import derived_seed
 from sdxl_core.saving import advice
 from sdxl_core.stepping import Stepping
+from sdxl_core.together import Alone
 from sdxl_core.training_config import TrainingConfig
 from sdxl_core.training_set import StepRows
 from sdxl_core.workers import Workers
@@ -44,6 +45,8 @@ class TrainState:
     skipped_in_all: int = 0
     stop_requested: bool = False
     """Set by a signal: finish the step, then leave."""
+    together: Alone = field(default_factory=Alone)
+    """What saves, measures or draws leads the other processes through it."""
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -140,6 +143,11 @@ class Trainer:
                 state.stepping.backward(output.loss / len(passes))
                 outputs.append(replace(output, loss=output.loss.detach()))
         except torch.OutOfMemoryError:
+            if state.stepping.indivisible is not None:
+                raise UserError(
+                    f"training: {state.micro_batch_size} rows at once do not fit into the device's memory, and "
+                    f"{state.stepping.indivisible}"
+                ) from None
             return None
         return outputs
 
@@ -169,12 +177,6 @@ class Trainer:
     def _use_less_memory(self) -> None:
         """The same rows in more and smaller passes."""
         size = self.state.micro_batch_size
-        if not self.state.stepping.divisible:
-            raise UserError(
-                f"training: {size} rows at once do not fit into the device's memory, and training.fused_backward "
-                "cannot take them in smaller passes; set training.gradient_checkpointing=true, a smaller "
-                "training.micro_batch_size (the run starts anew), or training.fused_backward=false"
-            )
         if size == 1:
             raise UserError(f"training: a single row does not fit into the device's memory; {advice(self.config)}")
         self.state.micro_batch_size = next(n for n in range(size // 2, 0, -1) if size % n == 0)

@@ -20,26 +20,23 @@ from sdxl_core.ema import build_ema
 from sdxl_core.errors import UserError
 from sdxl_core.identity.set_up import add_identity_loss
 from sdxl_core.loop import TrainState, rows_per_step
-from sdxl_core.model import vae_folder
 from sdxl_core.networks import Base, offloaded
 from sdxl_core.objectives import OBJECTIVES, Objective
 from sdxl_core.optimizers import optimizer_kind
 from sdxl_core.run_data import (
-    build_training_set,
-    build_validation_loss,
+    build_data,
     load_run_images,
-    load_text,
-    refuse_timesteps_beyond,
     refuse_what_is_not_there,
     refuse_with_own_data,
-    scaling_factor,
 )
-from sdxl_core.runtime import choose_device, choose_dtype, use_deterministic_kernels
+from sdxl_core.runtime import choose_device, choose_dtype, refuse_foreign_launch, use_deterministic_kernels
 from sdxl_core.scheduler import load_noise_schedule
+from sdxl_core.scheduler_settings import refuse_base_of_another_prediction, refuse_timesteps_beyond
+from sdxl_core.sharding import divided_like, whole
 from sdxl_core.stepping import build_stepping
+from sdxl_core.together import Alone, Together
 from sdxl_core.train_job import TrainJob
 from sdxl_core.trained import Trained, load_trained_networks
-from sdxl_core.training_config import TrainingConfig
 from sdxl_core.training_config.saving_memory import require_attention
 from sdxl_core.training_set import StepRows
 from sdxl_core.validation_loss import ValidationLoss
@@ -71,8 +68,8 @@ class Run:
         scaler = self.accelerator.scaler
         return Bundle(
             step=self.state.step,
-            weights={name: p.detach() for name, p in self._saved().items()},
-            average=self.state.ema.state(),
+            weights=whole({name: p.detach() for name, p in self._saved().items()}),
+            average=whole(self.state.ema.state()),
             optimizer=self.state.stepping.state(),
             scaler={} if scaler is None else scaler.state_dict(),
             counters={name: getattr(self.state, name) for name in COUNTERS},
@@ -105,7 +102,7 @@ class Run:
         """The bundle's weights and what is averaged of them, whole or not at all."""
         self.state.stepping.load(bundle.optimizer)
         for name, tensor in self._saved().items():
-            tensor.copy_(bundle.weights[name])
+            tensor.copy_(divided_like(bundle.weights[name], tensor))
         self.state.ema.load(bundle.average)
 
     def _saved(self) -> dict[str, torch.Tensor]:
@@ -144,53 +141,52 @@ def set_up(job: TrainJob, objective: Objective | None = None, data: StepRows | N
         refuse_what_is_not_there(job, objective)
     else:
         refuse_with_own_data(job)
+    refuse_foreign_launch()
     accelerator = Accelerator(mixed_precision=MIXED_PRECISION[config.precision], cpu=device.type == "cpu")
     workers = Workers(accelerator.num_processes, accelerator.process_index)
     set_seed(config.seed)
     schedule = load_noise_schedule(job.model, config.schedule)
     refuse_timesteps_beyond(schedule.timesteps, config)
+    if objective.uses_base or config.asks_base:
+        refuse_base_of_another_prediction(job.model, config.schedule)
     rows = rows_per_step(config, workers.count)
     images = load_run_images(job, objective) if data is None else None
-    faces = None
+    faces, validation_loss = None, None
     if images is not None:
-        concepts, factor = images.trained.concept_of, scaling_factor(vae_folder(job.model, job.vae))
-        objective, faces = add_identity_loss(
-            objective,
-            job,
-            concepts,
-            timesteps=schedule.timesteps,
-            scaling_factor=factor,
-            device=accelerator.device,
-        )
+        concepts = images.trained.concept_of
+        objective, faces = add_identity_loss(objective, job, concepts, schedule.timesteps, accelerator.device)
     captions = images.captions(objective.class_prompt) if images is not None else set()
     trained = load_trained_networks(job.model, config, captions, dtype, accelerator)
-    validation_loss = None
     if images is not None:
-        text = load_text(job, trained.tokenizers, captions)
-        data = build_training_set(job, images, text, objective.class_prompt, schedule.timesteps, rows, faces)
-        validation_loss = build_validation_loss(job, images, text, schedule.timesteps)
+        data, validation_loss = build_data(
+            job, images, trained.tokenizers, objective.class_prompt, faces, schedule.timesteps, rows
+        )
     assert data is not None
-    base = _base(config, objective, trained, dtype, accelerator.device)
+    base = _base(job, objective, trained, dtype, accelerator.device)
+    if config.shard_weights:
+        trained = trained.divided(accelerator.device)
     state = TrainState(
         denoiser=Denoiser(trained.networks, schedule.to(accelerator.device), config, base),
         trainable=trained.trainable,
         stepping=build_stepping(config, trained.trainable, accelerator, workers, rows),
         ema=build_ema(config.ema, trained.trainable),
         micro_batch_size=config.micro_batch_size,
+        together=Together(workers) if config.shard_weights else Alone(),
     )
     identity = _identity(job, accelerator)
     return Run(job, accelerator, workers, trained, objective, state, data, identity, validation_loss)
 
 
 def _base(
-    config: TrainingConfig, objective: Objective, trained: Trained, dtype: torch.dtype, device: torch.device
+    job: TrainJob, objective: Objective, trained: Trained, dtype: torch.dtype, device: torch.device
 ) -> Base | None:
     """The frozen base, where anything asks for it.
 
     Raises:
         UserError: it is to be offloaded and nothing asks for it.
     """
-    if not objective.uses_base and (config.masked_loss is None or config.masked_loss.prior_weight == 0):
+    config = job.training
+    if not objective.uses_base and not config.asks_base:
         if config.offload_base:
             raise UserError(f"training.offload_base: objective {config.objective.kind} asks no base; leave it out")
         return None

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 
+from sdxl_core.compiling import refuse_many_sizes
 from sdxl_core.data.buckets import refuse_mixed_sizes
 from sdxl_core.errors import UserError
 from sdxl_core.held_out import choose_held_out, refuse_shared
@@ -14,9 +13,9 @@ from sdxl_core.model import vae_folder, zeros_for_empty_prompt
 from sdxl_core.objectives import Objective
 from sdxl_core.text_encoders import Tokenizers
 from sdxl_core.train_job import TrainJob
-from sdxl_core.training_config import TrainingConfig
 from sdxl_core.training_set import CachedImages, TrainingSet, load_images
 from sdxl_core.training_text import CachedText, LiveText, TrainingText
+from sdxl_core.vae_settings import load_scaling_factor
 from sdxl_core.validation_loss import ValidationLoss, validation_timesteps
 
 
@@ -38,12 +37,13 @@ class RunImages:
 def load_run_images(job: TrainJob, objective: Objective) -> RunImages:
     """
     Raises:
-        UserError: class images are of other sizes, masks are asked for and not there, or the held-out pictures are
-            none, all, or trained on as well.
+        UserError: pictures are of too many sizes to compile for, class images are of other sizes, masks are asked for
+            and not there, or the held-out pictures are none, all, or trained on as well.
     """
     if job.latents is None:
         raise UserError("the job names no latents to train on, and no data was given in their place")
     images = load_images(job.latents)
+    refuse_many_sizes(job.training, images.sizes)
     classes = load_images(job.class_latents) if objective.uses_class_images and job.class_latents else None
     if classes is not None:
         refuse_mixed_sizes({*images.sizes}, {*classes.sizes})
@@ -65,14 +65,6 @@ def _split(images: CachedImages, job: TrainJob) -> tuple[CachedImages, CachedIma
     held_out = load_images(job.validation_latents)
     refuse_shared(images.sha256s, held_out.sha256s)
     return images, held_out
-
-
-def load_text(job: TrainJob, tokenizers: Tokenizers | None, captions: set[str]) -> TrainingText:
-    """As it was encoded before; or as tokens, where what encodes it is trained."""
-    if job.text is not None:
-        return CachedText.load(job.text)
-    assert tokenizers is not None
-    return LiveText.tokenize(captions, tokenizers, job.captions, zeros_for_empty_prompt(job.model))
 
 
 def refuse_what_is_not_there(job: TrainJob, objective: Objective) -> None:
@@ -98,56 +90,49 @@ def refuse_with_own_data(job: TrainJob) -> None:
             raise UserError(f"{where} needs the job's own pictures and captions, and data was given in their place")
 
 
-def build_training_set(
+def build_data(
     job: TrainJob,
     images: RunImages,
-    text: TrainingText,
+    tokenizers: Tokenizers | None,
     class_prompt: str | None,
-    timesteps: int,
-    rows: int,
     faces: TrainingFaces | None,
-) -> TrainingSet:
-    """`rows` per optimizer step."""
-    return TrainingSet(
+    timesteps: int,
+    rows_per_step: int,
+) -> tuple[TrainingSet, ValidationLoss | None]:
+    """What the run trains on, and its validation loss where that is asked for.
+
+    `timesteps` are as many as the schedule has; `tokenizers` are needed where the job has no cached text.
+    """
+    config, validated = job.training, job.training.validation_loss
+    text = _load_text(job, tokenizers, images.captions(class_prompt))
+    factor = load_scaling_factor(vae_folder(job.model, job.vae))
+    training_set = TrainingSet(
         images.trained,
         images.classes,
         text,
-        scaling_factor=scaling_factor(vae_folder(job.model, job.vae)),
-        config=job.training,
+        scaling_factor=factor,
+        config=config,
         timesteps=timesteps,
-        rows_per_step=rows,
+        rows_per_step=rows_per_step,
         class_prompt=class_prompt,
         faces=faces,
     )
-
-
-def build_validation_loss(
-    job: TrainJob, images: RunImages, text: TrainingText, timesteps: int
-) -> ValidationLoss | None:
-    config = job.training.validation_loss
-    if config is None or images.held_out is None:
-        return None
-    return ValidationLoss(
-        config,
+    if validated is None or images.held_out is None:
+        return training_set, None
+    validation_loss = ValidationLoss(
+        validated,
         images.held_out,
         text,
-        scaling_factor=scaling_factor(vae_folder(job.model, job.vae)),
-        timesteps=validation_timesteps(config, job.training.timesteps, timesteps),
-        rows_at_once=job.training.micro_batch_size,
+        scaling_factor=factor,
+        timesteps=validation_timesteps(validated, config.timesteps, timesteps),
+        rows_at_once=config.micro_batch_size,
     )
+    return training_set, validation_loss
 
 
-def refuse_timesteps_beyond(there_are: int, config: TrainingConfig) -> None:
-    """Raises UserError for a timestep that the schedule does not have."""
-    measured = config.validation_loss.timesteps if config.validation_loss else None
-    for where, highest in (
-        ("training.timesteps.low", config.timesteps.low),
-        ("training.validation.loss.timesteps", max(measured or (0,))),
-    ):
-        if highest >= there_are:
-            raise UserError.about(where, expected=f"below {there_are}, all there are", got=highest)
-
-
-def scaling_factor(vae: Path) -> float:
-    """What latents are multiplied by before they are noised (0.13025 in SDXL), from the VAE's own configuration."""
-    return float(json.loads((vae / "config.json").read_text(encoding="utf-8"))["scaling_factor"])
+def _load_text(job: TrainJob, tokenizers: Tokenizers | None, captions: set[str]) -> TrainingText:
+    """As it was encoded before; or as tokens, where what encodes it is trained."""
+    if job.text is not None:
+        return CachedText.load(job.text)
+    assert tokenizers is not None
+    return LiveText.tokenize(captions, tokenizers, job.captions, zeros_for_empty_prompt(job.model))

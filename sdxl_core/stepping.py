@@ -15,6 +15,7 @@ from sdxl_core.errors import UserError
 from sdxl_core.optimizers import build_optimizer, optimizer_kind, with_progress
 from sdxl_core.optimizers.rounding import STEP, step_alone
 from sdxl_core.parts import Part
+from sdxl_core.sharding import divided_like, whole
 from sdxl_core.training_config import TrainingConfig
 from sdxl_core.workers import Workers
 
@@ -22,8 +23,8 @@ from sdxl_core.workers import Workers
 class Stepping:
     """The optimizer of a run and all that the run asks of it. Updates after a step's last backward pass."""
 
-    divisible: ClassVar[bool] = True
-    """Whether a step's rows may be split over several passes, and passes be done again."""
+    indivisible: ClassVar[str | None] = None
+    """Why a step's rows cannot be split over several passes, and passes be done again; None where they can."""
 
     def __init__(
         self,
@@ -105,7 +106,10 @@ class FusedStepping(Stepping):
     found when other parameters have their updates: that step can be neither left out nor repeated.
     """
 
-    divisible: ClassVar[bool] = False
+    indivisible: ClassVar[str | None] = (
+        "training.fused_backward cannot take them in smaller passes; set training.gradient_checkpointing=true, a "
+        "smaller training.micro_batch_size (the run starts anew), or training.fused_backward=false"
+    )
 
     def __init__(
         self,
@@ -154,6 +158,45 @@ class FusedStepping(Stepping):
         parameter.grad = None
 
 
+class ShardedStepping(Stepping):
+    """Of parameters of which each process holds a share (`training.shard_weights`).
+
+    Their gradients are averaged in the backward passes, in which processes wait for each other: none can leave one and
+    begin it anew.
+    """
+
+    indivisible: ClassVar[str | None] = (
+        "training.shard_weights cannot take them in smaller passes, as processes wait for each other within one; set "
+        "training.gradient_checkpointing=true, or a smaller training.micro_batch_size with more accumulation_steps"
+    )
+
+    @property
+    def _numbered(self) -> list[nn.Parameter]:
+        """As the optimizer's state numbers them."""
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
+    def grad_norm(self) -> Tensor:
+        norm: Any = self.accelerator.clip_grad_norm_(self.parameters, self.max_grad_norm)
+        whole_norm: Tensor = norm.full_tensor()
+        return whole_norm
+
+    def state(self) -> dict[str, Any]:
+        """Whole; all processes have to ask for it."""
+        return dict(whole(super().state()))
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        divided = {number: self._divided(number, entry) for number, entry in state["state"].items()}
+        super().load({**state, "state": divided})
+
+    def _divided(self, number: int, entry: Mapping[str, Any]) -> dict[str, Any]:
+        """What is kept of a parameter: of its shape, or a counter."""
+        parameter = self._numbered[number]
+        return {
+            name: divided_like(value, parameter) if value.shape == parameter.shape else value
+            for name, value in entry.items()
+        }
+
+
 def build_stepping(
     config: TrainingConfig,
     trainable: Mapping[str, nn.Parameter],
@@ -162,5 +205,5 @@ def build_stepping(
     rows_per_step: int = 1,
 ) -> Stepping:
     """Raises UserError where the configuration does not go with what is trained, or with several processes."""
-    stepping = FusedStepping if config.fused_backward else Stepping
+    stepping = FusedStepping if config.fused_backward else ShardedStepping if config.shard_weights else Stepping
     return stepping(config, trainable, accelerator, workers, rows_per_step)

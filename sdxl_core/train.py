@@ -13,7 +13,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -23,14 +23,16 @@ from sdxl_core.bundle import BundleWriter, read_bundle
 from sdxl_core.bundles import newest_bundle, require_whole
 from sdxl_core.disk import require_writable
 from sdxl_core.errors import UserError
-from sdxl_core.finished import export
-from sdxl_core.hooks import History, Saving, ValidationPictures, emit
+from sdxl_core.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_KILLED, EXIT_PREEMPTED, EXIT_USER_ERROR
+from sdxl_core.finished import export, share_weights_of
+from sdxl_core.hooks import History, Saving, ValidationPictures, drawn, emit
 from sdxl_core.loop import Hook, Log, NonFiniteRunError, Trainer, TrainState, rows_per_step
 from sdxl_core.objectives import Objective
 from sdxl_core.overrides import check_override, refuse_changes
 from sdxl_core.run import Run, set_up
+from sdxl_core.together import Action
 from sdxl_core.trackers import TensorBoard, Tracker, Wandb
-from sdxl_core.train_job import EXIT_DONE, EXIT_FAILED, EXIT_KILLED, EXIT_PREEMPTED, EXIT_USER_ERROR, TrainJob
+from sdxl_core.train_job import TrainJob
 from sdxl_core.training_set import StepRows
 from sdxl_core.validation import Validation
 
@@ -59,15 +61,41 @@ def train(job: TrainJob, objective: Objective | None = None, data: StepRows | No
             run.require_room()
             _fit_and_save(run, source)
         else:
-            trainer_of(run).fit([])
-    run.workers.close()
+            _follow(run)
     finished = run.state.step >= job.training.max_steps
     if finished and run.workers.is_main:
         export(run)
         logs = job.work / "logs"
         if logs.is_dir():
             shutil.copytree(logs, job.out / "logs", dirs_exist_ok=True)
+    run.state.together.lead(Action.GO_ON)
+    run.workers.close()
     return finished
+
+
+def _follow(run: Run) -> None:
+    """What the other processes do around the loop: their part of what the main one leads, and nothing by themselves."""
+    job, together = run.job, run.state.together
+
+    @cache
+    def validation() -> Validation:
+        config = job.training.validation
+        assert config is not None
+        return Validation(config, job, run.trained, run.accelerator.device)
+
+    def measure(_: int) -> None:
+        assert run.validation_loss is not None
+        run.validation_loss.measure(run.state)
+
+    actions = {
+        Action.BUNDLE: lambda _: run.bundle(""),
+        Action.MEASURE: measure,
+        Action.DRAW: lambda _: drawn(validation(), run.state),
+        Action.EXPORT: lambda step: share_weights_of(run, step),
+    }
+    together.follow(actions)
+    trainer_of(run).fit([lambda state, metrics: together.follow(actions)])
+    together.follow(actions)
 
 
 def _refuse_best_of_none(job: TrainJob) -> None:
@@ -121,7 +149,10 @@ def _fit_and_save(run: Run, source: Path | None) -> None:
     try:
         if run.validation_loss is not None and began == 0:
             history(run.state, run.validation_loss.measure(run.state))  # the base's, to compare with
-        trainer_of(run).fit([*_before(run), history, *_after(run, trackers), saving])
+        together = run.state.together
+        together.lead(Action.GO_ON)
+        hooks: list[Hook] = [*_before(run), history, *_after(run, trackers), saving]
+        trainer_of(run).fit([*hooks, lambda state, metrics: together.lead(Action.GO_ON)])
         if run.state.step > began:
             saving.save(run.state)
         history.flush()

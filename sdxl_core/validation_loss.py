@@ -16,6 +16,7 @@ from sdxl_core.batch import Batch, Conditioning
 from sdxl_core.best import VALIDATION_LOSS
 from sdxl_core.denoiser import Denoiser
 from sdxl_core.loop import Metrics, TrainState
+from sdxl_core.together import Action
 from sdxl_core.training_config import TimestepConfig, ValidationLossConfig
 from sdxl_core.training_set import CachedImages
 from sdxl_core.training_text import TrainingText
@@ -62,6 +63,7 @@ class ValidationLoss:
     @torch.no_grad()
     def measure(self, state: TrainState) -> Metrics:
         """With the average where there is one; the state is as before when this returns."""
+        state.together.lead(Action.MEASURE)
         device = state.parameters[0].device
         with state.weights_for_use(), evaluating(state.denoiser.networks):
             errors = torch.cat([self._errors(state.denoiser, batch.to(device)) for batch in self._batches()])

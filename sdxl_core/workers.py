@@ -48,6 +48,14 @@ class Workers:
         dist.all_gather_object(parts, here, self._control)
         return [item for part in parts for item in part]
 
+    def told(self, numbers: list[int]) -> list[int]:
+        """The main process's numbers, as many as here; those of the others are ignored."""
+        if self.count == 1:
+            return numbers
+        said = torch.tensor(numbers)
+        dist.broadcast(said, 0, self._control)
+        return [int(number) for number in said]
+
     def close(self) -> None:
         """Part, when all have come to their end."""
         if self.count > 1:

@@ -11,7 +11,12 @@ from eval.config import EvaluationConfig
 from sdxl_core.data.fingerprint import dataset_fingerprint
 from sdxl_core.identity.face_model import require_timesteps
 from sdxl_core.prompts import read_prompts
-from sdxl_core.scheduler_settings import TIMESTEPS, scheduler_settings
+from sdxl_core.scheduler_settings import (
+    TIMESTEPS,
+    refuse_base_of_another_prediction,
+    refuse_timesteps_beyond,
+    scheduler_settings,
+)
 from sdxl_core.training_config.saving_memory import require_attention
 from tasks.adapters import check_adapter
 from tasks.checkpoint import read_shapes
@@ -79,7 +84,11 @@ def prepare_experiment(
     evaluation, resume = config.evaluation, resume or Resume()
     model = locate_base_model(config.model, store.digest_file)
     schedule = scheduler_settings(model.folder, config.training.schedule)
-    require_timesteps(config.training.consistency.identity_loss, schedule.get("num_train_timesteps", TIMESTEPS))
+    timesteps = schedule.get("num_train_timesteps", TIMESTEPS)
+    refuse_timesteps_beyond(timesteps, config.training)
+    require_timesteps(config.training.consistency.identity_loss, timesteps)
+    if config.training.asks_base:
+        refuse_base_of_another_prediction(model.folder, config.training.schedule)
     validated = config.dataset.validation
     prompts = read_prompts(_local_file(evaluation))
     return Experiment(

@@ -14,6 +14,7 @@ from torch import nn
 
 from sdxl_core.model import COMPONENTS, cast_frozen, load_whole
 from sdxl_core.networks import Base, Networks
+from sdxl_core.sharding import whole
 from sdxl_core.tensor_files import write_tensors
 from sdxl_core.text_encoders import TextEncoders
 from sdxl_core.training_config import FullConfig
@@ -48,16 +49,16 @@ class FullWeights:
             kind = COMPONENTS[part]
             folder = out / part
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "config.json").write_text(_described(module), encoding="utf-8")
-            weights = {kind.stored_name(name): tensor for name, tensor in module.state_dict().items()}
+            (folder / "config.json").write_text(_described(kind.kind, module), encoding="utf-8")
+            weights = {kind.stored_name(name): tensor for name, tensor in whole(module.state_dict()).items()}
             write_tensors(folder / kind.file, weights, {"format": "pt", **provenance})
 
     @staticmethod
     def load(pipeline: StableDiffusionXLPipeline, trained: Path) -> None:
         for part, kind in COMPONENTS.items():
             if (trained / part).is_dir():
-                module = load_whole(kind.kind, trained / part, pipeline.unet.dtype)
-                setattr(pipeline, part, module.to(pipeline.device))
+                base = getattr(pipeline, part)
+                setattr(pipeline, part, load_whole(kind.kind, trained / part, base.dtype).to(base.device))
 
 
 def _frozen_copy(module: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -66,8 +67,8 @@ def _frozen_copy(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     return copied
 
 
-def _described(module: nn.Module) -> str:
+def _described(kind: type, module: nn.Module) -> str:
     """config.json of a component, without where it came from."""
     settings = module.config.to_dict() if hasattr(module.config, "to_dict") else dict(module.config)  # type: ignore[operator]
     kept = {name: value for name, value in settings.items() if name not in ("_name_or_path", "dtype")}
-    return json.dumps({"_class_name": type(module).__name__, **kept}, indent=2, sort_keys=True) + "\n"
+    return json.dumps({"_class_name": kind.__name__, **kept}, indent=2, sort_keys=True) + "\n"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,9 @@ from sdxl_core.objectives import OBJECTIVES, Objective
 from sdxl_core.optimizers import build_optimizer, optimizer_kind
 from sdxl_core.runtime import DTYPES
 from sdxl_core.scheduler import load_noise_schedule
+from sdxl_core.sharding import whole_at_once_bytes
 from sdxl_core.text_encoders import TextEncoders
-from sdxl_core.trained import attach_adapter, settle
+from sdxl_core.trained import attach_adapter, prepare_network
 from sdxl_core.training_config import TrainingConfig
 
 META = torch.device("meta")
@@ -41,6 +43,7 @@ class Given:
     vae: Path
     """Folder with the VAE's config.json."""
     resolution_px: int
+    """Side of a square; with buckets, of the largest."""
     text_chunks: int = 1
     device_type: str = "cuda"
 
@@ -52,6 +55,7 @@ class StepCost:
     frozen_bytes: int
     trained_bytes: int
     gradient_bytes: int
+    """Of those that stay until the step is made; none with `fused_backward`."""
     optimizer_bytes: int
     average_bytes: int
     base_copy_bytes: int
@@ -83,9 +87,14 @@ class Rehearsal:
         self.trainable |= _tokens(self.networks, config)
         cast_trained(self.trainable.values(), DTYPES[config.trained_weights])
         for part, module in self.networks.parts.items():
-            settle(part, module, self.config, self.dtype, device)
+            prepare_network(part, module, self.config, self.dtype, device)
             module.train()
         self.base = adapter.base(self.networks, self.dtype) if self.objective.uses_base else None
+
+    def free_gradients(self) -> None:
+        """Each as soon as it is complete, as `training.fused_backward` does once it has made its update."""
+        for parameter in self.trainable.values():
+            parameter.register_post_accumulate_grad_hook(_forget_gradient)  # type: ignore[no-untyped-call]
 
     def loss(self, base: Base | None) -> Tensor:
         schedule = load_noise_schedule(self.given.model, self.config.schedule).to(self.device)
@@ -133,12 +142,14 @@ def count_step(given: Given, config: TrainingConfig) -> StepCost:
         for parameter in trained:
             parameter.grad = torch.empty_like(parameter)
             counter.add(parameter.grad)
+    if config.fused_backward:
+        there.free_gradients()
     with counter, FlashAttention(), Autocast(there.dtype, given.device_type) as cast:
         loss = there.loss(base)
         cast.end_forward()
         backward(loss)
     gradient_bytes = sum(parameter.grad.nbytes for parameter in trained if parameter.grad is not None)
-    return StepCost(
+    cost = StepCost(
         frozen_bytes=standing - trained_bytes - (0 if config.offload_base else copy_bytes),
         trained_bytes=trained_bytes,
         gradient_bytes=gradient_bytes,
@@ -149,6 +160,16 @@ def count_step(given: Given, config: TrainingConfig) -> StepCost:
         flops=counter.flops * config.accumulation_steps,
         operations=counter.operations * config.accumulation_steps,
     )
+    return _divided(cost, there, config) if config.shard_weights else cost
+
+
+def _divided(cost: StepCost, there: Rehearsal, config: TrainingConfig) -> StepCost:
+    """A process's share of what is trained, and the weights and gradients that it has whole for a while."""
+    fields = ("trained_bytes", "gradient_bytes", "optimizer_bytes", "average_bytes")
+    shares = {name: math.ceil(getattr(cost, name) / config.processes) for name in fields}
+    networks = there.networks.parts
+    fetched_bytes = 2 * sum(whole_at_once_bytes(networks[part]) for part in config.adapted_parts)
+    return replace(cost, **shares, activation_bytes=cost.activation_bytes + fetched_bytes)
 
 
 def time_step(given: Given, config: TrainingConfig) -> float:
@@ -166,6 +187,10 @@ def time_step(given: Given, config: TrainingConfig) -> float:
         optimizer.zero_grad()
         seconds = time.perf_counter() - began
     return seconds
+
+
+def _forget_gradient(parameter: Tensor) -> None:
+    parameter.grad = None
 
 
 def _from_nothing(config: TrainingConfig) -> Any:

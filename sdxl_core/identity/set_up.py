@@ -20,9 +20,7 @@ def add_identity_loss(
     objective: Objective,
     job: TrainJob,
     concepts: Mapping[str, str | None],
-    *,
     timesteps: int,
-    scaling_factor: float,
     device: torch.device,
 ) -> tuple[Objective, TrainingFaces | None]:
     """The objective with the identity loss, and the faces of its rows; the objective alone where the loss is off.
@@ -45,7 +43,7 @@ def add_identity_loss(
     vae = load_vae(vae_folder(job.model, job.vae), device)
     if job.training.gradient_checkpointing:
         vae.enable_gradient_checkpointing()
-    return IdentityLoss(objective, config, vae, scaling_factor, recogniser), faces
+    return IdentityLoss(objective, config, vae, vae.config.scaling_factor, recogniser), faces
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ class PriorPreservation:
 
     def __init__(self, config: PriorPreservationObjective) -> None:
         self.config = config
-        self.uses_base = config.target == "base"
+        self.uses_base = config.uses_base
 
     def __call__(self, denoiser: Denoiser, batch: Batch) -> LossOutput:
         return preserving_loss(denoiser, batch, self.config.prior_weight, prior_from_base=self.uses_base)

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from sdxl_core.errors import UserError
 from sdxl_core.learning_rate import base_rate
 from sdxl_core.optimizers.adafactor import Adafactor
 from sdxl_core.optimizers.adamw import AdamW
@@ -38,11 +37,7 @@ def optimizer_kind(config: TrainingConfig) -> OptimizerKind:
 def build_optimizer(
     config: TrainingConfig, trainable: Mapping[str, nn.Parameter], rows_per_step: int = 1
 ) -> torch.optim.Optimizer:
-    """The configured optimizer of parameters by name, in one group for each part that is trained (`group["part"]`).
-
-    Raises:
-        UserError: a rate is given for a part that is not trained.
-    """
+    """The configured optimizer of parameters by name, in one group for each part that is trained (`group["part"]`)."""
     kind = optimizer_kind(config)
     groups = _groups(config, trainable, rows_per_step)
     if config.trained_weights == "bf16":
@@ -63,11 +58,6 @@ def with_progress(kind: OptimizerKind, settings: Sequence[Group], saved: Sequenc
 def _groups(config: TrainingConfig, trainable: Mapping[str, nn.Parameter], rows_per_step: int) -> list[Group]:
     members = {part: [p for name, p in trainable.items() if part_of(name) == part] for part in PARTS}
     trained = [part for part in PARTS if members[part]]
-    for part in config.learning_rates.model_dump(exclude_none=True):
-        if part not in trained:
-            raise UserError.about(
-                f"training.learning_rates.{part}", expected=f"a part that is trained ({', '.join(trained)})", got=part
-            )
     decay = config.optimizer.weight_decay
     return [
         {

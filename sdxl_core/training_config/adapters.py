@@ -116,6 +116,8 @@ class LoraConfig(Ranked):
         if self.use_rslora and self.alpha is None:
             raise ValueError("use_rslora scales by alpha / sqrt(rank); set alpha too, such as the square root of rank")
         if self.init not in FROM_BASE:
+            if self.start_from is not None and self.init != "gaussian":
+                raise ValueError(f"init = {self.init} has no effect with start_from, which brings other first weights")
             return self
         for name, value in (
             ("use_dora", self.use_dora),

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from sdxl_core.config import Config, PositiveInt
+from sdxl_core.training_config.in_vain import refuse_in_vain
 from sdxl_core.training_config.numbers import Positive
 
 
@@ -35,4 +36,6 @@ class EmaConfig(Config):
     def _in_order(self) -> EmaConfig:
         if self.min_decay > self.decay:
             raise ValueError(f"expected min_decay <= decay, got min_decay {self.min_decay} and decay {self.decay}")
+        if self.warmup != "power":
+            refuse_in_vain(self, "inv_gamma", "power", needs="warmup: power")
         return self

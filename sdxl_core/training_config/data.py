@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import model_validator
+
 from sdxl_core.config import Config, Probability
 from sdxl_core.training_config.numbers import NotNegative, Positive
 
@@ -23,4 +25,13 @@ class MaskedLossConfig(Config):
     normalize: bool = False
     """Divide a row's loss by its mean weight, so that small masks count as much as large ones."""
     prior_weight: NotNegative = 0.0
-    """Outside the masks, hold on to what the base itself predicts, so much. One more forward pass; needs an adapter."""
+    """Outside the masks, hold on to what the base itself predicts, so much. One more forward pass."""
+
+    @model_validator(mode="after")
+    def _has_an_effect(self) -> MaskedLossConfig:
+        if self.unmasked_weight == 1 and self.prior_weight == 0:
+            raise ValueError(
+                "unmasked_weight = 1 counts the outside as much as the inside, as if there were no masks: lower it, "
+                "set prior_weight, or leave masked_loss out"
+            )
+        return self

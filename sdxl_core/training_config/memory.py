@@ -46,3 +46,26 @@ def check_fused_backward(training: TrainingConfig) -> None:
     for reason, stands in obstacles.items():
         if stands:
             raise ValueError(f"fused_backward: {reason}, or set training.fused_backward=false")
+
+
+def check_shard_weights(training: TrainingConfig) -> None:
+    """Raises ValueError where processes cannot share what is trained."""
+    if not training.shard_weights:
+        return
+    kind = training.optimizer.kind
+    obstacles = {
+        "one process has nobody to share with: expected processes > 1": training.processes == 1,
+        "it divides whole models, and an adapter is small: expected adapter.kind = full": (
+            training.adapter.kind != "full"
+        ),
+        "new_tokens are not divided: train them in a run of their own": bool(training.new_tokens),
+        "float16's loss scale is each process's own: expected precision = bf16 or fp32": training.precision == "fp16",
+        "bf16 weights are rounded tensor by tensor, and no process has a whole one: expected trained_weights = fp32": (
+            training.trained_weights == "bf16"
+        ),
+        f"optimizer.kind = {kind} needs whole tensors: take adamw or lion": not training.optimizer.elementwise,
+        "no graph can wait for other processes' weights: expected compile = none": training.compile != "none",
+    }
+    for reason, stands in obstacles.items():
+        if stands:
+            raise ValueError(f"shard_weights: {reason}, or set training.shard_weights=false")

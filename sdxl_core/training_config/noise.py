@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from sdxl_core.config import Config
+from sdxl_core.training_config.in_vain import refuse_in_vain
 from sdxl_core.training_config.numbers import NotNegative, Positive
 
 
@@ -21,6 +22,12 @@ class NoiseConfig(Config):
     """Adds noise of so many coarser resolutions (pyramid noise, Whitaker 2023), scaled back to variance 1."""
     multires_discount: Annotated[float, Field(gt=0, lt=1)] = 0.3
     """Factor of each coarser resolution."""
+
+    @model_validator(mode="after")
+    def _has_an_effect(self) -> NoiseConfig:
+        if not self.multires_levels:
+            refuse_in_vain(self, "multires_discount", needs="multires_levels")
+        return self
 
 
 class ScheduleConfig(Config):
@@ -67,6 +74,12 @@ class TimestepConfig(Config):
             raise ValueError(f"expected low < high, got low {self.low} and high {self.high}")
         return self
 
+    @model_validator(mode="after")
+    def _has_an_effect(self) -> TimestepConfig:
+        if self.distribution != "logit_normal":
+            refuse_in_vain(self, "mean", "deviation", needs="distribution: logit_normal")
+        return self
+
 
 class LossConfig(Config):
     """How a difference between prediction and target counts."""
@@ -77,3 +90,9 @@ class LossConfig(Config):
     threshold: Positive = 0.1
     schedule: Literal["constant", "exponential", "snr"] = "snr"
     """How the threshold falls from 1 at the least noise to `threshold` at the most."""
+
+    @model_validator(mode="after")
+    def _has_an_effect(self) -> LossConfig:
+        if self.kind in ("l2", "l1"):
+            refuse_in_vain(self, "threshold", "schedule", needs="kind: huber or smooth_l1")
+        return self

@@ -15,6 +15,11 @@ class DiffusionObjective(Config):
 
     kind: Literal["diffusion"] = "diffusion"
 
+    @property
+    def uses_base(self) -> bool:
+        """Whether a target is what the base model predicts."""
+        return False
+
 
 class PriorPreservationObjective(Config):
     """DreamBooth: the instance pictures' loss plus `prior_weight` times the class images' (needs section `prior`)."""
@@ -23,6 +28,10 @@ class PriorPreservationObjective(Config):
     prior_weight: NotNegative = 1.0
     target: Literal["noise", "base"] = "noise"
     """What the network should predict for class images: their noise, or what the base model predicts for them."""
+
+    @property
+    def uses_base(self) -> bool:
+        return self.target == "base"
 
 
 class PriorPredictionObjective(Config):
@@ -33,6 +42,10 @@ class PriorPredictionObjective(Config):
     class_prompt: Annotated[str, Field(min_length=1)]
     """What the subject is one of: `a photo of a person`."""
     prior_weight: NotNegative = 1.0
+
+    @property
+    def uses_base(self) -> bool:
+        return True
 
 
 Objective = Annotated[

@@ -23,6 +23,8 @@ class OptimizerConfig(Config):
 
     separable: ClassVar[bool] = True
     """A tensor's update depends on its own gradient and state alone, so that tensors may be updated one by one."""
+    elementwise: ClassVar[bool] = False
+    """A number's update depends on its own gradient and state alone, so that a tensor may be divided."""
     package: ClassVar[tuple[str, str] | None] = None
     """A package that is not always installed, and the extra that installs it."""
 
@@ -41,6 +43,8 @@ class OptimizerConfig(Config):
 
 class AdamWConfig(OptimizerConfig):
     """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101)."""
+
+    elementwise: ClassVar[bool] = True
 
     kind: Literal["adamw"] = "adamw"
     beta1: Decay = 0.9
@@ -75,6 +79,8 @@ class AdafactorConfig(OptimizerConfig):
 class LionConfig(OptimizerConfig):
     """Lion: the sign of a momentum (Chen et al. 2023, arXiv:2302.06675). The paper takes 3 to 10 times less rate and as
     much more decay than for AdamW."""
+
+    elementwise: ClassVar[bool] = True
 
     kind: Literal["lion"]
     weight_decay: NotNegative = 0.1
@@ -118,6 +124,11 @@ class ProdigyConfig(OptimizerConfig):
         others = training.learning_rates.model_dump(exclude_none=True)
         if any(other != rate for other in others.values()):
             raise ValueError("optimizer.kind = prodigy has one rate for all parts: remove learning_rates")
+        if training.text_encoders is not None and training.text_encoders.until_step is not None:
+            raise ValueError(
+                "optimizer.kind = prodigy moves and decays all parts alike, so none can stop: leave out "
+                "text_encoders.until_step"
+            )
         restarts = training.lr_schedule.kind == "cosine_with_restarts"
         if not self.safeguard_warmup and (training.warmup_steps > 0 or restarts):
             raise ValueError(
@@ -152,6 +163,11 @@ class ScheduleFreeConfig(OptimizerConfig):
             raise ValueError(
                 "optimizer.kind = schedule_free has its average in place of a schedule: expected lr_schedule = "
                 f"constant, with warmup_steps if you like, got {training.lr_schedule.kind}"
+            )
+        if training.text_encoders is not None and training.text_encoders.until_step is not None:
+            raise ValueError(
+                "optimizer.kind = schedule_free averages on at a rate of zero, so nothing stops: leave out "
+                "text_encoders.until_step"
             )
 
 

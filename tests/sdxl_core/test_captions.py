@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,9 +15,10 @@ from sdxl_core.batch import Batch, Conditioning, EncodedText
 from sdxl_core.captions import caption_variants, encoded_captions
 from sdxl_core.config import CaptionsConfig, SamplingConfig, ShuffleConfig
 from sdxl_core.denoiser import Denoiser
+from sdxl_core.errors import UserError
 from sdxl_core.model import load_unet
 from sdxl_core.networks import Networks
-from sdxl_core.prompt_embeddings import embeddings
+from sdxl_core.prompt_embeddings import Guidance, Prompts, encoder_of
 from sdxl_core.sampling import Request, sample
 from sdxl_core.scheduler import load_noise_schedule
 from sdxl_core.text import Encoder
@@ -58,6 +60,18 @@ def test_every_variant_is_encoded_once_and_found_by_its_caption() -> None:
     assert texts[0] == "" and rows[""] == [0] and len(set(texts)) == len(texts)
     for caption in ("b, a", "a, b"):
         assert tuple(texts[row] for row in rows[caption]) == caption_variants(caption, config)
+
+
+@pytest.mark.parametrize(
+    ("shuffle", "enough"),
+    [({}, "a, b, c"), ({"tag_dropout": 0.5}, "a, b"), ({"keep_tags": 0, "separator": "|"}, "a | b")],
+)
+def test_captions_without_tags_to_shuffle_are_refused(shuffle: dict[str, Any], enough: str) -> None:
+    config = CaptionsConfig(shuffle=ShuffleConfig.model_validate(shuffle))
+    _, rows = encoded_captions(["a photo of a person", enough], config)
+    assert set(rows) == {"", "a photo of a person", enough}
+    with pytest.raises(UserError, match=r"captions\.shuffle: expected captions of [23] tags or more.*shuffle=null"):
+        encoded_captions(["a photo of a person", enough.rsplit(maxsplit=1)[0]], config)
 
 
 @pytest.mark.parametrize("caption", ["", "a photo of a person in the snow", LONG])
@@ -125,8 +139,10 @@ def test_live_text_is_the_cached_text(random_sdxl: Path) -> None:
 @torch.no_grad()
 def test_short_prompts_are_those_of_the_pipeline(random_sdxl: Path, negative: str | None) -> None:
     pipeline = StableDiffusionXLPipeline.from_pretrained(random_sdxl, add_watermarker=False)
-    found = embeddings(pipeline, ["a person", "a cat"], negative, max_chunks=3)
-    expected = pipeline.encode_prompt(["a person", "a cat"], negative_prompt=negative and [negative] * 2)
+    texts, guidance = ["a person", "a cat"], Guidance(negative, zeros=True, used=True)
+    prompts = Prompts.encode(texts, guidance, 3, encoder_of(pipeline, 3))
+    found = prompts.arguments(texts, CPU, torch.float32)
+    expected = pipeline.encode_prompt(texts, negative_prompt=negative and [negative] * 2)
     names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
     for name, value in zip(names, expected, strict=True):
         assert torch.allclose(found[name], value, atol=1e-5), name

@@ -228,6 +228,8 @@ def test_parts_have_their_rates_in_the_run_and_in_its_curves(jobs: Jobs, tmp_pat
         "learning_rates": {"text_encoder": 5e-4},
         "scale_lr": "linear",
         "lr_schedule": "linear",
+        "micro_batch_size": 1,
+        "accumulation_steps": 2,
     }
     job = assert_goes_on_exactly_with_length(jobs, tmp_path, **settings)
     rows = history(job)

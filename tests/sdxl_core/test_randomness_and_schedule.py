@@ -7,6 +7,7 @@ import torch
 from diffusers import DDPMScheduler
 
 from sdxl_core import randomness
+from sdxl_core.prompts import prompt_seed
 from sdxl_core.schedule import NoiseSchedule
 
 REFERENCE = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
@@ -23,6 +24,12 @@ def test_draws_depend_on_their_counters_alone() -> None:
     assert not torch.equal(first, randomness.normal((4,), "noise", 0, 5, 3))
     assert not torch.equal(first, randomness.normal((4,), "posterior", 0, 5, 2))
     assert randomness.derived_seed("a", 1, 23) != randomness.derived_seed("a", 12, 3)
+
+
+def test_zero_is_a_seed() -> None:
+    """And not "no seed": what it draws comes again, and is not what another seed draws."""
+    for draw in (randomness.derived_seed, lambda *parts: prompt_seed(parts[-1], "a", 0)):
+        assert draw("noise", 0) == draw("noise", 0) != draw("noise", 1)
 
 
 def test_draws_are_distributed_as_they_say() -> None:

@@ -8,17 +8,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
+from PIL import Image
 from safetensors.torch import load_file
 
 from sdxl_core.adapters import load_trained
 from sdxl_core.bundle import read_bundle
 from sdxl_core.errors import UserError
-from sdxl_core.train import main
-from sdxl_core.train_job import EXIT_DONE, EXIT_USER_ERROR, TrainJob
-from tests.sdxl_core.jobs import LORA, Jobs, bundle_steps, files, history, run, write_job
+from sdxl_core.exit_codes import EXIT_DONE, EXIT_USER_ERROR
+from sdxl_core.prompts import prompt_seed
+from sdxl_core.train import main, trainer_of
+from sdxl_core.train_job import TrainJob
+from tests.sdxl_core.jobs import LORA, SAMPLING, Jobs, bundle_steps, files, history, run, write_job
+from tests.sdxl_core.test_priors import started
 
 VALIDATION = {"every_steps": 3, "prompts": ["a photo of a person"]}
 
@@ -129,13 +134,57 @@ def test_float16_on_a_cpu_is_a_users_mistake(jobs: Jobs, tmp_path: Path) -> None
         run(jobs(tmp_path, precision="fp16"))
 
 
+@pytest.mark.parametrize(("processes", "passes", "rows"), [(1, 2, 2), (2, 1, 2), (2, 2, 1), (4, 1, 1)])
+def test_processes_share_out_every_row_of_a_step_once(
+    jobs: Jobs, tmp_path: Path, processes: int, passes: int, rows: int
+) -> None:
+    """None is done twice with the same noise, none is left out."""
+    there = started(jobs(tmp_path, micro_batch_size=rows, accumulation_steps=passes, ema=None))
+    trainer, done = trainer_of(there), []
+    for there.workers.rank in range(processes):
+        there.workers.count = processes
+        done += [slot for _, slots in trainer._micro_batches() for slot in slots]
+    assert sorted(done) == list(range(4))
+
+
+def test_in_half_precision_a_look_without_gradient_costs_the_adapter_none(jobs: Jobs, tmp_path: Path) -> None:
+    """autocast keeps converted weights; kept from a pass without gradient, they would cut the next one's off."""
+    settings = {"objective": {"kind": "prior_preservation", "target": "base"}, "adapter": LORA, "ema": None}
+    there = started(jobs(tmp_path, precision="bf16", **settings))
+    trainer, denoiser = trainer_of(there), there.state.denoiser
+    with torch.no_grad():
+        denoiser.predict(there.data.batch(0, range(2)))
+    trainer.train_step()
+    still = [n for n, p in there.state.trainable.items() if "lora_B" in n and (p.grad is None or not p.grad.any())]
+    assert still == []
+
+
+def test_a_validation_picture_is_what_plain_diffusers_draws_with_the_export(jobs: Jobs, tmp_path: Path) -> None:
+    prompt = "a photo of a person"
+    job = jobs(tmp_path, max_steps=3, validation={"every_steps": 3, "prompts": [prompt], "seed": 0}, learning_rate=0.02)
+    assert run(job)
+    pipeline = StableDiffusionXLPipeline.from_pretrained(jobs.model, add_watermarker=False)
+    pipeline.set_progress_bar_config(disable=True)
+
+    def drawn() -> np.ndarray:
+        noise = torch.Generator("cpu").manual_seed(prompt_seed(0, prompt, 0))
+        settings = {"num_inference_steps": SAMPLING.steps, "guidance_scale": SAMPLING.guidance_scale}
+        return np.asarray(pipeline(prompt, width=64, height=64, generator=noise, **settings).images[0], dtype=int)
+
+    base = drawn()
+    pipeline.load_lora_weights(job.out, weight_name="pytorch_lora_weights.safetensors")
+    ours = np.asarray(Image.open(job.out / "validation" / "000003-00.png"), dtype=int)
+    assert np.abs(ours - drawn()).max() <= 1 < np.abs(ours - base).max()
+
+
 @pytest.mark.slow
 def test_two_processes_compute_what_one_computes(jobs: Jobs, tmp_path: Path) -> None:
-    """Two rows in each of two processes, or four in one: the same rows, noise and timesteps, so the same curve."""
-    watched = {"loss": {"every_steps": 1, "pictures": 1}}
-    one = jobs(tmp_path / "one", micro_batch_size=4, adapter=LORA, max_steps=3, validation=watched)
+    """Two rows in each of two processes, or four in one: the same rows, noise, timesteps and rates, so one curve."""
+    settings = {"adapter": LORA, "max_steps": 3, "validation": {"loss": {"every_steps": 1, "pictures": 1}}}
+    settings |= {"warmup_steps": 1, "lr_schedule": "cosine"}
+    one = jobs(tmp_path / "one", micro_batch_size=4, **settings)
     assert run(one)
-    two = jobs(tmp_path / "two", micro_batch_size=2, adapter=LORA, max_steps=3, validation=watched)
+    two = jobs(tmp_path / "two", micro_batch_size=2, **settings)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     launch += ["-m", "sdxl_core.train", str(write_job(two))]
     done = subprocess.run(launch, capture_output=True, text=True, timeout=300)

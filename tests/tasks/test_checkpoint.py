@@ -183,6 +183,15 @@ def test_every_tensor_of_the_unet_has_to_be_there_in_its_shape(sdxl: Path) -> No
                 check_checkpoint(sdxl)
 
 
+def test_a_single_file_is_told_how_it_becomes_a_folder(tmp_path: Path) -> None:
+    file = tmp_path / "juggernaut.safetensors"
+    file.touch()
+    with pytest.raises(UserError, match=r"diffusers folder.*docs/weights.md.*from_single_file\('juggernaut"):
+        check_checkpoint(file)
+    with pytest.raises(UserError, match="Convert it to a diffusers folder first"):
+        check_checkpoint(file.with_suffix(".ckpt"))
+
+
 def test_stable_diffusion_1_is_refused_even_under_another_name(sdxl: Path) -> None:
     change_json(sdxl / "unet" / "config.json", addition_embed_type=None)
     with pytest.raises(UserError, match=r"expected a Stable Diffusion XL UNet .*got addition_embed_type = None"):
@@ -197,6 +206,7 @@ def test_stable_diffusion_1_is_refused_even_under_another_name(sdxl: Path) -> No
     [
         ("unet", {"in_channels": 9}, "shape|in_channels"),
         ("vae", {"latent_channels": 16}, r"unet in_channels = 16 \(latent channels of the VAE\), got 4"),
+        ("vae", {"latents_mean": [0.5] * 4}, "a VAE whose latents have a scaling_factor alone, got latents_mean"),
         ("text_encoder", {"hidden_size": 3}, r"unet cross_attention_dim = 7 \(width of both text encoders\), got 8"),
         ("text_encoder_2", {"projection_dim": 5}, r"projection_class_embeddings_input_dim = 17 .*got 16"),
         ("unet", {"block_out_channels": 4}, "describes no UNet"),

@@ -51,6 +51,10 @@ OVERRIDES = {
     "dataset.path=/nowhere": "/nowhere",
     "dataset.validation_path=./pictures": r"dataset\.validation_path: only training\.validation\.loss uses",
     "training.validation={loss: {every_steps: 1}}": r"validation\.loss needs pictures that are not trained on",
+    "training.timesteps={high: 2000}": r"training\.timesteps\.high: expected below 1000",
+    "training={objective: {kind: prior_preservation, target: base}, schedule: {prediction_type: v_prediction}}": (
+        r"schedule\.prediction_type: expected epsilon, the checkpoint's own"
+    ),
     "training.export=best": r"export: best is the step of the lowest validation loss",
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ UNET = {
     "projection_class_embeddings_input_dim": 16,
     "use_linear_projection": True,
 }
+Plan = Callable[..., dict[str, Call]]
 ONE = {"weight": (2, 3)}
 PRODUCTS = {
     "report": ("report.html", "report.json", "summary.md", "scores.parquet"),
@@ -73,7 +74,7 @@ def write_checkpoint(folder: Path) -> None:
     shapes = unet_shapes(UNET)
     assert shapes is not None
     write_component(folder / "unet", UNET, shapes)
-    write_component(folder / "vae", {"_class_name": "AutoencoderKL", "latent_channels": 4})
+    write_component(folder / "vae", {"_class_name": "AutoencoderKL", "latent_channels": 4, "scaling_factor": 0.13025})
     for name, kind in (("text_encoder", "CLIPTextModel"), ("text_encoder_2", "CLIPTextModelWithProjection")):
         write_component(folder / name, {"architectures": [kind], "hidden_size": 4, "projection_dim": 4})
     files = {"tokenizer": "config.json", "tokenizer_2": "config.json", "scheduler": "scheduler_config.json"}
