@@ -80,7 +80,8 @@ def _settings(part: str, module: nn.Module, lora: LoraConfig) -> dict[str, Any]:
     config: Any = module.peft_config
     targets = config[ADAPTER_NAME].target_modules  # a set, in an order of the process's own
     preset = [] if lora.targets.startswith(REGEX) else target_ends(part, lora.targets)
-    return {"lora_dropout": lora.dropout, "target_modules": preset if targets == set(preset) else sorted(targets)}
+    # not the dropout: diffusers would build it, switched on, and draw with it
+    return {"target_modules": preset if targets == set(preset) else sorted(targets)}
 
 
 def conv_arguments(lora: Ranked) -> dict[str, str]:

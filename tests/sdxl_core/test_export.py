@@ -12,8 +12,9 @@ import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from sdxl_core.adapters import load_trained
 from sdxl_core.adapters.lora import Lora
 from sdxl_core.cached_pictures import Caches
 from sdxl_core.config import SamplingConfig
@@ -24,9 +25,10 @@ from sdxl_core.model import load_unet
 from sdxl_core.picture_files import pixel_digest
 from sdxl_core.prompts import Prompt, prompt_seed
 from sdxl_core.training_config import LoraConfig
+from sdxl_core.weight_files.lora_diffusers import ADAPTER_METADATA
 
 SAMPLING = SamplingConfig(steps=3, width_px=64, height_px=64, batch_size=1)  # as the stranger draws it
-LORA = LoraConfig(rank=3, alpha=12, targets="attention+feed-forward")  # alpha differs from rank: a scale of 4
+LORA = LoraConfig(rank=3, alpha=12, dropout=0.1, targets="attention+feed-forward")  # alpha is not rank: a scale of 4
 PROMPT = Prompt("one", "a photo of a person in the snow")
 
 STRANGER = """
@@ -106,3 +108,17 @@ def test_bytes_are_a_function_of_the_weights(random_sdxl: Path, exported: Path, 
     export_lora({"unet": unet}, LORA, tmp_path, {"base": "digest"})
     for file in (DIFFUSERS_FILE, KOHYA_FILE):
         assert (tmp_path / file).read_bytes() == (exported / file).read_bytes()
+
+
+def test_a_foreign_file_s_dropout_is_switched_off(exported: Path, random_sdxl: Path, tmp_path: Path) -> None:
+    """diffusers builds the dropout that a header tells of, in training mode."""
+    with safe_open(exported / DIFFUSERS_FILE, "pt") as file:
+        header = file.metadata()
+    settings = json.loads(header[ADAPTER_METADATA])
+    assert settings["unet.lora_dropout"] == 0
+    header[ADAPTER_METADATA] = json.dumps(settings | {"unet.lora_dropout": 0.5})
+    save_file(load_file(exported / DIFFUSERS_FILE), tmp_path / "foreign.safetensors", header)
+    pipeline = StableDiffusionXLPipeline.from_pretrained(random_sdxl)
+    load_trained(pipeline, tmp_path / "foreign.safetensors")
+    dropouts = [m for m in pipeline.unet.modules() if isinstance(m, torch.nn.Dropout) and m.p == 0.5]
+    assert dropouts and not any(module.training for module in dropouts)

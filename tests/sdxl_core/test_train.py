@@ -160,6 +160,7 @@ def test_in_half_precision_a_look_without_gradient_costs_the_adapter_none(jobs: 
 
 
 def test_a_validation_picture_is_what_plain_diffusers_draws_with_the_export(jobs: Jobs, tmp_path: Path) -> None:
+    """Also of a LoRA that was trained with dropout, which no picture has."""
     prompt = "a photo of a person"
     job = jobs(tmp_path, max_steps=3, validation={"every_steps": 3, "prompts": [prompt], "seed": 0}, learning_rate=0.02)
     assert run(job)
