@@ -42,20 +42,21 @@ def finetune(experiment: Experiment, run: Runner) -> Handle:
     captioned, cached = {"dataset": pictures}, {}
     if experiment.face_model is not None:
         cached["identity"] = run(identity.embed(known, config.transform, experiment.face_model))
-    cached["latents"] = run(latents.encode("latents", shown, config.transform, model))
+    how = (config.transform, model, config.model.vae_precision)
+    cached["latents"] = run(latents.encode("latents", shown, *how))
     if held_out is not None:
         captioned["validation_dataset"] = held_out
         shown = with_faces("validation_faces", held_out, experiment, run)
-        cached["validation_latents"] = run(latents.encode("validation_latents", shown, config.transform, model))
+        cached["validation_latents"] = run(latents.encode("validation_latents", shown, *how))
     if config.prior is not None:
         classes = run(class_images.generate(config.prior, model))
         captioned["class_images"] = classes
         shown = with_faces("class_faces", classes, experiment, run)
-        cached["class_latents"] = run(latents.encode("class_latents", shown, config.transform, model))
+        cached["class_latents"] = run(latents.encode("class_latents", shown, *how))
     if not config.training.live_text:
         cached["text"] = run(text.encode(captioned, model, config.captions, config.extra_captions))
-    how = (config.training, config.sampling, config.captions)
-    training = run(train.train(*how, model, cached, experiment.continuing, experiment.face_model))
+    settings = (config.training, config.sampling, config.captions)
+    training = run(train.train(*settings, model, cached, experiment.continuing, experiment.face_model))
     return judge(experiment, pictures, training, run)
 
 

@@ -35,6 +35,9 @@ class ModelConfig(Config):
     vae: str | None = None
     """Folder or hub id of another VAE, such as `madebyollin/sdxl-vae-fp16-fix`."""
     vae_revision: str | None = None
+    vae_precision: Precision = "fp32"
+    """In which training pictures are encoded. fp16 (only on a GPU) wants a VAE that was mended for it, as SDXL's own
+    overflows; bf16 holds every VAE's numbers, more coarsely. What is not finite is refused by the picture's name."""
 
     @model_validator(mode="after")
     def _revisions_of_something(self) -> ModelConfig:
@@ -171,6 +174,11 @@ class TransformConfig(Config):
                     f"got step_px {self.buckets.step_px} and min_side_px {self.buckets.min_side_px}"
                 )
         return self
+
+    @property
+    def variants(self) -> int:
+        """Training pictures made of each picture at each of its sizes."""
+        return self.crops_per_image * (2 if self.flip else 1)
 
     @property
     def base_resolutions_px(self) -> tuple[int, ...]:

@@ -67,7 +67,7 @@ class DrawingModel:
 
     def _load(self, sampling: SamplingConfig, device: torch.device, *, text: bool) -> StableDiffusionXLPipeline:
         """Still on the CPU, in the number formats of `device`."""
-        dtype = choose_dtype(sampling.precision, device, "sampling")
+        dtype = choose_dtype(sampling.precision, device, "sampling.precision")
         pipeline = assemble_pipeline(self.base, self.vae, sampling, dtype, text=text)
         if self.trained is not None:
             load_trained(pipeline, self.trained)

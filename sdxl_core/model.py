@@ -84,9 +84,14 @@ def load_whole(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
     return model
 
 
-def load_vae(folder: Path, device: torch.device) -> AutoencoderKL:
-    """The autoencoder in float32: half precision overflows in SDXL's own VAE."""
-    vae = load_whole(AutoencoderKL, folder, torch.float32)
+def load_vae(folder: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> AutoencoderKL:
+    """The autoencoder, by default in float32: half precision overflows in SDXL's own VAE.
+
+    In half precision on a GPU its weights lie channels last, as the convolutions there want them.
+    """
+    vae = load_whole(AutoencoderKL, folder, dtype)
+    if device.type == "cuda" and dtype != torch.float32:
+        vae = vae.to(memory_format=torch.channels_last)
     return vae.to(device).eval().requires_grad_(False)
 
 
@@ -124,7 +129,9 @@ def load_pipeline(
     model: Path, vae: Path | None, sampling: SamplingConfig, device: torch.device
 ) -> StableDiffusionXLPipeline:
     """The checkpoint as diffusers' own pipeline, ready to sample as `sampling` says, without a progress bar."""
-    return assemble_pipeline(model, vae, sampling, choose_dtype(sampling.precision, device, "sampling")).to(device)
+    return assemble_pipeline(model, vae, sampling, choose_dtype(sampling.precision, device, "sampling.precision")).to(
+        device
+    )
 
 
 def assemble_pipeline(

@@ -135,7 +135,7 @@ def set_up(job: TrainJob, objective: Objective | None = None, data: StepRows | N
     device = choose_device(job.device)
     if config.deterministic:
         use_deterministic_kernels()
-    dtype = choose_dtype(config.precision, device, "training")
+    dtype = choose_dtype(config.precision, device, "training.precision")
     objective = objective or OBJECTIVES[config.objective.kind](config.objective)
     if data is None:
         refuse_what_is_not_there(job, objective)

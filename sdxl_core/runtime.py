@@ -52,10 +52,10 @@ def use_deterministic_kernels() -> None:
     torch.backends.cudnn.benchmark = False
 
 
-def choose_dtype(precision: Precision, device: torch.device, where: str) -> torch.dtype:
-    """Raises UserError where the device cannot compute in `precision`."""
+def choose_dtype(precision: Precision, device: torch.device, setting: str) -> torch.dtype:
+    """Raises UserError where the device cannot compute in the `precision` that a setting asks for."""
     if precision == "fp16" and device.type == "cpu":
-        raise UserError(f"{where}.precision = fp16 needs a GPU; expected fp32 or bf16 on a CPU")
+        raise UserError(f"{setting} = fp16 needs a GPU; expected fp32 or bf16 on a CPU")
     return DTYPES[precision]
 
 

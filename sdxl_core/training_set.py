@@ -24,7 +24,7 @@ from sdxl_core.batch import Batch, Conditioning, FaceTargets
 from sdxl_core.concepts import concept_settings
 from sdxl_core.errors import UserError
 from sdxl_core.identity.training_faces import Place, TrainingFaces
-from sdxl_core.latents import INDEX_FILE, latents_file
+from sdxl_core.latent_files import INDEX_FILE, latents_file
 from sdxl_core.noise import draw_noise, draw_timestep
 from sdxl_core.row_order import RowOrder
 from sdxl_core.training_config import ConceptConfig, TrainingConfig

@@ -93,8 +93,8 @@ def prepare_experiment(
     prompts = read_prompts(_local_file(evaluation))
     return Experiment(
         config=config,
-        fingerprint=dataset_fingerprint(config.dataset, store.digest_file),
-        validation_fingerprint=dataset_fingerprint(validated, store.digest_file) if validated else "",
+        fingerprint=dataset_fingerprint(config.dataset, store.digest_file.many),
+        validation_fingerprint=dataset_fingerprint(validated, store.digest_file.many) if validated else "",
         model=model,
         drawn=PromptSet(prompts, evaluation.replicates, evaluation.seed),
         metric_weights=locate_metric_weights(evaluation, store.digest_file),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from sdxl_core.config import TransformConfig
+from sdxl_core.config import Precision, TransformConfig
 from tasks.manifest import Json
 from tasks.stage import Call, Handle, Job, Stage
 from tasks.weights import BaseModel
@@ -20,6 +20,7 @@ def _build(job: Job) -> dict[str, Json]:
         vae=Path(job.local["vae"]),
         vae_digest=job.params["vae"],
         faces=job.inputs.get("faces"),
+        precision=job.params.get("precision", "fp32"),
         out=job.out,
         cells=job.store.cells("latents"),
         device=job.device,
@@ -30,7 +31,14 @@ def _build(job: Job) -> dict[str, Json]:
 STAGE = Stage(kind="latents", version="2", build=_build)
 
 
-def encode(label: str, pictures: Mapping[str, Handle], transform: TransformConfig, model: BaseModel) -> Call:
+def encode(
+    label: str,
+    pictures: Mapping[str, Handle],
+    transform: TransformConfig,
+    model: BaseModel,
+    precision: Precision = "fp32",
+) -> Call:
     """`pictures` holds `dataset` (instance pictures or class images) and, with a face detector, `faces`."""
-    params = {"transform": transform.lasting, "vae": model.digest("vae")}
+    params: dict[str, Json] = {"transform": transform.lasting, "vae": model.digest("vae")}
+    params |= {} if precision == "fp32" else {"precision": precision}
     return Call(STAGE, label, params, pictures, {"vae": str(model.vae_folder)})

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from sdxl_core.ahead import in_order
 from sdxl_core.disk import file_sha256, flush
-from tasks.digests import digest_json
+from tasks.digests import canonical_json, digest_json
 
 MANIFEST = "manifest.json"
 LOGS = "logs/"
@@ -27,6 +31,7 @@ _LIBRARIES = (
     "pillow",
     "numpy",
 )
+_FLUSHING = 16
 
 Json = Any
 """A value that JSON can spell."""
@@ -63,7 +68,12 @@ class Recipe(Frozen):
         return digest_json({"kind": self.kind, "code": self.code, "params": self.params, "inputs": contents})[:32]
 
 
-class FileRecord(Frozen):
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """Small, since a dataset may hold a million files."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
     sha256: str
     bytes: int
 
@@ -103,28 +113,44 @@ def library_versions() -> dict[str, str]:
     return versions
 
 
-def content_digest(files: dict[str, FileRecord]) -> str:
-    """Digest of the names and digests of all files but logs."""
-    return digest_json({name: record.sha256 for name, record in files.items() if not name.startswith(LOGS)})
+def content_digest(files: Mapping[str, FileRecord]) -> str:
+    """Digest of the names and digests of all files but logs: `digest_json` of a mapping, without making its text."""
+    names = sorted(name for name in files if not name.startswith(LOGS))
+    digest = hashlib.sha256(b"{")
+    for name in names:
+        digest.update(b"" if name is names[0] else b",")
+        digest.update(canonical_json(name) + b":" + canonical_json(files[name].sha256))
+    digest.update(b"}")
+    return digest.hexdigest()
 
 
 def seal(folder: Path) -> dict[str, FileRecord]:
     """Digest every file below the folder and flush files and folders to the disk.
 
+    Several threads do, since a flush is waiting, and the disk takes many of them at a time.
+
     Raises:
         ValueError: a stage left a link or a special file behind.
     """
-    files: dict[str, FileRecord] = {}
-    for parent, folders, names in os.walk(folder, topdown=False):
+    names: list[str] = []
+    folders = [folder]
+    for parent, inner, plain in os.walk(folder):
         here = Path(parent)
-        for name in sorted(names) + [entry for entry in folders if (here / entry).is_symlink()]:
-            path = here / name
-            if not stat.S_ISREG(path.lstat().st_mode):
-                raise ValueError(f"{path} is not a plain file; an artifact holds plain files only")
-            flush(path)
-            files[path.relative_to(folder).as_posix()] = FileRecord(sha256=file_sha256(path), bytes=path.stat().st_size)
-        flush(here)
-    return dict(sorted(files.items()))
+        names += [os.path.relpath(here / name, folder) for name in plain]
+        names += [os.path.relpath(here / name, folder) for name in inner if (here / name).is_symlink()]
+        folders += [here / name for name in inner]
+    names.sort()
+    files = dict(zip(names, in_order(lambda name: _sealed(folder / name), names, workers=_FLUSHING), strict=True))
+    for inside in reversed(folders):
+        flush(inside)
+    return files
+
+
+def _sealed(path: Path) -> FileRecord:
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise ValueError(f"{path} is not a plain file; an artifact holds plain files only")
+    flush(path)
+    return FileRecord(sha256=file_sha256(path), bytes=path.stat().st_size)
 
 
 def problems(folder: Path, manifest: Manifest, *, deep: bool) -> list[str]:

@@ -28,7 +28,7 @@ def push_dataset(config: PipelineConfig, repo: str | None, *, private: bool, to:
             raise ConfigError.about("--repo", expected="user/name", got=repr(repo))
         require_token()
     store = ArtifactStore(config.runtime.store_root())
-    fingerprint = dataset_fingerprint(config.dataset, store.digest_file)
+    fingerprint = dataset_fingerprint(config.dataset, store.digest_file.many)
     ref = materialise(dataset.prepare(config.dataset, fingerprint), store, config.runtime.device)
     if to is not None:
         write_imagefolder(store.path(ref), to, config.name)

@@ -29,7 +29,7 @@ class EpochSpec(Config):
 
 def crop_summary(pictures: Sequence[Crops], transform: TransformConfig) -> dict[str, Any]:
     """See `preflight.summarise`."""
-    each = transform.crops_per_image * (2 if transform.flip else 1)
+    each = transform.variants
     kept = [(_kept(picture), picture.record.source) for picture in pictures]
     share, source = min(kept, default=(1.0, ""))
     summary: dict[str, Any] = {

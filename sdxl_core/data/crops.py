@@ -11,7 +11,7 @@ from sdxl_core.data.buckets import Size, sizes_of
 from sdxl_core.data.records import Box, Record
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Crops:
     """One picture at one size."""
 

@@ -8,13 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from sdxl_core.ahead import in_order
 from sdxl_core.config import DatasetConfig
 from sdxl_core.data.decode import BadPicture, decode, read_picture
 from sdxl_core.data.formats import SUFFIXES
 from sdxl_core.data.masks import Masks
 from sdxl_core.data.records import Box, Record
 from sdxl_core.data.sources import SOURCES
-from sdxl_core.data.sources.base import Problem, Row
+from sdxl_core.data.sources.base import Entry, Problem, Row
 from sdxl_core.errors import UserError
 
 MOST_NAMED = 200  # problems spelt out in one message; further ones are counted
@@ -42,7 +43,7 @@ def examine(
     keep: Callable[[str, bytes], None] = lambda name, data: None,
     progress: Progress = no_progress,
 ) -> Examination:
-    """Read and decode every picture of a dataset, one at a time.
+    """Read and decode every picture of a dataset, by several threads and in the source's order.
 
     `keep` gets the name (inside the artifact) and the bytes of each good one, and of its mask.
 
@@ -52,8 +53,11 @@ def examine(
     listing = SOURCES[config.source].listing(config)
     masks = Masks(config) if config.masks is not None else None
     records, problems, several_frames = list[Record](), list[Problem](), list[str]()
-    for done, entry in enumerate(listing.entries, start=1):
-        seen = _look(entry, masks, config.max_megapixels) if isinstance(entry, Row) else entry
+
+    def look(entry: Entry) -> _Seen | Problem:
+        return _look(entry, masks, config.max_megapixels) if isinstance(entry, Row) else entry
+
+    for done, seen in enumerate(in_order(look, listing.entries), start=1):
         if isinstance(seen, Problem):
             problems.append(seen)
         else:

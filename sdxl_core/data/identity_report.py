@@ -22,7 +22,7 @@ def identity_summary(
         points = points_of(picture, transform, found)
         whole = [are_shown(points_52, picture) for points_52 in points or ()]
         shown += sum(whole)
-        training_pictures += transform.crops_per_image * (2 if transform.flip else 1)
+        training_pictures += transform.variants
         if points is None:
             without.append(picture.record.source)
         elif not all(whole):

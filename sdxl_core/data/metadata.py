@@ -8,8 +8,8 @@ import tempfile
 from pathlib import Path, PurePosixPath
 
 from sdxl_core.config import DatasetConfig
-from sdxl_core.data.sources.base import Folder, caption_from, open_folder, require_column
-from sdxl_core.data.sources.imagefolder import METADATA, read_metadata
+from sdxl_core.data.sources.base import Folder, Problem, caption_from, open_folder, require_column
+from sdxl_core.data.sources.imagefolder import METADATA, Line, read_metadata
 from sdxl_core.errors import UserError
 
 
@@ -79,8 +79,9 @@ def _kept(path: Path, *, extend: bool, overwrite: bool) -> bool:
 
 
 def _listed(path: Path, image_column: str) -> frozenset[str]:
-    lines, broken = read_metadata(path)
-    if broken:
+    found = [*read_metadata(path)]
+    lines = [line for line in found if isinstance(line, Line)]
+    if broken := [line for line in found if isinstance(line, Problem)]:
         raise UserError(f"make-metadata: {broken[0].where}: {broken[0].reason}; mend it first")
     require_column("image_column", image_column, {key for line in lines for key in line.values}, METADATA)
     return frozenset(PurePosixPath(str(line.values.get(image_column))).as_posix() for line in lines)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ Box = tuple[float, float, float, float]
 """left, top, right, bottom, pixels."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
     """One picture of a dataset artifact."""
 
@@ -55,14 +55,19 @@ class Record:
 
 def write_records(directory: Path, records: Iterable[Record]) -> Path:
     """Write `records.jsonl` into `directory`, one record a line in the order given; nothing else decides its bytes."""
-    lines = [json.dumps(record.as_json(), ensure_ascii=False, sort_keys=True) + "\n" for record in records]
     path = directory / FILE
-    path.write_text("".join(lines), encoding="utf-8", newline="\n")
+    with path.open("w", encoding="utf-8", newline="\n") as lines:
+        lines.writelines(json.dumps(r.as_json(), ensure_ascii=False, sort_keys=True) + "\n" for r in records)
     return path
 
 
 def read_records(directory: Path) -> list[Record]:
-    """Read what `write_records` wrote.
+    """All of `iter_records`."""
+    return list(iter_records(directory))
+
+
+def iter_records(directory: Path) -> Iterator[Record]:
+    """Read what `write_records` wrote, one record at a time.
 
     Raises:
         UserError: the file is missing, or a line is not a record; the line is named.
@@ -70,12 +75,11 @@ def read_records(directory: Path) -> list[Record]:
     path = directory / FILE
     if not path.is_file():
         raise UserError.about(str(path), expected="the list of a dataset artifact's pictures", got="no such file")
-    records = []
     with path.open(encoding="utf-8", newline="\n") as lines:  # only \n ends a line; a caption may hold U+2028
         for number, line in enumerate(lines, start=1):
             try:
-                records.append(Record(**json.loads(line)))
+                record = Record(**json.loads(line))
             except (TypeError, ValueError) as error:
                 names = ", ".join(field.name for field in fields(Record))
                 raise UserError.about(f"{path}:{number}", expected=f"a record with {names}", got=error) from None
-    return records
+            yield record

@@ -124,7 +124,7 @@ def _stacked(
     embeddings: dict[str, Tensor],
 ) -> dict[str, Tensor]:
     """Rows without a face are zeros."""
-    variants = transform.crops_per_image * (2 if transform.flip else 1)
+    variants = transform.variants
     width = next(iter(embeddings.values())).shape[1]
     alignment_NV23 = torch.zeros(len(pictures), variants, 2, 3)
     shown_NV = torch.zeros(len(pictures), variants)

@@ -46,7 +46,7 @@ class Chain:
         return DatasetConfig(source="captions", path=str(self.pictures))
 
     def fingerprint(self) -> str:
-        return dataset_fingerprint(self.config, FileDigests(self.root / "digests.sqlite"))
+        return dataset_fingerprint(self.config, FileDigests(self.root / "digests.sqlite").many)
 
     def cells(self, name: str) -> DiskCells:
         return DiskCells(self.root / name)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from sdxl_core.config import DatasetConfig
@@ -44,7 +45,8 @@ class Problem:
 
 
 Entry = Row | Problem
-DigestFile = Callable[[Path], str]
+DigestFiles = Callable[[Iterable[Path]], Iterable[str]]
+"""Digests of files' bytes, in the files' order."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Source:
 
     listing: Callable[[DatasetConfig], Listing]
     """Raises UserError where the configuration does not fit the dataset; all else is among the entries."""
-    identity: Callable[[DatasetConfig, DigestFile], list[tuple[str, str]]]
+    identity: Callable[[DatasetConfig, DigestFiles], Iterable[tuple[str, str]]]
     """(name inside the dataset, digest of content) of all that `listing` reads."""
 
 
@@ -74,9 +76,9 @@ class Folder:
     files: tuple[str, ...]
     problems: tuple[Problem, ...]
 
-    @property
+    @cached_property
     def pictures(self) -> tuple[str, ...]:
-        return tuple(name for name in self.files if PurePosixPath(name).suffix.lower() in PICTURE_SUFFIXES)
+        return tuple(name for name in self.files if os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES)
 
 
 def open_folder(config: DatasetConfig) -> Folder:
@@ -116,18 +118,26 @@ def list_folder(root: Path, setting: str) -> Folder:
         near = did_you_mean(root.name, siblings)
         raise UserError.about(f"{setting} {root}", expected="a folder", got=got, fix=near)
     files, problems = [], []
-    for name in sorted(_walk(root)):
+    for name, kind in sorted(_walk(root)):
         try:
-            path = confine(root, name)
+            if kind == "file":
+                refuse_odd_name(name)
+            elif kind == "other":
+                kind = _kind_of(confine(root, name))
         except ValueError as error:
             problems.append(Problem(printable(name), str(error), always_refused=True))
             continue
-        if path.is_file():
+        if kind == "file":
             files.append(name)
         else:
-            kind = "a link to a folder" if path.is_dir() else "neither a file nor a folder"
             problems.append(Problem(name, f"{kind}; put the files themselves there"))
     return Folder(root, tuple(files), tuple(problems))
+
+
+def _kind_of(path: Path) -> str:
+    if path.is_file():
+        return "file"
+    return "a link to a folder" if path.is_dir() else "neither a file nor a folder"
 
 
 def confine(root: Path, name: object) -> Path:
@@ -135,6 +145,21 @@ def confine(root: Path, name: object) -> Path:
 
     Raises:
         ValueError: `name` is no relative path that stays inside `root`, links followed; with the reason.
+    """
+    refuse_odd_name(name)
+    try:
+        path = (root / str(name)).resolve()
+    except (OSError, RuntimeError):
+        raise ValueError("its links lead nowhere") from None
+    if not path.is_relative_to(root.resolve()):
+        raise ValueError("a link that leaves the dataset's folder; put the file itself there")
+    return path
+
+
+def refuse_odd_name(name: object) -> None:
+    """
+    Raises:
+        ValueError: `name` is not text, or no relative path downwards; with the reason.
     """
     if not isinstance(name, str) or not name.strip():
         raise ValueError(f"expected a file name, got {name!r}")
@@ -145,13 +170,6 @@ def confine(root: Path, name: object) -> Path:
         raise ValueError("a Windows path; write it relative to the dataset's folder, with / between folders")
     if windows.root or ".." in windows.parts:
         raise ValueError("leaves the dataset's folder; only files inside it are read")
-    try:
-        path = (root / name).resolve()
-    except (OSError, RuntimeError):
-        raise ValueError("its links lead nowhere") from None
-    if not path.is_relative_to(root.resolve()):
-        raise ValueError("a link that leaves the dataset's folder; put the file itself there")
-    return path
 
 
 def caption_from(value: object, fallback: str | None) -> str:
@@ -194,9 +212,9 @@ def require_column(setting: str, column: str, columns: Iterable[str], where: str
         )
 
 
-def digest_names(root: Path, names: Iterable[str], digest_file: DigestFile) -> list[tuple[str, str]]:
-    """(name, digest) of files under `root`."""
-    return [(name, digest_file(root / name)) for name in names]
+def digest_names(root: Path, names: Collection[str], digest_files: DigestFiles) -> Iterator[tuple[str, str]]:
+    """(name, digest) of files under `root`, one at a time."""
+    return zip(names, digest_files(root / name for name in names), strict=True)
 
 
 def printable(text: str) -> str:
@@ -204,13 +222,25 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _walk(root: Path) -> Iterator[str]:
-    for directory, folders, files in os.walk(root):
-        folders[:] = [name for name in folders if not _hidden(name)]
-        links = [name for name in folders if os.path.islink(os.path.join(directory, name))]
-        for name in [*files, *links]:  # os.walk does not go into linked folders; they are named instead
-            if not _hidden(name):
-                yield (Path(directory) / name).relative_to(root).as_posix()
+def _walk(root: Path) -> Iterator[tuple[str, str]]:
+    """Names of all that is no folder, with `file` where it is one itself, in no linked folder, and else `other`."""
+    begin = len(os.path.join(root, ""))
+    waiting = [os.fspath(root)]
+    while waiting:
+        folder = waiting.pop()
+        try:
+            entries = os.scandir(folder)
+        except OSError as error:
+            yield folder[begin:] or ".", f"a folder that cannot be listed ({error.strerror})"
+            continue
+        with entries:
+            for entry in entries:
+                if _hidden(entry.name):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+                else:  # links to folders too: they are named, not followed
+                    yield entry.path[begin:], "file" if entry.is_file(follow_symlinks=False) else "other"
 
 
 def _hidden(name: str) -> bool:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
+import os
+from collections.abc import Collection, Iterable
+from itertools import chain
+from pathlib import Path
 
 from sdxl_core.config import DatasetConfig
 from sdxl_core.data.sources.base import (
-    DigestFile,
+    DigestFiles,
     Entry,
-    Folder,
     Listing,
     Problem,
     Row,
@@ -21,24 +23,25 @@ from sdxl_core.data.sources.base import (
 
 def listing(config: DatasetConfig) -> Listing:
     folder = open_folder(config)
-    entries = [*folder.problems, *(_entry(folder, name, config.prompt) for name in folder.pictures)]
-    return Listing(len(entries), entries)
+    files = frozenset(folder.files)
+    entries = (_entry(folder.root, name, files, config.prompt) for name in folder.pictures)
+    return Listing(len(folder.problems) + len(folder.pictures), chain(folder.problems, entries))
 
 
-def identity(config: DatasetConfig, digest_file: DigestFile) -> list[tuple[str, str]]:
+def identity(config: DatasetConfig, digest_files: DigestFiles) -> Iterable[tuple[str, str]]:
     folder = open_folder(config)
     captions = {_caption_name(name) for name in folder.pictures} & set(folder.files)
-    return digest_names(folder.root, [*folder.pictures, *sorted(captions)], digest_file)
+    return digest_names(folder.root, [*folder.pictures, *sorted(captions)], digest_files)
 
 
-def _entry(folder: Folder, name: str, fallback: str | None) -> Entry:
+def _entry(root: Path, name: str, files: Collection[str], fallback: str | None) -> Entry:
     caption_name = _caption_name(name)
     try:
-        text = read_caption_file(folder.root / caption_name) if caption_name in folder.files else None
-        return Row(name, folder.root / name, caption_from(text, fallback))
+        text = read_caption_file(root / caption_name) if caption_name in files else None
+        return Row(name, root / name, caption_from(text, fallback))
     except ValueError as error:
         return Problem(name, f"{error} ({caption_name})")
 
 
 def _caption_name(name: str) -> str:
-    return PurePosixPath(name).with_suffix(".txt").as_posix()
+    return os.path.splitext(name)[0] + ".txt"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import PurePosixPath
+from collections.abc import Iterable, Iterator
+from itertools import chain
 
 from sdxl_core.config import DatasetConfig
 from sdxl_core.data.sources.base import (
-    DigestFile,
+    DigestFiles,
     Entry,
     Folder,
     Listing,
@@ -24,14 +24,14 @@ PROMPT = "prompt.txt"
 
 def listing(config: DatasetConfig) -> Listing:
     folder = open_folder(config)
-    entries = [*folder.problems, *_entries(folder, config.prompt)]
-    return Listing(len(entries), entries)
+    count = sum(1 for _ in _entries(folder, config.prompt))  # pictures of a refused concept are no entries
+    return Listing(len(folder.problems) + count, chain(folder.problems, _entries(folder, config.prompt)))
 
 
-def identity(config: DatasetConfig, digest_file: DigestFile) -> list[tuple[str, str]]:
+def identity(config: DatasetConfig, digest_files: DigestFiles) -> Iterable[tuple[str, str]]:
     folder = open_folder(config)
     prompts = sorted({f"{_concept(name)}/{PROMPT}" for name in folder.pictures} & set(folder.files))
-    return digest_names(folder.root, [*folder.pictures, *prompts], digest_file)
+    return digest_names(folder.root, [*folder.pictures, *prompts], digest_files)
 
 
 def _entries(folder: Folder, fallback: str | None) -> Iterator[Entry]:
@@ -59,5 +59,5 @@ def _prompt(folder: Folder, files: frozenset[str], concept: str, fallback: str |
 
 def _concept(name: str) -> str | None:
     """`dog/poses/1.png` -> `dog`; None for a picture outside all sub-folders."""
-    parts = PurePosixPath(name).parts
-    return parts[0] if len(parts) > 1 else None
+    concept, slash, _ = name.partition("/")
+    return concept if slash else None

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdxl_core.config import DatasetConfig
 from sdxl_core.data.sources.base import (
-    DigestFile,
+    DigestFiles,
     Entry,
     Listing,
     Problem,
@@ -35,7 +35,7 @@ def listing(config: DatasetConfig) -> Listing:
     return Listing(len(table), _entries(_undecoded(table, image_column), image_column, config))
 
 
-def identity(config: DatasetConfig, digest_file: DigestFile) -> list[tuple[str, str]]:
+def identity(config: DatasetConfig, digest_files: DigestFiles) -> Iterable[tuple[str, str]]:
     """A commit names its content, so no file is read; only an unpinned revision asks the hub."""
     return [(f"{config.path}/{config.split}", resolve_commit(config))]
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sdxl_core.config import DatasetConfig
 from sdxl_core.data.sources.base import (
-    DigestFile,
+    DigestFiles,
     Entry,
     Folder,
     Listing,
@@ -45,51 +46,82 @@ def listing(config: DatasetConfig) -> Listing:
             got="none",
             fix="Write one with `sdxl-flows make-metadata DIR --prompt ...`, or choose another dataset.source",
         )
-    lines, broken = read_metadata(folder.root / METADATA)
-    image_column, columns = config.image_column or "file_name", {key for line in lines for key in line.values}
-    if lines:
-        require_column("image_column", image_column, columns, METADATA)
-    if lines:
-        require_columns(config, columns, METADATA)
-    entries = [*folder.problems, *broken, *_entries(folder, lines, image_column, config)]
-    return Listing(len(entries), entries)
+    image_column = config.image_column or "file_name"
+    found = _survey(folder.root / METADATA, image_column)
+    if found.lines:
+        require_column("image_column", image_column, found.columns, METADATA)
+        require_columns(config, found.columns, METADATA)
+    unlisted = sum(name not in found.names for name in folder.pictures)
+    total = len(folder.problems) + len(found.broken) + found.lines + unlisted
+    return Listing(total, chain(folder.problems, found.broken, _entries(folder, image_column, config)))
 
 
-def identity(config: DatasetConfig, digest_file: DigestFile) -> list[tuple[str, str]]:
+def identity(config: DatasetConfig, digest_files: DigestFiles) -> Iterable[tuple[str, str]]:
     folder = open_folder(config)
-    return digest_names(folder.root, _read_names(folder, config), digest_file)
+    return digest_names(folder.root, _read_names(folder, config), digest_files)
 
 
-def read_metadata(path: Path) -> tuple[list[Line], list[Problem]]:
-    """The objects of a metadata file, and the lines that are none.
+def read_metadata(path: Path) -> Iterator[Line | Problem]:
+    """The objects of a metadata file one by one, and a problem for each line that is none.
 
     Raises:
         UserError: the file is not UTF-8.
     """
-    lines, broken = [], []
+    begin = 0
+    with path.open("rb") as lines:  # only \n ends a line
+        for number, data in enumerate(lines, start=1):
+            try:
+                text = data.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise UserError.about(
+                    str(path), expected="UTF-8 text", got=f"other bytes at {begin + error.start}"
+                ) from None
+            begin += len(data)
+            if text.strip():
+                yield _parsed(text, f"{path.name}:{number}")
+
+
+def _lines(path: Path) -> Iterator[Line]:
+    """Those that are objects."""
+    return (line for line in read_metadata(path) if isinstance(line, Line))
+
+
+def _parsed(text: str, where: str) -> Line | Problem:
     try:
-        texts = path.read_bytes().decode("utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise UserError.about(str(path), expected="UTF-8 text", got=f"other bytes at {error.start}") from None
-    for number, text in enumerate(texts, start=1):
-        where = f"{path.name}:{number}"
-        if not text.strip():
-            continue
-        try:
-            values = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            broken.append(Problem(where, f"not JSON: {error}", always_refused=True))
-            continue
-        if isinstance(values, dict):
-            lines.append(Line(where, values))
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return Problem(where, f"not JSON: {error}", always_refused=True)
+    if not isinstance(values, dict):
+        return Problem(where, f"expected an object, got {text.strip():.60}", always_refused=True)
+    return Line(where, values)
+
+
+@dataclass
+class _Survey:
+    """What a metadata file is like, learned by reading it once."""
+
+    lines: int
+    columns: set[str]
+    names: set[str]
+    """Of the pictures listed."""
+    broken: list[Problem]
+
+
+def _survey(path: Path, image_column: str) -> _Survey:
+    found = _Survey(0, set(), set(), [])
+    for line in read_metadata(path):
+        if isinstance(line, Problem):
+            found.broken.append(line)
         else:
-            broken.append(Problem(where, f"expected an object, got {text.strip():.60}", always_refused=True))
-    return lines, broken
+            found.lines += 1
+            found.columns |= line.values.keys()
+            found.names.add(PurePosixPath(str(line.values.get(image_column))).as_posix())
+    return found
 
 
-def _entries(folder: Folder, lines: list[Line], image_column: str, config: DatasetConfig) -> Iterator[Entry]:
+def _entries(folder: Folder, image_column: str, config: DatasetConfig) -> Iterator[Entry]:
     files, first_line = frozenset(folder.files), dict[str, str]()
-    for line in lines:
+    for line in _lines(folder.root / METADATA):
         value = line.values.get(image_column)
         try:
             path = confine(folder.root, value)
@@ -118,7 +150,6 @@ def _read_names(folder: Folder, config: DatasetConfig) -> list[str]:
     """The metadata file, all pictures, and whatever else the metadata lists."""
     if METADATA not in folder.files:
         return list(folder.pictures)
-    lines, _ = read_metadata(folder.root / METADATA)
-    values = (line.values.get(config.image_column or "file_name") for line in lines)
+    values = (line.values.get(config.image_column or "file_name") for line in _lines(folder.root / METADATA))
     listed = {PurePosixPath(value).as_posix() for value in values if isinstance(value, str)}
     return sorted({METADATA, *folder.pictures, *(listed & set(folder.files))})

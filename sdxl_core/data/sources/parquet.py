@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdxl_core.config import DatasetConfig
 from sdxl_core.data.sources.base import (
-    DigestFile,
+    DigestFiles,
     Entry,
     Listing,
     Problem,
@@ -36,9 +36,9 @@ def listing(config: DatasetConfig) -> Listing:
     return Listing(total, _entries(problems, tables, config))
 
 
-def identity(config: DatasetConfig, digest_file: DigestFile) -> list[tuple[str, str]]:
+def identity(config: DatasetConfig, digest_files: DigestFiles) -> Iterable[tuple[str, str]]:
     root, names, _ = _files(config)
-    return digest_names(root, names, digest_file)
+    return digest_names(root, names, digest_files)
 
 
 def picture_bytes(cell: object) -> bytes:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import chain
+
 from sdxl_core.config import DatasetConfig
-from sdxl_core.data.sources.base import DigestFile, Entry, Listing, Row, caption_from, digest_names, open_folder
+from sdxl_core.data.sources.base import DigestFiles, Listing, Row, caption_from, digest_names, open_folder
 from sdxl_core.errors import UserError
 
 
@@ -18,10 +21,10 @@ def listing(config: DatasetConfig) -> Listing:
             fix="Give a prompt such as `a photo of sks dog`",
         ) from None
     folder = open_folder(config)
-    entries: list[Entry] = [*folder.problems, *(Row(name, folder.root / name, text) for name in folder.pictures)]
-    return Listing(len(entries), entries)
+    entries = (Row(name, folder.root / name, text) for name in folder.pictures)
+    return Listing(len(folder.problems) + len(folder.pictures), chain(folder.problems, entries))
 
 
-def identity(config: DatasetConfig, digest_file: DigestFile) -> list[tuple[str, str]]:
+def identity(config: DatasetConfig, digest_files: DigestFiles) -> Iterable[tuple[str, str]]:
     folder = open_folder(config)
-    return digest_names(folder.root, folder.pictures, digest_file)
+    return digest_names(folder.root, folder.pictures, digest_files)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,12 +16,12 @@ from sdxl_core.errors import UserError
 Build = Callable[[str, Path], DatasetConfig]
 
 
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def digests(paths: Iterable[Path]) -> Iterator[str]:
+    return (hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
 
 
 def fingerprint(config: DatasetConfig) -> str:
-    return dataset_fingerprint(config, digest)
+    return dataset_fingerprint(config, digests)
 
 
 def test_place_and_time_do_not_matter(local_source: str, build: Build, tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_a_file_that_only_metadata_names_matters(build: Build, tmp_path: Path) -
 
 
 def test_a_hub_dataset_is_its_id_split_and_commit() -> None:
-    def never(path: Path) -> str:
+    def never(paths: Iterable[Path]) -> Iterator[str]:
         raise AssertionError("no file of a pinned hub dataset needs reading")
 
     base = DatasetConfig(source="hub", path="someone/pictures", revision="0" * 40)
@@ -113,9 +113,10 @@ def test_nothing_outside_the_folder_is_read(tmp_path: Path) -> None:
     names = ["ok.png", "../secret.png", str(tmp_path / "secret.png"), "link.png", "linked/secret.png", "a\0.png"]
     (root / "metadata.jsonl").write_text("".join(json.dumps({"file_name": name}) + "\n" for name in names))
 
-    def noted(path: Path) -> str:
-        seen.append(path.resolve())
-        return digest(path)
+    def noted(paths: Iterable[Path]) -> Iterator[str]:
+        for path in paths:
+            seen.append(path.resolve())
+            yield from digests([path])
 
     for source in ("imagefolder", "prompt", "captions"):
         dataset_fingerprint(DatasetConfig.model_validate({"source": source, "path": str(root)}), noted)

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -63,14 +64,15 @@ def test_masks_are_kept_by_digest_beside_their_pictures(masked: DatasetConfig, t
 
 
 def test_a_mask_edited_is_another_dataset(masked: DatasetConfig, tmp_path: Path) -> None:
-    before = dataset_fingerprint(masked, digest)
+    digests = partial(map, digest)
+    before = dataset_fingerprint(masked, digests)
     without = masked.model_copy(update={"masks": None})
-    assert dataset_fingerprint(without, digest) != before
+    assert dataset_fingerprint(without, digests) != before
     (tmp_path / "masks").rename(tmp_path / "elsewhere")
     moved = masked.model_copy(update={"masks": str(tmp_path / "elsewhere")})
-    assert dataset_fingerprint(moved, digest) == before
+    assert dataset_fingerprint(moved, digests) == before
     grey(tmp_path / "elsewhere" / "ann.png", level=254)
-    assert dataset_fingerprint(moved, digest) != before
+    assert dataset_fingerprint(moved, digests) != before
 
 
 def test_masks_may_lie_in_a_folder_of_the_dataset(masked: DatasetConfig, tmp_path: Path) -> None:
