@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all miniature format lint install clean
+.PHONY: help demo test test-all bench miniature format lint install clean
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +19,10 @@ test: lint  ## lint, types, import contracts and tests (below ten minutes on two
 
 test-all: lint  ## the same with slow tests, and GPU tests where there is a GPU
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'slow or not slow'
+
+bench: $(READY)  ## what a training step costs beside the bare UNet, on a CPU: writes docs/benchmarks.md (below ten minutes)
+	$(BIN)/python -m benchmarks.train --size miniature --rounds 20 --reference --write
+	$(BIN)/python -m benchmarks.train --size mid --rounds 12 --reference --write
 
 miniature: $(READY)  ## train the miniature from nothing (hours on two cores; resumes)
 	$(BIN)/python -m sdxl_core.miniature.recipe

@@ -9,15 +9,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from eval.cells import cell_key, remembered
 from eval.errors import EvalError
 from eval.images import Picture
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
 VERSION = 1
 PREPROCESSING_FILES = (
@@ -139,6 +138,8 @@ def _unit_bytes(embedding_1D: torch.Tensor) -> bytes:
 
 
 def _vector(cell: bytes) -> NDArray[np.float64]:
+    import numpy as np
+
     return np.frombuffer(cell, dtype="<f4").astype(np.float64)
 
 

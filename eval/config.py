@@ -36,7 +36,7 @@ class EvaluationConfig(Config):
 
     prompts: str
     """Prompt file: `.jsonl` with `prompt` and optionally `id` and `category`, or `.txt` with one prompt a line."""
-    replicates: PositiveInt = 1
+    replicates: Annotated[int, Field(ge=1, le=1000)] = 1
     """Seeds per prompt. The prompt is the unit of inference: more prompts tell more than more seeds."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Base of the pictures' seeds and of the resampling."""

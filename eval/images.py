@@ -7,12 +7,12 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from typing import TYPE_CHECKING, Any
 
 from eval.errors import EvalError, NotScored
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 RECORDS = "records.jsonl"
 
@@ -65,6 +65,9 @@ def open_rgb(path: Path) -> Image.Image:
 
     Raises NotScored when there is no readable picture.
     """
+    import numpy as np
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
     try:
         with Image.open(path) as stored:
             upright = ImageOps.exif_transpose(stored)

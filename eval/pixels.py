@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-from PIL import Image
-
 from eval.errors import NotScored
 from eval.images import Picture
 
 if TYPE_CHECKING:
     import torch
+    from PIL import Image
 
 
 def same_size_pair(pictures: Sequence[Picture]) -> tuple[Image.Image, Image.Image]:
@@ -26,6 +24,7 @@ def same_size_pair(pictures: Sequence[Picture]) -> tuple[Image.Image, Image.Imag
 
 def pixels_1CHW(image: Image.Image) -> torch.Tensor:
     """uint8 HWC [0, 255] => float32 1CHW [0, 1]."""
+    import numpy as np
     import torch
 
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255

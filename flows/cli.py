@@ -12,15 +12,12 @@ from typing import Annotated
 import typer
 
 from flows import cli_artifacts, cli_dataset, cli_doctor, cli_runs, cli_weights, console
+from flows.groups import group
 
-app = typer.Typer(
-    name="sdxl-flows",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-    help="Fine-tune Stable Diffusion XL, and know whether the result is better than the base.\n\n"
+app = group(
+    "Fine-tune Stable Diffusion XL, and know whether the result is better than the base.\n\n"
     "Every stage's result is kept under the digest of what it was made from, so nothing is ever computed twice.",
+    name="sdxl-flows",
     epilog="First steps: `sdxl-flows run configs/miniature/dreambooth.yaml`, then open the report it names.",
 )
 app.command("run")(cli_runs.run)
@@ -35,6 +32,22 @@ app.command("push")(cli_weights.push)
 app.command("doctor")(cli_doctor.doctor)
 app.add_typer(cli_artifacts.app, name="artifacts")
 app.add_typer(cli_dataset.app, name="prepare-dataset")
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        console.out(f"sdxl-flows {version('sdxl-flows')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Say which version this is.")
+    ] = False,
+) -> None: ...
 
 
 @app.command("make-metadata")

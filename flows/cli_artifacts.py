@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows import console
+from flows.groups import group
 
 if TYPE_CHECKING:
     from tasks.store import ArtifactStore
 
-app = typer.Typer(no_args_is_help=True, help="Look at the artifact store, check it, and clear it.")
+app = group("Look at the artifact store, check it, and clear it.")
 
 Store = Annotated[
     Path | None, typer.Option("--store", help="The store's folder; default: SDXL_FLOWS_STORE, else .sdxl-flows here.")
@@ -121,11 +122,10 @@ def gc(
 
 def open_store(folder: Path | None) -> ArtifactStore:
     """Raises ConfigError where there is none: commands that only look make none."""
-    from tasks.config import RuntimeConfig
     from tasks.errors import ConfigError
-    from tasks.store import ArtifactStore
+    from tasks.store import ArtifactStore, store_root
 
-    root = RuntimeConfig(store=str(folder) if folder else None).store_root()
+    root = store_root(folder)
     if not root.is_dir():
         raise ConfigError(f"there is no store at {root}; name one by --store or SDXL_FLOWS_STORE")
     return ArtifactStore(root)

@@ -9,12 +9,13 @@ import typer
 
 from flows import console
 from flows.cli_runs import ConfigFile, Overrides
+from flows.groups import group
 
-app = typer.Typer(no_args_is_help=True, help="Prepare a dataset, and give it to others.")
+app = group("Prepare a dataset, and give it to others.")
 
 
 @app.callback()
-def group() -> None:
+def keep_group() -> None:
     """Keeps `push` a command of its own name while it is the only one."""
 
 

@@ -45,11 +45,10 @@ def doctor(config: ConfigFile = None, overrides: Overrides = None, as_json: AsJs
 
 
 def _machine() -> None:
-    from tasks.config import RuntimeConfig
     from tasks.doctor import examine
 
     findings = []
-    for finding in examine(RuntimeConfig()):
+    for finding in examine():
         console.out(f"{finding.state:<5} {finding.subject:<13} {finding.text}")
         findings.append(finding)
     if any(finding.state == "bad" for finding in findings):

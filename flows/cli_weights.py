@@ -78,7 +78,8 @@ def merge(
     `sdxl-flows merge --lora a.safetensors:0.7 --lora b.safetensors:0.3 --rank 32 --out both.safetensors`
     """
     from tasks.errors import ConfigError
-    from tasks.weight_tools import Writing, merge_into_base, merge_loras, named_model, retained_rows, weighted_files
+    from tasks.weight_tools import Writing, merge_into_base, merge_loras, named_model, retained_rows
+    from tasks.weighted_files import weighted_files
 
     writing = Writing(out, form, dtype, tuple(said or ()))
     files = weighted_files(lora)

@@ -10,10 +10,12 @@ from typing import Any
 
 _PLACES = {
     "Batch": "batch",
+    "Caches": "cached_pictures",
     "CaptionsConfig": "config",
     "Conditioning": "batch",
     "DatasetConfig": "config",
     "Denoiser": "denoiser",
+    "DrawingModel": "drawing_model",
     "EncodedText": "batch",
     "LossOutput": "objectives",
     "Objective": "objectives",

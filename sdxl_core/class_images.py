@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable
 from pathlib import Path
 
+from sdxl_core.cached_pictures import CachedPictures, Caches
 from sdxl_core.config import PriorConfig
 from sdxl_core.data.records import Record, write_records
-from sdxl_core.model import load_pipeline
+from sdxl_core.drawing_model import DrawingModel
 from sdxl_core.prompts import prompt_seed
 from sdxl_core.runtime import choose_device
-from sdxl_core.sampling import Request, cached_pictures
+from sdxl_core.sampling import Request
 
 
 def generate_class_images(
     *,
     prior: PriorConfig,
-    model: Path,
-    vae: Path | None,
-    model_digest: str,
+    model: DrawingModel,
     out: Path,
-    cells: MutableMapping[str, bytes],
+    caches: Caches,
     device: str = "auto",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, int]:
@@ -29,20 +28,21 @@ def generate_class_images(
 
     Every picture has its own seed and is cached by itself: raising the count generates only the new ones, and an
     interrupted run goes on where it was. Returns {"pictures", "generated"}.
+
+    Raises:
+        UserError: as `generate_images` does.
     """
-    requests = [Request(prior.prompt, prompt_seed(prior.seed, "class", i)) for i in range(prior.count)]
-    where = choose_device(device)
-    pngs, generated = cached_pictures(
-        requests,
+    pictures = CachedPictures(
+        [Request(prior.prompt, prompt_seed(prior.seed, "class", i)) for i in range(prior.count)],
+        model=model,
         sampling=prior.sampling,
-        model_digest=model_digest,
-        load=lambda: load_pipeline(model, vae, prior.sampling, where),
-        cells=cells,
+        device=choose_device(device),
+        caches=caches,
         progress=progress,
     )
     (out / "images").mkdir(parents=True, exist_ok=True)
     records = []
-    for i, png in enumerate(pngs):
+    for i, png in enumerate(pictures):
         sha256 = hashlib.sha256(png).hexdigest()
         (out / "images" / f"{sha256}.png").write_bytes(png)
         records.append(
@@ -57,4 +57,4 @@ def generate_class_images(
             )
         )
     write_records(out, records)
-    return {"pictures": len(records), "generated": generated}
+    return {"pictures": len(records), "generated": pictures.generated}

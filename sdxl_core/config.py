@@ -18,6 +18,7 @@ class Config(BaseModel):
 
 
 Precision = Literal["fp32", "fp16", "bf16"]
+Compile = Literal["none", "default", "cuda_graphs"]
 PositiveInt = Annotated[int, Field(ge=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -219,8 +220,15 @@ class SamplingConfig(Config):
     max_chunks: Annotated[int, Field(ge=1, le=8)] = 1
     """As captions.max_chunks, for prompts."""
     precision: Precision = "fp32"
-    batch_size: PositiveInt | None = None
-    """Pictures per forward pass; unset: from free memory. Does not enter any key."""
+    batch_size: PositiveInt = 4
+    """Pictures drawn together. It decides their last bits, and so it is part of their key; their company is not."""
+    decode_batch_size: PositiveInt = 1
+    """Pictures decoded together, as far as a batch goes; each needs a few GB of a GPU at 1024 px."""
+    decode_tile_px: Annotated[int, Field(ge=64, multiple_of=64)] | None = None
+    """Decode in overlapping tiles of this side: less memory, for edges that may faintly be seen. 512 for small GPUs."""
+    compile: Compile = "none"
+    """Have torch.compile translate the UNet: it costs minutes first, and pays on many pictures. cuda_graphs: the same,
+    and steps are replayed by the GPU without the CPU; needs one."""
 
     @model_validator(mode="after")
     def _guides_if_it_says_how(self) -> SamplingConfig:
@@ -237,6 +245,6 @@ class PriorConfig(Config):
 
     prompt: str
     """What the subject is one of: `a photo of a person`."""
-    count: PositiveInt = 100
+    count: Annotated[int, Field(ge=1, le=100_000)] = 100
     seed: Annotated[int, Field(ge=0)] = 0
     sampling: SamplingConfig = SamplingConfig()

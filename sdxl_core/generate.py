@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable
 from pathlib import Path
 
-from diffusers import StableDiffusionXLPipeline
-from PIL import Image
-
-from sdxl_core.adapters import load_trained
+from sdxl_core.cached_pictures import CachedPictures, Caches
 from sdxl_core.config import SamplingConfig
-from sdxl_core.model import load_pipeline
+from sdxl_core.drawing_model import DrawingModel
+from sdxl_core.picture_files import pixel_digest
 from sdxl_core.prompts import Prompt, prompt_seed
 from sdxl_core.runtime import choose_device
-from sdxl_core.sampling import Request, cached_pictures
+from sdxl_core.sampling import Request
 
 
 def generate_images(
@@ -25,43 +21,31 @@ def generate_images(
     prompts: tuple[Prompt, ...],
     replicates: int,
     seed: int,
-    model: Path,
-    vae: Path | None,
-    adapter: Path | None,
-    model_digest: str,
+    model: DrawingModel,
     out: Path,
-    cells: MutableMapping[str, bytes],
+    caches: Caches,
     device: str = "auto",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, int]:
     """Generate `replicates` pictures of every prompt into `images/`, `records.jsonl` and `set.json`.
 
-    `adapter` is a LoRA file, or a folder that the trainer exported to. `model_digest` stands for base, VAE and adapter
-    together. Returns {"pictures", "generated"}.
+    Returns {"pictures", "generated"}; `generated` counts those not in `caches` before.
 
     Raises:
-        UserError: the device or precision is not to be had.
+        UserError: the device or precision is not to be had, or memory does not suffice.
     """
-    where = choose_device(device)
-
-    def load() -> StableDiffusionXLPipeline:
-        pipeline = load_pipeline(model, vae, sampling, where)
-        if adapter is not None:
-            load_trained(pipeline, adapter)
-        return pipeline
-
     wanted = [(p, r, prompt_seed(seed, p.id, r)) for p in prompts for r in range(replicates)]
-    pngs, generated = cached_pictures(
+    pictures = CachedPictures(
         [Request(prompt.prompt, number) for prompt, _, number in wanted],
+        model=model,
         sampling=sampling,
-        model_digest=model_digest,
-        load=load,
-        cells=cells,
+        device=choose_device(device),
+        caches=caches,
         progress=progress,
     )
     (out / "images").mkdir(parents=True, exist_ok=True)
     lines = []
-    for (prompt, replicate, number), png in zip(wanted, pngs, strict=True):
+    for (prompt, replicate, number), png in zip(wanted, pictures, strict=True):
         file = f"images/{prompt.id}-{replicate}.png"
         (out / file).write_bytes(png)
         record = {
@@ -75,14 +59,6 @@ def generate_images(
         }
         lines.append(json.dumps(record, ensure_ascii=False) + "\n")
     (out / "records.jsonl").write_text("".join(lines), encoding="utf-8")
-    described = {"model": model_digest, "sampling": sampling.model_dump(mode="json", exclude={"batch_size"})}
+    described = {"model": model.digest, "sampling": sampling.model_dump(mode="json")}
     (out / "set.json").write_text(json.dumps(described, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    return {"pictures": len(wanted), "generated": generated}
-
-
-def pixel_digest(png: bytes) -> str:
-    """sha256 of mode, size and decoded pixels: the same for the same picture, however it was compressed."""
-    with Image.open(io.BytesIO(png)) as opened:
-        picture = opened.convert("RGB")
-    header = f"RGB,{picture.width},{picture.height},".encode()
-    return hashlib.sha256(header + picture.tobytes()).hexdigest()
+    return {"pictures": len(wanted), "generated": pictures.generated}

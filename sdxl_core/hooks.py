@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from sdxl_core.bundle import Bundle, BundleWriter
 from sdxl_core.disk import write_durably
 from sdxl_core.loop import Metrics, TrainState
 from sdxl_core.loss_by_timestep import PREFIX
-from sdxl_core.sampling import png_bytes
+from sdxl_core.picture_files import png_bytes
 from sdxl_core.together import Action
 from sdxl_core.trackers import Tracker
 from sdxl_core.training_config import TrainingConfig
@@ -60,7 +60,7 @@ class History:
         """Write what is pending and tell the trackers its mean."""
         if not self.pending:
             return
-        rows = [_read(metrics) for _, metrics in self.pending]
+        rows = _read([metrics for _, metrics in self.pending])
         steps = [step for step, _ in self.pending]
         self.pending = []
         new = "".join(_history_line(step, row) for step, row in zip(steps, rows, strict=True))
@@ -90,10 +90,19 @@ class History:
         return figures
 
 
-def _read(metrics: Metrics) -> dict[str, float]:
-    """Off the device; bins of timesteps in which the step had no row are left out."""
-    values = {name: float(value) for name, value in metrics.items()}
-    return {name: value for name, value in values.items() if not (name.startswith(PREFIX) and math.isnan(value))}
+def _read(steps: Sequence[Metrics]) -> list[dict[str, float]]:
+    """Off the device, all at once; bins of timesteps in which a step had no row are left out."""
+    places = [(step, name, value) for step, metrics in enumerate(steps) for name, value in metrics.items()]
+    rows: list[dict[str, float]] = [dict.fromkeys(metrics, math.nan) for metrics in steps]
+    for kind in {(value.device, value.dtype) for _, _, value in places}:
+        alike = [(step, name, value) for step, name, value in places if (value.device, value.dtype) == kind]
+        read = torch.stack([value.detach() for _, _, value in alike]).tolist()
+        for (step, name, _), value in zip(alike, read, strict=True):
+            rows[step][name] = value
+    return [
+        {name: value for name, value in row.items() if not (name.startswith(PREFIX) and math.isnan(value))}
+        for row in rows
+    ]
 
 
 def _history_line(step: int, row: dict[str, float]) -> str:

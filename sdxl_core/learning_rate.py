@@ -83,8 +83,22 @@ def learning_rate(config: TrainingConfig, step: int, rate: float | None = None) 
 
 
 def learning_rates(config: TrainingConfig, step: int, parts: Iterable[Part], rows_per_step: int) -> dict[Part, float]:
-    """The rate of each part at optimizer step `step`."""
-    return {part: learning_rate(config, step, base_rate(config, part, rows_per_step)) for part in parts}
+    """The rate of each part at optimizer step `step`; zero where it has stopped learning.
+
+    At zero nothing moves or decays a part: optimizers that would still do so refuse `text_encoders.until_step`.
+    """
+
+    def rate(part: Part) -> float:
+        return learning_rate(config, step, base_rate(config, part, rows_per_step))
+
+    return {part: 0.0 if _has_stopped(config, part, step) else rate(part) for part in parts}
+
+
+def _has_stopped(config: TrainingConfig, part: Part, step: int) -> bool:
+    chosen = config.text_encoders
+    if chosen is None or chosen.until_step is None:
+        return False
+    return part in ("text_encoder", "text_encoder_2") and step >= chosen.until_step
 
 
 def curves(rates: Mapping[Part, float]) -> dict[str, float]:

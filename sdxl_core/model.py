@@ -5,6 +5,7 @@ Everything loads from local folders, from safetensors alone, and runs no code th
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ COMPONENTS: dict[str, Component] = {
     "text_encoder_2": Component(CLIPTextModelWithProjection, "model.safetensors"),
 }
 """Those that can be trained."""
+TEXT_PARTS = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
 
 
 def stored(component: Path) -> dict[str, Any]:
@@ -122,18 +124,37 @@ def load_pipeline(
     model: Path, vae: Path | None, sampling: SamplingConfig, device: torch.device
 ) -> StableDiffusionXLPipeline:
     """The checkpoint as diffusers' own pipeline, ready to sample as `sampling` says, without a progress bar."""
-    dtype = choose_dtype(sampling.precision, device, "sampling")
+    return assemble_pipeline(model, vae, sampling, choose_dtype(sampling.precision, device, "sampling")).to(device)
+
+
+def assemble_pipeline(
+    model: Path, vae: Path | None, sampling: SamplingConfig, dtype: torch.dtype, *, text: bool = True
+) -> StableDiffusionXLPipeline:
+    """The same, still on the CPU. Text encoders are float32, as in training; without `text` there are none.
+
+    A VAE that says it overflows in float16 (`force_upcast`, as SDXL's own does) is float32 there.
+    """
     parts = {
         "unet": load_component_unet(model / "unet", dtype),
         "vae": load_whole(AutoencoderKL, vae_folder(model, vae), dtype),
-        **load_text_encoders(model, dtype),
+        **(load_text_encoders(model, torch.float32) if text else dict.fromkeys(TEXT_PARTS)),
     }
+    if dtype == torch.float16 and parts["vae"].config.force_upcast:
+        parts["vae"] = load_vae(vae_folder(model, vae), torch.device("cpu"))
     pipeline = StableDiffusionXLPipeline.from_pretrained(
         model, **stored(model / "unet") | {"dtype": dtype}, add_watermarker=False, **parts
     )
     pipeline.scheduler = SCHEDULERS[sampling.scheduler].from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(device)
+    return pipeline
+
+
+def forget_text_encoders(pipeline: StableDiffusionXLPipeline) -> None:
+    """Free their memory; the pipeline then draws from encoded prompts."""
+    for name in TEXT_PARTS:
+        setattr(pipeline, name, None)
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def zeros_for_empty_prompt(model: Path) -> bool:
@@ -160,6 +181,13 @@ def cast_frozen(network: nn.Module, dtype: torch.dtype) -> None:
         for name, buffer in module.named_buffers(recurse=False):
             if buffer.is_floating_point():
                 setattr(module, name, buffer.to(dtype))
+
+
+def lay_out_channels_last(network: nn.Module) -> None:
+    """Store the frozen convolutions with the channels of a pixel side by side; what they compute comes so, too."""
+    for parameter in network.parameters():
+        if parameter.dim() == 4 and not parameter.requires_grad:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
 
 def cast_trained(trained: Iterable[nn.Parameter], dtype: torch.dtype) -> None:

@@ -30,6 +30,8 @@ def normal(shape: tuple[int, ...], *parts: str | int) -> Tensor:
 
 def integer(below: int, *parts: str | int) -> int:
     """A uniform integer in [0, below)."""
+    if below == 1:  # most pictures have one variant and one caption; seeding costs more than all else of a draw
+        return 0
     return int(torch.randint(below, (), generator=generator(*parts)))
 
 

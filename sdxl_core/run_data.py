@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sdxl_core.compiling import refuse_many_sizes
 from sdxl_core.data.buckets import refuse_mixed_sizes
 from sdxl_core.errors import UserError
 from sdxl_core.held_out import choose_held_out, refuse_shared
@@ -36,12 +37,13 @@ class RunImages:
 def load_run_images(job: TrainJob, objective: Objective) -> RunImages:
     """
     Raises:
-        UserError: class images are of other sizes, masks are asked for and not there, or the held-out pictures are
-            none, all, or trained on as well.
+        UserError: pictures are of too many sizes to compile for, class images are of other sizes, masks are asked for
+            and not there, or the held-out pictures are none, all, or trained on as well.
     """
     if job.latents is None:
         raise UserError("the job names no latents to train on, and no data was given in their place")
     images = load_images(job.latents)
+    refuse_many_sizes(job.training, images.sizes)
     classes = load_images(job.class_latents) if objective.uses_class_images and job.class_latents else None
     if classes is not None:
         refuse_mixed_sizes({*images.sizes}, {*classes.sizes})

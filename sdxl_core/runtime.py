@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeVar
 
-import psutil
 import torch
 
 from sdxl_core.config import Precision
 from sdxl_core.errors import UserError
 
+T = TypeVar("T")
 DeviceName = Literal["auto", "cpu", "cuda"]
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-BYTES_PER_PIXEL_AND_ROW = 3_500  # of a generated picture in flight; 3.5 GiB at 1024 x 1024, guidance included
-MAX_BATCH = {"cuda": 16, "cpu": 8}
 
 
 def choose_device(name: str) -> torch.device:
@@ -60,13 +59,16 @@ def choose_dtype(precision: Precision, device: torch.device, where: str) -> torc
     return DTYPES[precision]
 
 
-def free_memory_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
+def unless_out_of_memory(work: Callable[[], T]) -> T | None:
+    """What `work` gives, or None where the device's memory did not suffice; what it held is free again then."""
+    try:
+        return work()
+    except torch.OutOfMemoryError:
+        pass  # the error holds on to tensors until here
+    torch.cuda.empty_cache()
+    return None
 
 
-def batch_size_for(width_px: int, height_px: int, device: torch.device) -> int:
-    """How many pictures to generate at once: as many as fit into 70 % of the free memory, within reason."""
-    fitting = int(0.7 * free_memory_bytes(device) / (BYTES_PER_PIXEL_AND_ROW * width_px * height_px))
-    return max(1, min(MAX_BATCH[device.type], fitting))
+def filled_up(items: Sequence[T], count: int) -> list[T]:
+    """As many as `count`, with the last one repeated."""
+    return [*items, *[items[-1]] * (count - len(items))]

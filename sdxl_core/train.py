@@ -23,6 +23,7 @@ from sdxl_core.bundle import BundleWriter, read_bundle
 from sdxl_core.bundles import newest_bundle, require_whole
 from sdxl_core.disk import require_writable
 from sdxl_core.errors import UserError
+from sdxl_core.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_KILLED, EXIT_PREEMPTED, EXIT_USER_ERROR
 from sdxl_core.finished import export, share_weights_of
 from sdxl_core.hooks import History, Saving, ValidationPictures, drawn, emit
 from sdxl_core.loop import Hook, Log, NonFiniteRunError, Trainer, TrainState, rows_per_step
@@ -31,7 +32,7 @@ from sdxl_core.overrides import check_override, refuse_changes
 from sdxl_core.run import Run, set_up
 from sdxl_core.together import Action
 from sdxl_core.trackers import TensorBoard, Tracker, Wandb
-from sdxl_core.train_job import EXIT_DONE, EXIT_FAILED, EXIT_KILLED, EXIT_PREEMPTED, EXIT_USER_ERROR, TrainJob
+from sdxl_core.train_job import TrainJob
 from sdxl_core.training_set import StepRows
 from sdxl_core.validation import Validation
 

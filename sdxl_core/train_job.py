@@ -70,8 +70,3 @@ class TrainJob(Config):
     def first_step(self) -> int:
         """The steps up to here are another run's."""
         return 0 if self.ancestor is None else self.ancestor.step
-
-
-EXIT_DONE, EXIT_FAILED, EXIT_USER_ERROR, EXIT_PREEMPTED = 0, 1, 2, 75
-EXIT_KILLED = 143
-"""By a second SIGTERM, without saving."""

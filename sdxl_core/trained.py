@@ -15,8 +15,10 @@ from sdxl_core.adapter_start import require_same_layers
 from sdxl_core.adapters import ADAPTERS, Adapter
 from sdxl_core.attention import use_attention
 from sdxl_core.checkpointing import use_checkpointing
+from sdxl_core.compiling import compile_unet, require_compiler
+from sdxl_core.fused_lora import fuse_lora
 from sdxl_core.learned_tokens import add_tokens, export_tokens, require_used
-from sdxl_core.model import cast_frozen, cast_trained, kept, load_unet
+from sdxl_core.model import cast_frozen, cast_trained, kept, lay_out_channels_last, load_unet
 from sdxl_core.networks import Networks
 from sdxl_core.peft_layers import stored_layers
 from sdxl_core.quantization import quantize_frozen
@@ -70,8 +72,10 @@ def load_trained_networks(
     `dtype` is that of frozen weights; `captions` are those of the run.
 
     Raises:
-        UserError: a new token is in no caption, or a word already; or the adapter does not fit the networks.
+        UserError: a new token is in no caption, or a word already; or the adapter does not fit the networks; or what
+            compiles them is not installed.
     """
+    require_compiler(config, accelerator.device)
     tokenizers, encoders = None, None
     if config.live_text:
         require_used(config.new_tokens, captions)
@@ -81,14 +85,15 @@ def load_trained_networks(
     if tokenizers is not None and encoders is not None:
         trainable |= add_tokens(tokenizers, encoders, config.new_tokens, config.seed)
     cast_trained(trainable.values(), DTYPES[config.trained_weights])
-    notes = []
+    notes: list[str] = []
     for part, module in networks.parts.items():
-        notes.append(settle(part, module, config, dtype, accelerator.device))
+        notes += prepare_network(part, module, config, dtype, accelerator.device)
         module.to(accelerator.device)
+        if config.compile != "none" and part == "unet":
+            compile_unet(module, config.compile, config.deterministic)
         accelerator.prepare_model(module, evaluation_mode=True)  # autocast; gradients are averaged by Workers
     saved = {f"{part}.{name}": numbers for part in adapted for name, numbers in kept(networks.parts[part]).items()}
-    said = tuple(note for note in notes if note is not None)
-    return Trained(networks, tokenizers, adapter, adapted, trainable, config, saved, said)
+    return Trained(networks, tokenizers, adapter, adapted, trainable, config, saved, tuple(notes))
 
 
 def attach_adapter(
@@ -110,11 +115,16 @@ def attach_adapter(
     return adapter, adapted, trainable
 
 
-def settle(part: str, module: Any, config: TrainingConfig, dtype: torch.dtype, device: torch.device) -> str | None:
+def prepare_network(
+    part: str, module: Any, config: TrainingConfig, dtype: torch.dtype, device: torch.device
+) -> list[str]:
     """Give a network, adapter and all, its number formats and its ways to compute; returns what deviates from them."""
     cast_frozen(module, dtype)
     if config.base_quantization is not None and part == "unet":
         quantize_frozen(module, config.base_quantization, device)
+    if config.channels_last and part == "unet":
+        lay_out_channels_last(module)
     if config.gradient_checkpointing:
         use_checkpointing(module, config.checkpoint_every_blocks)
-    return use_attention(module, config.attention, device, dtype)
+    notes = [fuse_lora(module) if config.fused_lora else None, use_attention(module, config.attention, device, dtype)]
+    return [note for note in notes if note is not None]

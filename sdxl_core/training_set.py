@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import compress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from safetensors.torch import load_file
@@ -117,6 +117,17 @@ class StepRows(Protocol):
         ...
 
 
+class _Row(NamedTuple):
+    """A row of a step, and what it shows."""
+
+    group: int
+    """0 is the instance's; 1, where there are class images, theirs."""
+    step: int
+    slot: int
+    picture: int
+    variant: int
+
+
 class TrainingSet:
     """Batches for any optimizer step, without state.
 
@@ -159,8 +170,8 @@ class TrainingSet:
         Class rows are class images, or with `class_prompt` the instance rows again with that caption. Where pictures
         have several sizes, `slots` are of one micro-batch as configured, or of part of one.
         """
-        rows = [(group, step, slot) for group in range(len(self.groups)) for slot in slots]
-        drawn = [self._row(*row) for row in rows]
+        rows = [self._row(group, step, slot) for group in range(len(self.groups)) for slot in slots]
+        drawn = [self._draw(row) for row in rows]
         if self.class_prompt is not None:
             class_row = self.text.rows[self.class_prompt][0]
             drawn += [(*row[:-1], class_row) for row in drawn]
@@ -168,8 +179,8 @@ class TrainingSet:
         x, eps, input_eps, t, ids, texts = zip(*drawn, strict=True)
         rows_B = torch.tensor(texts)
         conditioning = Conditioning(self.text.pick(rows_B), self.text.lengths_U[rows_B], torch.stack(ids))
-        mask = torch.stack([self._mask(*row) for row in rows]) if self.config.masked_loss is not None else None
-        weight = torch.tensor([self.concepts[row[0]][self._picture(*row)].loss_weight for row in rows])
+        mask = torch.stack([self._mask(row) for row in rows]) if self.config.masked_loss is not None else None
+        weight = torch.tensor([self.concepts[row.group][row.picture].loss_weight for row in rows])
         faces = self._faces(rows, len(slots)) if self.faces is not None else None
         return Batch(
             torch.stack(x), conditioning, torch.stack(eps), torch.stack(input_eps), torch.tensor(t), weight, mask, faces
@@ -179,46 +190,45 @@ class TrainingSet:
         """sha256 of the pictures in `batch(step, slots)`, to name a sample that did damage."""
         return [group.sha256s[self._picture(g, step, slot)] for g, group in enumerate(self.groups) for slot in slots]
 
-    def _row(self, group: int, step: int, slot: int) -> tuple[Tensor, Tensor, Tensor, int, Tensor, int]:
-        images = self.groups[group]
+    def _row(self, group: int, step: int, slot: int) -> _Row:
         picture = self._picture(group, step, slot)
-        draw = (self.config.seed, group, step, slot)
-        variant = self._variant(group, step, slot)
+        variants = len(self.groups[group].mean_NVCHW[picture])
+        variant = randomness.integer(variants, "variant", self.config.seed, group, step, slot)
+        return _Row(group, step, slot, picture, variant)
+
+    def _draw(self, row: _Row) -> tuple[Tensor, Tensor, Tensor, int, Tensor, int]:
+        images, picture, variant = self.groups[row.group], row.picture, row.variant
+        draw = (self.config.seed, row.group, row.step, row.slot)
         mean, std = images.mean_NVCHW[picture][variant], images.std_NVCHW[picture][variant]
         shape = (mean.shape[0], mean.shape[1], mean.shape[2])
         x = (mean + std * randomness.normal(shape, "posterior", *draw)) * self.scaling_factor
         eps, input_eps = draw_noise(shape, self.config.noise, *draw)
         t = draw_timestep(self.config.timesteps, self.timesteps, *draw)
-        dropped = group == 0 and randomness.uniform("caption", *draw) < self.config.caption_dropout
+        dropped = row.group == 0 and randomness.uniform("caption", *draw) < self.config.caption_dropout
         texts = self.text.rows[images.captions[picture]]
         text = 0 if dropped else texts[randomness.integer(len(texts), "caption-variant", *draw)]
         return x, eps, input_eps, t, images.time_ids_NV6[picture][variant], text
 
-    def _mask(self, group: int, step: int, slot: int) -> Tensor:
+    def _mask(self, row: _Row) -> Tensor:
         """1 x H x W; class images have no mask, and count everywhere."""
-        images, picture = self.groups[group], self._picture(group, step, slot)
+        images = self.groups[row.group]
         if images.mask_NVHW is None:
-            return torch.ones(1, *images.mean_NVCHW[picture].shape[-2:])
-        return images.mask_NVHW[picture][self._variant(group, step, slot)][None]
+            return torch.ones(1, *images.mean_NVCHW[row.picture].shape[-2:])
+        return images.mask_NVHW[row.picture][row.variant][None]
 
-    def _faces(self, rows: Sequence[tuple[int, int, int]], instances: int) -> FaceTargets:
+    def _faces(self, rows: Sequence[_Row], instances: int) -> FaceTargets:
         """Of the first so many rows; what follows them is of the class."""
         assert self.faces is not None
         none: list[tuple[Place, int] | None] = [None] * (len(rows) - instances)
-        return self.faces.pick([self._place(*row) for row in rows[:instances]] + none)
+        return self.faces.pick([self._place(row) for row in rows[:instances]] + none)
 
-    def _place(self, group: int, step: int, slot: int) -> tuple[Place, int]:
-        images, picture = self.groups[group], self._picture(group, step, slot)
-        variant = self._variant(group, step, slot)
-        height, width = images.time_ids_NV6[picture][variant][4:].int().tolist()
-        return (images.sha256s[picture], f"{height}x{width}"), variant
+    def _place(self, row: _Row) -> tuple[Place, int]:
+        images = self.groups[row.group]
+        height, width = images.time_ids_NV6[row.picture][row.variant][4:].int().tolist()
+        return (images.sha256s[row.picture], f"{height}x{width}"), row.variant
 
     def _picture(self, group: int, step: int, slot: int) -> int:
         return self.orders[group].picture(step * self.rows_per_step + slot)
-
-    def _variant(self, group: int, step: int, slot: int) -> int:
-        variants = len(self.groups[group].mean_NVCHW[self._picture(group, step, slot)])
-        return randomness.integer(variants, "variant", self.config.seed, group, step, slot)
 
     def _order(self, group: int) -> RowOrder:
         """Every picture once an epoch, times its concept's repeats, in an order of the epoch's own."""

@@ -10,12 +10,13 @@ from pathlib import Path
 import torch
 from diffusers import StableDiffusionXLPipeline
 from PIL import Image
-from torch import Tensor
 
+from sdxl_core.compiling import uncompiled
 from sdxl_core.model import load_vae, vae_folder, zeros_for_empty_prompt
 from sdxl_core.networks import Networks
-from sdxl_core.prompt_embeddings import prompt_embeddings
+from sdxl_core.prompt_embeddings import Guidance, Prompts, prompt_encoder
 from sdxl_core.prompts import prompt_seed
+from sdxl_core.sampling import Request, draw
 from sdxl_core.scheduler import sampling_scheduler
 from sdxl_core.text_encoders import TextEncoders, Tokenizers
 from sdxl_core.train_job import TrainJob
@@ -25,12 +26,13 @@ from sdxl_core.training_config import ValidationConfig
 
 @contextmanager
 def evaluating(networks: Networks) -> Iterator[None]:
-    """Without dropout inside, and as before afterwards."""
+    """Without dropout inside, and uncompiled; as before afterwards."""
     modes = [(part, part.training) for part in networks.parts.values()]
     for part, _ in modes:
         part.eval()
     try:
-        yield
+        with uncompiled():
+            yield
     finally:
         for part, training in modes:
             part.train(training)
@@ -44,7 +46,7 @@ class Validation:
         self.sampling = job.sampling
         self.trained = trained
         self.device = device
-        self.zeros = zeros_for_empty_prompt(job.model)
+        self.guidance = Guidance.of(job.sampling, zeros=zeros_for_empty_prompt(job.model))
         self.encoded = None if trained.tokenizers is not None else self._encode_once(job.model)
         self.pipeline = StableDiffusionXLPipeline(
             vae=load_vae(vae_folder(job.model, job.vae), torch.device("cpu")),
@@ -60,52 +62,33 @@ class Validation:
 
     @torch.no_grad()
     def pictures(self) -> list[Image.Image]:
-        """One picture per validation prompt."""
+        """One picture per validation prompt, drawn in batches no larger than there are prompts."""
+        prompts = self.config.prompts
+        requests = [Request(prompt, prompt_seed(self.config.seed, prompt, 0)) for prompt in prompts]
+        sampling = self.sampling.model_copy(update={"batch_size": min(self.sampling.batch_size, len(prompts))})
         self.pipeline.vae.to(self.device)
         try:
             with evaluating(self.trained.networks):
-                return [self._picture(*each) for each in zip(self.config.prompts, self._prompts(), strict=True)]
+                batches = list(draw(self.pipeline, requests, self._prompts(), sampling))
         finally:
             self.pipeline.vae.to("cpu")  # a third of a gigabyte that no step needs
+        found = dict(drawn for batch in batches for drawn in batch)
+        return [Image.fromarray(found[request]) for request in requests]
 
-    def _prompts(self) -> list[dict[str, Tensor]]:
+    def _prompts(self) -> Prompts:
         if self.encoded is not None:
             return self.encoded
         tokenizers, encoders = self.trained.tokenizers, self.trained.networks.text_encoders
         assert tokenizers is not None and encoders is not None
         return self._encode(tokenizers, encoders)
 
-    def _encode_once(self, model: Path) -> list[dict[str, Tensor]]:
+    def _encode_once(self, model: Path) -> Prompts:
         """The encoders are gone when this returns."""
         encoded = self._encode(Tokenizers.load(model), TextEncoders.load(model, self.device))
         gc.collect()
         return encoded
 
-    def _encode(self, tokenizers: Tokenizers, encoders: TextEncoders) -> list[dict[str, Tensor]]:
-        """Each prompt alone, so that none is padded because of its company."""
-        sampling = self.sampling
-        return [
-            prompt_embeddings(
-                tokenizers,
-                encoders,
-                [prompt],
-                sampling.negative_prompt,
-                max_chunks=sampling.max_chunks,
-                zeros=self.zeros,
-                device=self.device,
-            )
-            for prompt in self.config.prompts
-        ]
-
-    def _picture(self, prompt: str, embeddings: dict[str, Tensor]) -> Image.Image:
-        seed = prompt_seed(self.config.seed, prompt, 0)
-        picture: Image.Image = self.pipeline(
-            **embeddings,
-            num_inference_steps=self.sampling.steps,
-            guidance_scale=self.sampling.guidance_scale,
-            guidance_rescale=self.sampling.guidance_rescale,
-            width=self.sampling.width_px,
-            height=self.sampling.height_px,
-            generator=torch.Generator("cpu").manual_seed(seed),
-        ).images[0]
-        return picture
+    def _encode(self, tokenizers: Tokenizers, encoders: TextEncoders) -> Prompts:
+        chunks = self.sampling.max_chunks
+        encode = prompt_encoder(tokenizers, encoders, chunks, self.device)
+        return Prompts.encode(self.config.prompts, self.guidance, chunks, encode)

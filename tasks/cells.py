@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 
+from sdxl_core.disk import naming_a_full_disk
+
 _LOG = logging.getLogger("sdxl_flows.store")
 _MAGIC = b"cell1\n"
 _HEAD = len(_MAGIC) + 32
@@ -43,17 +45,9 @@ class DiskCells(MutableMapping[str, bytes]):
         return body
 
     def __setitem__(self, key: str, value: bytes) -> None:
-        path = self._path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
-        try:
-            with os.fdopen(descriptor, "wb") as stream:
-                stream.write(_MAGIC + hashlib.sha256(value).digest())
-                stream.write(value)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        """Raises DiskFullError where there is no room."""
+        with naming_a_full_disk(self._root, len(value)):
+            self._write(self._path(key), value)
 
     def __delitem__(self, key: str) -> None:
         try:
@@ -81,6 +75,19 @@ class DiskCells(MutableMapping[str, bytes]):
         if not _KEY.fullmatch(key):
             raise ValueError(f"a cell's key should be 16 to 128 lower-case hex digits, got {key!r}")
         return self._root / key[:2] / key
+
+    @staticmethod
+    def _write(path: Path, value: bytes) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(_MAGIC + hashlib.sha256(value).digest())
+                stream.write(value)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
 
     @staticmethod
     def _note_use(path: Path) -> None:

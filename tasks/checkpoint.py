@@ -36,6 +36,11 @@ _STEMS = {
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 _MOST_NAMED = 3
+_CONVERT = (
+    'python -c "from diffusers import StableDiffusionXLPipeline as P; '
+    "P.from_single_file('{}').save_pretrained('sdxl')\""
+)
+"""A single file to a diffusers folder, by diffusers."""
 
 
 def check_checkpoint(folder: Path, vae: Path | None = None) -> None:
@@ -121,14 +126,23 @@ def _read_schedule(folder: Path, where: str) -> None:
 def _read_index(folder: Path, where: str) -> dict[str, Any]:
     path = folder / "model_index.json"
     if not path.is_file():
-        in_folder = "Give the folder that holds model_index.json."
-        fix = in_folder if folder.is_dir() else "Convert it to a diffusers folder first."
-        raise ConfigError.about(where, expected="a diffusers folder with model_index.json", got=folder, fix=fix)
+        raise ConfigError.about(
+            where, expected="a diffusers folder with model_index.json", got=folder, fix=_folder_of(folder)
+        )
     index = _read_object(path, where)
     kind = str(index.get("_class_name") or "nothing")
     if not kind.startswith("StableDiffusionXL"):
         raise ConfigError.about(where, expected="a Stable Diffusion XL checkpoint", got=f"{kind} in {folder}")
     return index
+
+
+def _folder_of(place: Path) -> str:
+    """How to come from what was given to a diffusers folder."""
+    if place.is_dir():
+        return "Give the folder that holds model_index.json."
+    if place.suffix == ".safetensors":
+        return f"Convert the single file (docs/weights.md): {_CONVERT.format(place.name)}"
+    return "Convert it to a diffusers folder first."
 
 
 def _read_object(path: Path, where: str) -> dict[str, Any]:

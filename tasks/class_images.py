@@ -5,29 +5,28 @@ from __future__ import annotations
 from sdxl_core.config import PriorConfig
 from tasks.manifest import Json
 from tasks.stage import Call, Job, Stage
-from tasks.weights import BaseModel, local_folders
+from tasks.weights import TEXT_PARTS, BaseModel, local_folders
 
 
 def _build(job: Job) -> dict[str, Json]:
+    from sdxl_core.cached_pictures import Caches
     from sdxl_core.class_images import generate_class_images
+    from sdxl_core.drawing_model import DrawingModel
 
-    model, vae = local_folders(job.local)
+    base, vae = local_folders(job.local)
     return generate_class_images(
-        prior=PriorConfig.model_validate(job.local["prior"]),
-        model=model,
-        vae=vae,
-        model_digest=job.params["model"],
+        prior=PriorConfig.model_validate(job.params["prior"]),
+        model=DrawingModel(base, vae, None, job.params["model"], job.local["text_digest"]),
         out=job.out,
-        cells=job.store.cells("images"),
+        caches=Caches(job.store.cells("images"), job.store.cells("prompts")),
         device=job.device,
         progress=job.progress,
     )
 
 
-STAGE = Stage(kind="class_images", version="1", build=_build, retries=1)
+STAGE = Stage(kind="class_images", version="2", build=_build, retries=1)
 
 
 def generate(prior: PriorConfig, model: BaseModel) -> Call:
-    settings = prior.model_dump(mode="json", exclude={"sampling": {"batch_size"}})
-    local = {"prior": prior.model_dump(mode="json"), **model.located}
-    return Call(STAGE, "class_images", {"prior": settings, "model": model.digest()}, local=local)
+    params = {"prior": prior.model_dump(mode="json"), "model": model.digest()}
+    return Call(STAGE, "class_images", params, local={"text_digest": model.digest(*TEXT_PARTS), **model.located})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,8 +20,7 @@ from sdxl_core.config import (
 )
 from sdxl_core.export_config import ExportConfig
 from sdxl_core.training_config import TrainingConfig
-
-DEFAULT_STORE = ".sdxl-flows"
+from tasks.store import store_root
 
 
 class RuntimeConfig(Config):
@@ -35,7 +33,7 @@ class RuntimeConfig(Config):
 
     def store_root(self) -> Path:
         """The store's folder, absolute."""
-        return Path(self.store or os.environ.get("SDXL_FLOWS_STORE") or DEFAULT_STORE).expanduser().absolute()
+        return store_root(self.store)
 
 
 class PipelineConfig(Config):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import metadata, util
 from typing import Literal
 
-from tasks.config import RuntimeConfig
+from tasks.store import store_root
 
 _REQUIRED = ("torch", "torchvision", "diffusers", "transformers", "peft", "accelerate", "prefect", "datasets", "lpips")
 _EXTRAS = {"wandb": "wandb", "xformers": "xformers", "insightface": "faces", "bitsandbytes": "8bit"}
@@ -25,14 +25,14 @@ class Finding:
     text: str
 
 
-def examine(runtime: RuntimeConfig) -> Iterator[Finding]:
+def examine() -> Iterator[Finding]:
     """Look at interpreter, libraries, extras, device, memory, disk, store and hub, one finding after another."""
     right = (3, 11) <= sys.version_info[:2] < (3, 13)
     yield Finding("python", "ok" if right else "bad", f"{platform.python_version()} (needs 3.11 or 3.12)")
     yield from _libraries()
     yield _device()
     yield _memory()
-    yield _disk(runtime)
+    yield _disk()
     yield _hub()
 
 
@@ -76,8 +76,8 @@ def _memory() -> Finding:
     return Finding("memory", state, f"{free_gb:.1f} GB available (the miniature wants {_ENOUGH_MEMORY_GB})")
 
 
-def _disk(runtime: RuntimeConfig) -> Finding:
-    root = runtime.store_root()
+def _disk() -> Finding:
+    root = store_root()
     place = next(folder for folder in (root, *root.parents) if folder.exists())
     if not os.access(place, os.W_OK):
         return Finding("store", "bad", f"{root}: not writable; set SDXL_FLOWS_STORE")

@@ -96,7 +96,8 @@ def forecast(config: PipelineConfig) -> Forecast:
     from sdxl_core.runtime import choose_device
 
     device = choose_device(config.runtime.device)
-    given = Given(folder, vae, config.transform.resolution_px, config.captions.max_chunks)
+    largest_px = max(config.transform.base_resolutions_px)  # no bucket has more area than its resolution's square
+    given = Given(folder, vae, largest_px, config.captions.max_chunks)
     variants: list[_Variant] = []
     more = _variants(given, config.training)
     cards = []
@@ -203,6 +204,13 @@ def _notes(config: PipelineConfig) -> tuple[str, ...]:
     ]
     if config.training.validation is not None:
         notes.append("Not counted: validation pictures, which need the VAE and its activations while they are drawn.")
+    if config.training.consistency.identity_loss is not None:
+        notes.append(
+            "Not counted: the identity loss, whose VAE decoder, face recogniser and their activations come on top, and "
+            "their time."
+        )
+    if config.transform.buckets is not None:
+        notes.append(f"Every step is counted as one of {max(config.transform.base_resolutions_px)} px squares.")
     if config.training.processes > 1:
         notes.append(f"Figures are of each of the {config.training.processes} processes.")
     return tuple(notes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from eval.errors import EvalError
 from sdxl_core.errors import UserError
-from sdxl_core.train_job import EXIT_FAILED, EXIT_PREEMPTED, EXIT_USER_ERROR
+from sdxl_core.exit_codes import EXIT_FAILED, EXIT_PREEMPTED, EXIT_USER_ERROR
 
 
 class ConfigError(UserError):

@@ -12,7 +12,7 @@ from tasks.digests import digest_json
 from tasks.manifest import Json
 from tasks.stage import Call, Handle, Job, Stage
 from tasks.train import trained_weights
-from tasks.weights import BaseModel, local_folders
+from tasks.weights import TEXT_PARTS, BaseModel, local_folders
 
 
 @dataclass(frozen=True)
@@ -28,28 +28,43 @@ Adapter = Handle | AdapterFile | None
 
 
 def _build(job: Job) -> dict[str, Json]:
+    from sdxl_core.cached_pictures import Caches
+    from sdxl_core.drawing_model import DrawingModel
     from sdxl_core.generate import generate_images
 
-    model, vae = local_folders(job.local)
+    base, vae = local_folders(job.local)
     adapter = job.inputs.get("training")
     if job.local["adapter"] is not None:
         adapter = Path(job.local["adapter"])
     digests = [job.store.digest_file(file) for file in _weights(adapter)]
-    weights = {"base": job.params["model"], "adapter": digests}
+    model = DrawingModel(
+        base=base,
+        vae=vae,
+        trained=adapter,
+        digest=digest_json({"base": job.params["model"], "adapter": digests}),
+        text_digest=_text_digest(job, adapter, digests),
+    )
     return generate_images(
-        sampling=SamplingConfig.model_validate(job.local["sampling"]),
+        sampling=SamplingConfig.model_validate(job.params["sampling"]),
         prompts=tuple(Prompt(**prompt) for prompt in job.params["prompts"]),
         replicates=job.params["replicates"],
         seed=job.params["seed"],
         model=model,
-        vae=vae,
-        adapter=adapter,
-        model_digest=digest_json(weights),
         out=job.out,
-        cells=job.store.cells("images"),
+        caches=Caches(job.store.cells("images"), job.store.cells("prompts")),
         device=job.device,
         progress=job.progress,
     )
+
+
+def _text_digest(job: Job, adapter: Path | None, digests: Sequence[str]) -> str:
+    """Of the base's text encoders, unless the adapter changes them: then every prompt is encoded anew."""
+    from sdxl_core.adapters import encodes_otherwise
+
+    base: str = job.local["text_digest"]
+    if adapter is None or not encodes_otherwise(adapter):
+        return base
+    return digest_json({"base": base, "adapter": list(digests)})
 
 
 def _weights(adapter: Path | None) -> list[Path]:
@@ -58,7 +73,7 @@ def _weights(adapter: Path | None) -> list[Path]:
     return [adapter] if adapter.is_file() else trained_weights(adapter)
 
 
-STAGE = Stage(kind="images", version="3", build=_build, retries=1)
+STAGE = Stage(kind="images", version="4", build=_build, retries=1)
 
 
 @dataclass(frozen=True)
@@ -78,11 +93,11 @@ def generate(label: str, model: BaseModel, adapter: Adapter, drawn: PromptSet, s
         "prompts": [prompt.as_dict() for prompt in drawn.prompts],
         "replicates": drawn.replicates,
         "seed": drawn.seed,
-        "sampling": sampling.model_dump(mode="json", exclude={"batch_size"}),
+        "sampling": sampling.model_dump(mode="json"),
     }
     inputs = {} if adapter is None or isinstance(adapter, AdapterFile) else {"training": adapter}
     local = {
-        "sampling": sampling.model_dump(mode="json"),
+        "text_digest": model.digest(*TEXT_PARTS),
         "adapter": str(file.path) if file else None,
         **model.located,
     }

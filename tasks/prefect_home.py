@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from tasks.errors import ConfigError
 from tasks.locks import held
+from tasks.prefect_server import ServerFailed, TemporaryServer
 
 _QUIET = {
     "DO_NOT_TRACK": "1",
@@ -49,28 +48,38 @@ def local_prefect(store_root: Path) -> Iterator[None]:
         if url := PREFECT_API_URL.value():
             _require_answer(url)
         else:
-            # temporary servers that migrate one new database at the same time all fail
-            with held(store_root / "locks" / "prefect-start.lock", lambda holder: None):
-                _start_server()
-            stack.enter_context(_stopped_with_us())
+            stack.enter_context(temporary_settings({PREFECT_API_URL: _start_server(store_root)}))
         # the heartbeat's thread costs a second at the end of every flow, and nobody watches a run in the foreground
         stack.enter_context(temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}))
         stack.enter_context(_errors_told_once())
         yield
 
 
-def _start_server() -> None:
-    """The temporary server that Prefect's client brings."""
-    from prefect.client.orchestration import get_client
+def _start_server(store_root: Path) -> str:
+    """Start the temporary server, load what a flow needs meanwhile, and return the server's address once it answers."""
+    from prefect.settings import (
+        PREFECT_SERVER_ALLOW_EPHEMERAL_MODE,
+        PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
+        get_current_settings,
+    )
 
-    try:
-        get_client(sync_client=True)
-    except RuntimeError as error:
-        name = "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"
-        raise ConfigError(
-            f"Prefect's temporary server did not answer within {os.environ.get(name)} s ({error}); if this machine is "
-            f"busy, run the same command again, or set {name} higher"
-        ) from error
+    if not PREFECT_SERVER_ALLOW_EPHEMERAL_MODE.value():
+        raise ConfigError("PREFECT_SERVER_ALLOW_EPHEMERAL_MODE is off: set PREFECT_API_URL to a server that runs")
+    timeout = PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS
+    # temporary servers that migrate one new database at the same time all fail
+    with held(store_root / "locks" / "prefect-start.lock", lambda holder: None):
+        server = TemporaryServer(get_current_settings().to_environment_variables(exclude_unset=True))
+        import prefect.flows
+        import prefect.main  # noqa: F401
+
+        try:
+            server.wait(timeout.value())
+        except ServerFailed as error:
+            raise ConfigError(
+                f"Prefect's temporary server did not start: {error}; if this machine is busy, run the same command "
+                f"again, or set {timeout.name} higher"
+            ) from error
+    return server.url
 
 
 def _require_answer(url: str) -> None:
@@ -109,21 +118,3 @@ def _errors_told_once() -> Iterator[None]:
     finally:
         for console in consoles:
             console.removeFilter(errors)
-
-
-@contextmanager
-def _stopped_with_us() -> Iterator[None]:
-    """See to it that the temporary server goes even if this process is killed, when Prefect cannot stop it itself."""
-    from prefect.server.api.server import SubprocessASGIServer
-
-    server = SubprocessASGIServer().server_process
-    if server is None:
-        yield
-        return
-    waits = f"import os, sys; sys.stdin.read(); os.kill({server.pid}, 15)"
-    watch = subprocess.Popen([sys.executable, "-c", waits], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    try:
-        yield
-    finally:
-        watch.kill()
-        watch.wait()

@@ -39,6 +39,12 @@ from tasks.manifest import (
 )
 
 _LOG = logging.getLogger("sdxl_flows.store")
+DEFAULT_ROOT = ".sdxl-flows"
+
+
+def store_root(named: str | os.PathLike[str] | None = None) -> Path:
+    """The store's folder, absolute: the one named, else that of SDXL_FLOWS_STORE, else `.sdxl-flows` here."""
+    return Path(named or os.environ.get("SDXL_FLOWS_STORE") or DEFAULT_ROOT).expanduser().absolute()
 
 
 class DamagedArtifact(Exception):

@@ -8,10 +8,7 @@ from pathlib import Path
 from sdxl_core.config import CaptionsConfig
 from tasks.manifest import Json
 from tasks.stage import Call, Handle, Job, Stage
-from tasks.weights import BaseModel
-
-# the index says whether an empty prompt stands for zeros
-_PARTS = ("index", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+from tasks.weights import TEXT_PARTS, BaseModel
 
 
 def _build(job: Job) -> dict[str, Json]:
@@ -35,5 +32,5 @@ STAGE = Stage(kind="text", version="3", build=_build)
 
 def encode(datasets: Mapping[str, Handle], model: BaseModel, captions: CaptionsConfig, extra: Collection[str]) -> Call:
     """One artifact for the captions of all `datasets`, and the `extra` ones."""
-    params = {"model": model.digest(*_PARTS), "captions": captions.model_dump(mode="json"), "extra": sorted(extra)}
+    params = {"model": model.digest(*TEXT_PARTS), "captions": captions.model_dump(mode="json"), "extra": sorted(extra)}
     return Call(STAGE, "text", params, datasets, {"model": str(model.folder)})

@@ -15,11 +15,10 @@ from tasks.stage import Call, Handle, Job, Stage
 from tasks.store import ArtifactStore, say_waiting
 from tasks.trainer import run_trainer
 from tasks.trainings import TrainingRecord, refuse_another, training_key, training_path, write_record
-from tasks.weights import BaseModel, local_folders
+from tasks.weights import TEXT_PARTS, BaseModel, local_folders
 
 BASE_PARTS = ("unet", "scheduler")
 """What of the base decides a training, unless it draws pictures."""
-_TEXT_PARTS = ("index", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
 
 
 class Continuing(Frozen):
@@ -100,7 +99,7 @@ def train(
     """`cached` holds `latents`; `text`, unless captions are encoded in every step; where there are such pictures,
     `class_latents` and `validation_latents`; and with a face model `identity`."""
     draws = bool(training.validation_prompts)
-    parts = (*BASE_PARTS, *_TEXT_PARTS) if training.live_text else BASE_PARTS
+    parts = (*BASE_PARTS, *TEXT_PARTS) if training.live_text else BASE_PARTS
     parts = (*parts, "vae") if face_model is not None else parts
     params = {
         "training": training.lasting,
@@ -109,7 +108,7 @@ def train(
         "max_steps": training.max_steps,
         "export": training.export,
         "model": model.digest() if draws else model.digest(*parts),
-        "sampling": sampling.model_dump(mode="json", exclude={"batch_size"}) if draws else None,
+        "sampling": sampling.model_dump(mode="json") if draws else None,
         "ancestor": continuing.ancestor.digest if continuing.ancestor else None,
         "face_model": face_model.digest if face_model is not None else None,
     }

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sdxl_core.errors import UserError
-from sdxl_core.train_job import EXIT_USER_ERROR, TrainJob
+from sdxl_core.exit_codes import EXIT_USER_ERROR
+from sdxl_core.train_job import TrainJob
 from tasks.errors import TrainerFailed, TrainerPreempted, TrainerStopped
 from tasks.manifest import Json
 from tasks.progress import Progress

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,12 +9,13 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from sdxl_core.config import ModelConfig, Precision
-from sdxl_core.disk import file_sha256, refuse_existing
+from sdxl_core.disk import refuse_existing
 from tasks.digests import FileDigests
 from tasks.errors import ConfigError
 from tasks.exports import OURS, architecture_of, open_checkpoint, require_lora_place, scheduler_of, write_checkpoint
 from tasks.finished import said_of
 from tasks.progress import stage_progress
+from tasks.weighted_files import WeightedFiles, digests_of, names_of, weighted_files
 from tasks.weights import BaseModel, find_base_settings, locate_base_model
 from tasks.yaml_config import resolve_paths
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from sdxl_core.weight_files.lora import LoraFile
     from sdxl_core.weight_files.lora_files import LoraFormat
     from sdxl_core.weight_files.low_rank import Cut, Retained
-
-WeightedFiles = Sequence[tuple[Path, float]]
 
 
 @dataclass(frozen=True)
@@ -58,26 +56,6 @@ def retained_rows(retained: Sequence[tuple[str, Retained]]) -> list[tuple[str, s
     return [(name, f"{100 * part.share:.2f} %") for name, part in [*retained, ("all", overall)]]
 
 
-def weighted_files(given: Sequence[str]) -> list[tuple[Path, float]]:
-    """`FILE.safetensors` or `FILE.safetensors:WEIGHT` -> file and weight.
-
-    Raises:
-        ConfigError: there is no such file, or the weight is no number.
-    """
-    return [_weighted(text) for text in given]
-
-
-def _weighted(text: str) -> tuple[Path, float]:
-    name, weight = (text, "1") if text.endswith(".safetensors") else text.rpartition(":")[::2]
-    try:
-        factor = float(weight)
-    except ValueError:
-        factor = math.nan
-    if not math.isfinite(factor) or not Path(name).is_file():
-        raise ConfigError.about("--lora", expected="an existing FILE.safetensors or FILE.safetensors:WEIGHT", got=text)
-    return Path(name), factor
-
-
 def merge_into_base(base: ModelConfig, loras: WeightedFiles, writing: Writing) -> None:
     """LoRAs into a model: a single file if `out` ends in .safetensors, else a diffusers folder.
 
@@ -100,8 +78,8 @@ def merge_into_base(base: ModelConfig, loras: WeightedFiles, writing: Writing) -
         is_lora=False,
         resolution_px=checkpoint.resolution_px,
         prediction_type=checkpoint.scheduler.get("prediction_type"),
-        merged_from=[_model_name(base), *_names(loras)],
-        lineage={"model": located.digest()} | _digests(loras),
+        merged_from=[_model_name(base), *names_of(loras)],
+        lineage={"model": located.digest()} | digests_of(loras),
     )
     write_checkpoint(checkpoint, described, said, writing.dtype, writing.out)
 
@@ -127,7 +105,7 @@ def merge_loras(
     for (lora, _), (file, _) in zip(read, loras, strict=True):
         lora.refuse_magnitudes(f"--lora {file}")
     cut, retained = _cut(added_up(read), Cut(rank=rank)) if rank else (added_up(read), {})
-    _write(cut, folder, architecture, writing, _names(loras), _digests(loras))
+    _write(cut, folder, architecture, writing, names_of(loras), digests_of(loras))
     return list(retained.items())
 
 
@@ -152,7 +130,7 @@ def resize(
     lora = read_lora(file, architecture)
     lora.refuse_magnitudes(str(file))
     cut, retained = _cut(lora, Cut(rank, energy))
-    _write(cut, folder, architecture, writing, _names(alone), _digests(alone))
+    _write(cut, folder, architecture, writing, names_of(alone), digests_of(alone))
     return list(retained.items())
 
 
@@ -238,14 +216,6 @@ def _located(model: ModelConfig) -> BaseModel:
         return locate_base_model(model, FileDigests(Path(memo) / "digests.sqlite"))
 
 
-def _names(loras: WeightedFiles) -> list[str]:
-    return [file.stem if weight == 1 else f"{file.stem} x {weight:g}" for file, weight in loras]
-
-
 def _model_name(model: ModelConfig) -> str:
     """The hub's name, or the folder's; never where it lies on this machine."""
     return Path(model.base).name if model.base.startswith("/") else model.base
-
-
-def _digests(loras: WeightedFiles) -> dict[str, str]:
-    return {f"{OURS}lora.{place}": file_sha256(file) for place, (file, _) in enumerate(loras)}

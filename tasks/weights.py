@@ -14,6 +14,8 @@ from tasks.digests import FileDigests, digest_json
 from tasks.errors import ConfigError
 from tasks.manifest import Json
 
+TEXT_PARTS = ("index", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+"""Components that decide what a text means; the index says whether an empty prompt stands for zeros."""
 _READ_SUFFIXES = (".json", ".txt", ".model", ".safetensors")
 
 
@@ -87,12 +89,12 @@ def find_base_settings(config: ModelConfig) -> Path:
 
 
 def locate_description(config: ModelConfig) -> tuple[Path, Path]:
-    """-> the folders of the base model and of its VAE, with their JSON files; of the hub's, nothing else is downloaded.
+    """-> the folders of the base model and of its VAE, with their JSON files; of the hub's, no weights are downloaded.
 
     Raises:
         ConfigError: it is not there, or not an SDXL checkpoint.
     """
-    folder = _local_or_hub(config.base, config.revision, "model.base", patterns=("*.json",))
+    folder = find_base_settings(config)
     vae = folder / "vae"
     if config.vae is not None:
         vae = _local_or_hub(config.vae, config.vae_revision, "model.vae", patterns=("*.json",))

@@ -1,8 +1,10 @@
-"""Fixtures shared by all tests. Nothing is downloaded, and nothing reaches for a network."""
+"""Settings shared by all tests. Nothing is downloaded, and nothing reaches for a network."""
 
 from __future__ import annotations
 
 import os
+
+import pytest
 
 os.environ |= {
     "HF_HUB_OFFLINE": "1",
@@ -11,3 +13,26 @@ os.environ |= {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
 }
+LONGEST = (
+    "flows/test_pipeline.py",
+    "sdxl_core/test_resume.py",
+    "flows/test_cli.py",
+    "flows/test_prefect.py",
+    "sdxl_core/test_adapters.py",
+    "sdxl_core/test_text_training.py",
+    "sdxl_core/test_golden.py",
+    "sdxl_core/test_optimizer_runs.py",
+    "sdxl_core/test_identity_loss.py",
+    "sdxl_core/test_validation_loss.py",
+)
+"""Files that take longest, which come first: one that began last would keep a worker busy alone."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False  # xdist would put the files with most tests first
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get("/".join(item.path.parts[-2:]), len(LONGEST)))

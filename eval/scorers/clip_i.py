@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
-
-import numpy as np
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from eval.clip import VERSION, ClipEncoder
 from eval.errors import EvalError, NotScored
 from eval.images import Picture
 from eval.scorers.base import Direction, Judge, Metric, Needs, Resources, Sample, Score
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class ClipI(Metric):
@@ -36,6 +37,8 @@ class ClipI(Metric):
     """Hub commit or tag."""
 
     def judge(self, resources: Resources) -> Judge:
+        import numpy as np
+
         clip = ClipEncoder(resources.weights["model"], resources.digests["model"], resources.cells, resources.device)
         # the mean of cosines to unit vectors is the product with their mean
         reference_D = np.mean([_reference_D(clip, picture) for picture in resources.references], axis=0)

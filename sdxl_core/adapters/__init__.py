@@ -7,6 +7,7 @@ from pathlib import Path
 
 from diffusers import StableDiffusionXLPipeline
 
+from sdxl_core.adapter_start import file_shapes
 from sdxl_core.adapters.base import Adapter
 from sdxl_core.adapters.full import FullWeights
 from sdxl_core.adapters.loha import Loha
@@ -42,4 +43,12 @@ def load_trained(pipeline: StableDiffusionXLPipeline, trained: Path) -> None:
     ADAPTERS[described["training"]["adapter"]["kind"]].load(pipeline, trained)
 
 
-__all__ = ["ADAPTERS", "TRAINED_FILE", "Adapter", "load_trained"]
+def encodes_otherwise(trained: Path) -> bool:
+    """Whether prompts mean something else with it: text encoders were trained, or new words."""
+    if trained.is_file():
+        return any(name.startswith(("text_encoder", "lora_te")) for name in file_shapes(trained))
+    described = json.loads((trained / TRAINED_FILE).read_text(encoding="utf-8"))["training"]
+    return bool(described["text_encoders"] or described["new_tokens"])
+
+
+__all__ = ["ADAPTERS", "TRAINED_FILE", "Adapter", "encodes_otherwise", "load_trained"]

@@ -57,8 +57,8 @@ class FullWeights:
     def load(pipeline: StableDiffusionXLPipeline, trained: Path) -> None:
         for part, kind in COMPONENTS.items():
             if (trained / part).is_dir():
-                module = load_whole(kind.kind, trained / part, pipeline.unet.dtype)
-                setattr(pipeline, part, module.to(pipeline.device))
+                base = getattr(pipeline, part)
+                setattr(pipeline, part, load_whole(kind.kind, trained / part, base.dtype).to(base.device))
 
 
 def _frozen_copy(module: nn.Module, dtype: torch.dtype) -> nn.Module:

@@ -23,20 +23,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
+from sdxl_core.data.formats import SUFFIXES
 from sdxl_core.errors import UserError
 
-SUFFIXES = {
-    "AVIF": "avif",
-    "BMP": "bmp",
-    "GIF": "gif",
-    "JPEG": "jpg",
-    "MPO": "jpg",
-    "PNG": "png",
-    "PPM": "ppm",
-    "TIFF": "tif",
-    "WEBP": "webp",
-}
-"""The formats that are read (no vector, camera raw or document formats), with the suffix each is kept under."""
 READERS = tuple(sorted(SUFFIXES.keys() - {"MPO"}))  # Pillow reads MPO by its JPEG reader, under no name of its own
 
 MAX_BYTES_PER_PIXEL = 16  # four uncompressed 32-bit channels; a larger file cannot be a picture within the limit

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sdxl_core.config import DatasetConfig
-from sdxl_core.data.decode import SUFFIXES, BadPicture, decode, read_picture
+from sdxl_core.data.decode import BadPicture, decode, read_picture
+from sdxl_core.data.formats import SUFFIXES
 from sdxl_core.data.masks import Masks
 from sdxl_core.data.records import Box, Record
 from sdxl_core.data.sources import SOURCES

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sdxl_core.config import DatasetConfig
-from sdxl_core.data.masks import mask_files
+from sdxl_core.data.mask_files import mask_files
 from sdxl_core.data.sources import SOURCES
 from sdxl_core.data.sources.base import digest_names
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from PIL import Image
 
 from sdxl_core.config import DatasetConfig
-from sdxl_core.data.decode import SUFFIXES, BadPicture, Decoded, decode, read_picture
+from sdxl_core.data.decode import BadPicture, Decoded, decode, read_picture
+from sdxl_core.data.formats import SUFFIXES
+from sdxl_core.data.mask_files import masks_by_stem, stem_of
 from sdxl_core.data.records import Record
-from sdxl_core.data.sources.base import list_folder
 from sdxl_core.errors import UserError
 
 
@@ -34,7 +35,7 @@ class Masks:
     def __init__(self, config: DatasetConfig) -> None:
         self.max_megapixels = config.max_megapixels
         self.root = None if config.masks == "alpha" else Path(str(config.masks)).expanduser()
-        self.names: Mapping[str, list[str]] = {} if self.root is None else _by_stem(self.root)
+        self.names: Mapping[str, list[str]] = {} if self.root is None else masks_by_stem(self.root)
 
     def file_of(self, source: str, picture: Decoded) -> MaskFile | None:
         """The mask of the picture `source`; None where it is the picture's own alpha.
@@ -45,7 +46,7 @@ class Masks:
         if self.root is None:
             _refuse_unfit(picture.alpha, picture, "transparency")
             return None
-        stem = _stem(source)
+        stem = stem_of(source)
         found = self.names.get(stem, [])
         if len(found) != 1:
             got = f"{' and '.join(found)} are all of that name" if found else "there is none"
@@ -59,14 +60,6 @@ class Masks:
         except BadPicture as error:
             raise BadPicture(f"mask {found[0]}: {error}") from None
         return MaskFile(f"masks/{hashlib.sha256(data).hexdigest()}.{SUFFIXES[decoded.format]}", data)
-
-
-def mask_files(config: DatasetConfig) -> tuple[Path, list[str]] | None:
-    """The folder of masks and the files in it, where masks come from a folder."""
-    if config.masks in (None, "alpha"):
-        return None
-    root = Path(str(config.masks)).expanduser()
-    return root, [name for names in _by_stem(root).values() for name in names]
 
 
 def read_mask(folder: Path, record: Record) -> Image.Image:
@@ -91,18 +84,3 @@ def _refuse_unfit(mask: Image.Image | None, picture: Decoded, what: str) -> None
         raise BadPicture(f"{here}, and its picture {there}; make both of one size")
     if mask.getextrema()[1] == 0:
         raise BadPicture(f"the {what} leaves nothing of the picture to learn from")
-
-
-def _by_stem(root: Path) -> dict[str, list[str]]:
-    folder = list_folder(root, "dataset.masks")
-    if folder.problems:
-        raise UserError(f"dataset.masks: {folder.problems[0].where}: {folder.problems[0].reason}")
-    names: dict[str, list[str]] = {}
-    for name in folder.pictures:
-        names.setdefault(_stem(name), []).append(name)
-    return names
-
-
-def _stem(name: str) -> str:
-    """`people/ann.png` -> `people/ann`."""
-    return PurePosixPath(name).with_suffix("").as_posix()

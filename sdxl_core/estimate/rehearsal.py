@@ -28,7 +28,7 @@ from sdxl_core.runtime import DTYPES
 from sdxl_core.scheduler import load_noise_schedule
 from sdxl_core.sharding import whole_at_once_bytes
 from sdxl_core.text_encoders import TextEncoders
-from sdxl_core.trained import attach_adapter, settle
+from sdxl_core.trained import attach_adapter, prepare_network
 from sdxl_core.training_config import TrainingConfig
 
 META = torch.device("meta")
@@ -43,6 +43,7 @@ class Given:
     vae: Path
     """Folder with the VAE's config.json."""
     resolution_px: int
+    """Side of a square; with buckets, of the largest."""
     text_chunks: int = 1
     device_type: str = "cuda"
 
@@ -54,6 +55,7 @@ class StepCost:
     frozen_bytes: int
     trained_bytes: int
     gradient_bytes: int
+    """Of those that stay until the step is made; none with `fused_backward`."""
     optimizer_bytes: int
     average_bytes: int
     base_copy_bytes: int
@@ -85,9 +87,14 @@ class Rehearsal:
         self.trainable |= _tokens(self.networks, config)
         cast_trained(self.trainable.values(), DTYPES[config.trained_weights])
         for part, module in self.networks.parts.items():
-            settle(part, module, self.config, self.dtype, device)
+            prepare_network(part, module, self.config, self.dtype, device)
             module.train()
         self.base = adapter.base(self.networks, self.dtype) if self.objective.uses_base else None
+
+    def free_gradients(self) -> None:
+        """Each as soon as it is complete, as `training.fused_backward` does once it has made its update."""
+        for parameter in self.trainable.values():
+            parameter.register_post_accumulate_grad_hook(_forget_gradient)  # type: ignore[no-untyped-call]
 
     def loss(self, base: Base | None) -> Tensor:
         schedule = load_noise_schedule(self.given.model, self.config.schedule).to(self.device)
@@ -135,6 +142,8 @@ def count_step(given: Given, config: TrainingConfig) -> StepCost:
         for parameter in trained:
             parameter.grad = torch.empty_like(parameter)
             counter.add(parameter.grad)
+    if config.fused_backward:
+        there.free_gradients()
     with counter, FlashAttention(), Autocast(there.dtype, given.device_type) as cast:
         loss = there.loss(base)
         cast.end_forward()
@@ -178,6 +187,10 @@ def time_step(given: Given, config: TrainingConfig) -> float:
         optimizer.zero_grad()
         seconds = time.perf_counter() - began
     return seconds
+
+
+def _forget_gradient(parameter: Tensor) -> None:
+    parameter.grad = None
 
 
 def _from_nothing(config: TrainingConfig) -> Any:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from sdxl_core.errors import UserError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 NEEDS_EXTRA = "training.consistency.identity_loss needs the package onnx: install with pip install -e '.[faces]'"
 """Of onnx, or another in its place."""
@@ -91,4 +91,6 @@ def _shape(value: Any) -> tuple[int | None, ...]:
 
 def float_array(value: NDArray[Any]) -> NDArray[Any]:
     """Half and double precision as single."""
+    import numpy as np
+
     return value.astype(np.float32) if np.issubdtype(value.dtype, np.floating) else value

@@ -25,7 +25,7 @@ from sdxl_core.miniature.networks import PROBE_HEADS, AttributeProbe
 from sdxl_core.miniature.render import SIDE_PX, render
 from sdxl_core.miniature.world import Person, caption, draw_person, draw_view
 from sdxl_core.model import load_pipeline, load_vae
-from sdxl_core.sampling import Request, sample_in_batches
+from sdxl_core.sampling import Request, sample
 
 PEOPLE = 256
 CLIP_CHOICES = 64
@@ -97,8 +97,7 @@ def clip_right_caption(folder: Path, pictures: list[Image.Image], captions: list
 def generate(folder: Path, captions: list[str]) -> list[Image.Image]:
     pipeline = load_pipeline(folder, None, SAMPLING, torch.device("cpu"))
     requests = [Request(words, seed) for seed, words in enumerate(captions)]
-    batches = sample_in_batches(pipeline, requests, requests, SAMPLING)
-    return [picture for batch in batches for _, picture in batch]
+    return sample(pipeline, requests, SAMPLING)
 
 
 def contact_sheet(generated: list[Image.Image], rendered: list[Image.Image], columns: int = 12) -> Image.Image:

@@ -33,6 +33,7 @@ from sdxl_core.training_config.optimizers import (
     ScheduleFreeConfig,
 )
 from sdxl_core.training_config.saving_memory import Attention, QuantizationConfig
+from sdxl_core.training_config.speed import Compile
 from sdxl_core.training_config.text import NewToken, TextEncodersConfig
 from sdxl_core.training_config.training import CANNOT_CHANGE_RESULT, TrainingConfig
 from sdxl_core.training_config.watching import ValidationConfig, ValidationLossConfig, WandbConfig
@@ -52,6 +53,7 @@ __all__ = [
     "AdamWConfig",
     "Adapter",
     "Attention",
+    "Compile",
     "ConceptConfig",
     "ConsistencyConfig",
     "DebiasedWeighting",

@@ -64,6 +64,7 @@ def check_shard_weights(training: TrainingConfig) -> None:
             training.trained_weights == "bf16"
         ),
         f"optimizer.kind = {kind} needs whole tensors: take adamw or lion": not training.optimizer.elementwise,
+        "no graph can wait for other processes' weights: expected compile = none": training.compile != "none",
     }
     for reason, stands in obstacles.items():
         if stands:

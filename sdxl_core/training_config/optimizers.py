@@ -124,6 +124,11 @@ class ProdigyConfig(OptimizerConfig):
         others = training.learning_rates.model_dump(exclude_none=True)
         if any(other != rate for other in others.values()):
             raise ValueError("optimizer.kind = prodigy has one rate for all parts: remove learning_rates")
+        if training.text_encoders is not None and training.text_encoders.until_step is not None:
+            raise ValueError(
+                "optimizer.kind = prodigy moves and decays all parts alike, so none can stop: leave out "
+                "text_encoders.until_step"
+            )
         restarts = training.lr_schedule.kind == "cosine_with_restarts"
         if not self.safeguard_warmup and (training.warmup_steps > 0 or restarts):
             raise ValueError(
@@ -158,6 +163,11 @@ class ScheduleFreeConfig(OptimizerConfig):
             raise ValueError(
                 "optimizer.kind = schedule_free has its average in place of a schedule: expected lr_schedule = "
                 f"constant, with warmup_steps if you like, got {training.lr_schedule.kind}"
+            )
+        if training.text_encoders is not None and training.text_encoders.until_step is not None:
+            raise ValueError(
+                "optimizer.kind = schedule_free averages on at a rate of zero, so nothing stops: leave out "
+                "text_encoders.until_step"
             )
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from sdxl_core.config import Config
+from sdxl_core.config import Config, PositiveInt
 
 TOKEN = r"^<[a-z][a-z0-9-]{0,38}>$"
 
@@ -18,6 +18,8 @@ class TextEncodersConfig(Config):
     """CLIP ViT-L."""
     second: bool = True
     """OpenCLIP ViT-bigG."""
+    until_step: PositiveInt | None = None
+    """Optimizer steps after which the encoders stop learning, and the rest learns on. Unset: never."""
 
     @model_validator(mode="after")
     def _one_at_least(self) -> TextEncodersConfig:

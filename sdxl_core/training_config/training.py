@@ -19,6 +19,7 @@ from sdxl_core.training_config.numbers import Positive, Rate
 from sdxl_core.training_config.objectives import DiffusionObjective, Objective
 from sdxl_core.training_config.optimizers import AdamWConfig, Optimizer
 from sdxl_core.training_config.saving_memory import Attention, QuantizationConfig
+from sdxl_core.training_config.speed import Compile, check_speed
 from sdxl_core.training_config.text import NewToken, TextEncodersConfig
 from sdxl_core.training_config.watching import ValidationConfig, ValidationLossConfig, WandbConfig
 from sdxl_core.training_config.weightings import UniformWeighting, Weighting
@@ -80,6 +81,13 @@ class TrainingConfig(Config):
     attention: Attention = "auto"
     """auto and sdpa: torch's own kernels; xformers: that package's; math: plain matrix products, which need the most
     memory."""
+    fused_lora: bool = True
+    """Compute each linear layer with its LoRA as one operation; of layers that cannot be, the log says why."""
+    compile: Compile = "none"
+    """Have torch.compile make larger operations of the UNet's: block by block (`blocks`: compiled in less time), or of
+    all of it (`unet`)."""
+    channels_last: bool = False
+    """Frozen convolutions of the UNet, and what they compute, with the channels of a pixel side by side."""
     base_quantization: QuantizationConfig | None = None
     """The frozen UNet in fewer bits, for adapters. Pictures for the report are drawn with the base as it is."""
     offload_base: bool = False
@@ -124,6 +132,12 @@ class TrainingConfig(Config):
         if self.adapter.kind == "none" and self.text_encoders is not None:
             raise ValueError("text_encoders are trained by an adapter: set adapter.kind to lora or full")
         trained = self.adapted_parts
+        until = None if self.text_encoders is None else self.text_encoders.until_step
+        if until is not None and until > self.max_steps:
+            raise ValueError(
+                f"text_encoders.until_step: expected at most max_steps = {self.max_steps}, got {until}; without it the "
+                "encoders learn to the end"
+            )
         for block in self.adapter.block_ranks if isinstance(self.adapter, Ranked) else ():
             part = block.split(".")[0]
             if part.startswith("text_encoder") and part not in trained:
@@ -139,6 +153,7 @@ class TrainingConfig(Config):
         check_trained_weights(self)
         check_fused_backward(self)
         check_shard_weights(self)
+        check_speed(self)
         check_effects(self)
         return self
 

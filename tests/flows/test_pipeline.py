@@ -140,7 +140,7 @@ def test_learning_rate_trains_and_judges_anew(pipeline: Pipeline) -> None:
     assert pipeline.would_run("training.learning_rate=5e-4") == JUDGING
 
 
-@pytest.mark.parametrize("setting", ["training.save_every_steps=2", "sampling.batch_size=1", "training.keep_bundles=1"])
+@pytest.mark.parametrize("setting", ["training.save_every_steps=2", "training.keep_bundles=1"])
 def test_settings_that_change_no_byte_change_nothing(pipeline: Pipeline, setting: str) -> None:
     assert [label for label in pipeline.would_run(setting) if label != "report"] == []
 

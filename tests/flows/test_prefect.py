@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +15,21 @@ from tasks.errors import TrainerFailed, TrainerPreempted, TrainerStopped
 from tasks.manifest import Json, Ref
 from tasks.stage import Call, Job, Runner, Stage
 from tasks.store import ArtifactStore
+from tests.flows.conftest import Cli
+from tests.tasks.toy import fill_store, write_experiment
+
+RUN_FLOW = """
+import atexit, json
+started = []
+STARTS = {"subprocess.Popen", "os.fork", "os.posix_spawn", "os.exec", "os.system"}
+sys.addaudithook(lambda event, details: started.append(str(details)) if event in STARTS else None)
+from pathlib import Path
+from flows.finetune import finetune
+made = finetune(Path("toy/toy.yaml"), command="made by hand")["artifacts"]
+loaded = [name for name in ("torch", "diffusers", "transformers", "prefect.server") if name in sys.modules]
+print(json.dumps({"artifacts": len(made), "loaded": loaded, "started": started}))
+sys.exit()
+"""
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
 BUILT: list[str] = []
@@ -97,6 +113,22 @@ def test_what_may_pass_is(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr("tasks.policies.RETRY_DELAYS_S", [0.0])
     in_flow(store, Call(replace(STAGE, build=failing_at_first(error), retries=1), "toy", {"text": "e"}))
     assert BUILT == ["e", "e"]
+
+
+def test_a_cached_flow_loads_neither_models_nor_the_server(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a deployment runs it: under Prefect, every stage a task. What it does not load, it cannot wait for."""
+    from prefect.settings import PREFECT_API_URL, PREFECT_RESULTS_LOCAL_STORAGE_PATH
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PREFECT_API_URL", str(PREFECT_API_URL.value()))
+    monkeypatch.setenv("PREFECT_RESULTS_LOCAL_STORAGE_PATH", str(PREFECT_RESULTS_LOCAL_STORAGE_PATH.value()))
+    filled = fill_store(write_experiment(tmp_path / "toy"), ArtifactStore(tmp_path / "store"), "made by hand")
+    done = cli(before=RUN_FLOW)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found == {"artifacts": len(filled), "loaded": [], "started": []}
 
 
 def test_the_servers_own_modules_import() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +50,15 @@ def build(case: str, **changed: Any) -> Adapter:
     return ADAPTERS[config.kind](config)
 
 
-def networks(model: Path) -> dict[str, nn.Module]:
-    """The base's three networks, frozen."""
+@cache
+def _read(model: Path) -> dict[str, nn.Module]:
     found = {"unet": load_unet(model), **load_text_encoders(model, torch.float32)}
     return {part: module.requires_grad_(False).eval() for part, module in found.items()}
+
+
+def networks(model: Path) -> dict[str, nn.Module]:
+    """The base's three networks, frozen: copies, as reading them takes longer."""
+    return deepcopy(_read(model))
 
 
 def attached(case: str, model: Path, seed: int = 0, **changed: Any) -> tuple[Adapter, dict[str, nn.Module]]:

@@ -12,8 +12,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 import sdxl_core.bundle
 import sdxl_core.loop
+import sdxl_core.stepping
 from sdxl_core.train import main
 
 RANK = int(os.environ.get("RANK", "0"))
@@ -43,6 +46,21 @@ def before_save(act: Callable[[], None]) -> None:
     sdxl_core.bundle.file_sha256 = acting
 
 
+def before_backward(act: Callable[[], None]) -> None:
+    """Do something in the middle of a pass, with its forward half done."""
+    backward = sdxl_core.stepping.Stepping.backward
+
+    def acting(self: sdxl_core.stepping.Stepping, loss: Any) -> None:
+        act()
+        backward(self, loss)
+
+    sdxl_core.stepping.Stepping.backward = acting  # type: ignore[method-assign]
+
+
+def run_out_of_memory() -> None:
+    raise torch.OutOfMemoryError("injected")
+
+
 def fail() -> None:
     raise KeyError(f"injected into process {RANK}")
 
@@ -60,6 +78,8 @@ def little_room() -> None:
 FAULTS: dict[str, Callable[[], None]] = {
     "rank 1 fails": lambda: before_step(1, fail) if RANK == 1 else None,
     "rank 1 is killed": lambda: before_step(1, lambda: os.kill(os.getpid(), 9)) if RANK == 1 else None,
+    "rank 1 fails in a pass": lambda: before_backward(fail) if RANK == 1 else None,
+    "rank 1 runs out of memory": lambda: before_backward(run_out_of_memory) if RANK == 1 else None,
     "save fails": lambda: before_save(fail),
     "long step": lambda: before_step(2, lambda: say_and_sleep(60)),
     "slow steps": lambda: before_step(None, lambda: time.sleep(0.5)),

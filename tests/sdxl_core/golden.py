@@ -11,8 +11,10 @@ from pathlib import Path
 
 from accelerate.state import AcceleratorState
 
+from sdxl_core.cached_pictures import Caches
 from sdxl_core.class_images import generate_class_images
 from sdxl_core.data.prepare import prepare_dataset
+from sdxl_core.drawing_model import DrawingModel
 from sdxl_core.errors import UserError
 from sdxl_core.latents import encode_latents
 from sdxl_core.loop import Metrics, TrainState
@@ -93,9 +95,8 @@ def _job(config: PipelineConfig, folder: Path, cells: MutableMapping[str, bytes]
     prepare_dataset(config.dataset, datasets["latents"])
     if config.prior is not None:
         datasets["class_latents"] = folder / "class"
-        generate_class_images(
-            prior=config.prior, model=model, vae=None, model_digest="m", out=folder / "class", cells=cells
-        )
+        drawing = DrawingModel(model, None, None, "m", "m")
+        generate_class_images(prior=config.prior, model=drawing, out=folder / "class", caches=Caches(cells, cells))
     for name, dataset in datasets.items():
         encode_latents(
             transform=config.transform,

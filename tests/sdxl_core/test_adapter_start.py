@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from sdxl_core.adapters import ADAPTERS
 from sdxl_core.adapters.peft_folder import FromFolder
 from sdxl_core.errors import UserError
+from sdxl_core.exit_codes import EXIT_USER_ERROR
 from sdxl_core.export import DIFFUSERS_FILE, KOHYA_FILE
 from sdxl_core.train import main
-from sdxl_core.train_job import EXIT_USER_ERROR
 from tests.sdxl_core.adapter_cases import CASES, attached, layers, output, train_for_a_moment
 from tests.sdxl_core.jobs import Jobs, files, run, write_job
 

@@ -12,22 +12,9 @@ from sdxl_core.adapter_targets import layer_shapes, resolve_targets
 from sdxl_core.errors import UserError
 from sdxl_core.training_config import Adapter, TrainingConfig
 from sdxl_core.unet_shapes import unet_shapes
+from sdxl_core.weight_files.architecture import SDXL
 
-SDXL = {
-    "in_channels": 4,
-    "out_channels": 4,
-    "block_out_channels": [320, 640, 1280],
-    "layers_per_block": 2,
-    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-    "transformer_layers_per_block": [1, 2, 10],
-    "cross_attention_dim": 2048,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-    "use_linear_projection": True,
-}
-SHAPES = unet_shapes(SDXL)
+SHAPES = unet_shapes(SDXL["unet"])
 assert SHAPES is not None
 LAYERS = layer_shapes(SHAPES)
 

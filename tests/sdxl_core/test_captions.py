@@ -18,7 +18,7 @@ from sdxl_core.denoiser import Denoiser
 from sdxl_core.errors import UserError
 from sdxl_core.model import load_unet
 from sdxl_core.networks import Networks
-from sdxl_core.prompt_embeddings import embeddings
+from sdxl_core.prompt_embeddings import Guidance, Prompts, encoder_of
 from sdxl_core.sampling import Request, sample
 from sdxl_core.scheduler import load_noise_schedule
 from sdxl_core.text import Encoder
@@ -139,8 +139,10 @@ def test_live_text_is_the_cached_text(random_sdxl: Path) -> None:
 @torch.no_grad()
 def test_short_prompts_are_those_of_the_pipeline(random_sdxl: Path, negative: str | None) -> None:
     pipeline = StableDiffusionXLPipeline.from_pretrained(random_sdxl, add_watermarker=False)
-    found = embeddings(pipeline, ["a person", "a cat"], negative, max_chunks=3)
-    expected = pipeline.encode_prompt(["a person", "a cat"], negative_prompt=negative and [negative] * 2)
+    texts, guidance = ["a person", "a cat"], Guidance(negative, zeros=True, used=True)
+    prompts = Prompts.encode(texts, guidance, 3, encoder_of(pipeline, 3))
+    found = prompts.arguments(texts, CPU, torch.float32)
+    expected = pipeline.encode_prompt(texts, negative_prompt=negative and [negative] * 2)
     names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
     for name, value in zip(names, expected, strict=True):
         assert torch.allclose(found[name], value, atol=1e-5), name

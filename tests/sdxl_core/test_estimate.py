@@ -45,6 +45,8 @@ def config(**settings: Any) -> TrainingConfig:
 def allocated_peak(given: Given, training: TrainingConfig) -> int:
     """Bytes that forward and backward pass had at most from torch's allocator, as its own profiler has it."""
     there = Rehearsal(given, training, torch.device("cpu"))
+    if training.fused_backward:
+        there.free_gradients()
 
     def step() -> None:
         for parameter in there.trainable.values():
@@ -114,6 +116,14 @@ def test_a_process_keeps_its_share_and_what_computes() -> None:
     fetched = quarter.activation_bytes - whole.activation_bytes
     assert 0 < fetched < 2 * whole.trained_bytes
     assert quarter.peak_bytes < whole.peak_bytes
+
+
+def test_fused_gradients_count_only_while_they_are_there() -> None:
+    """Against a real step that frees each gradient as it is complete."""
+    plain, fused = config(**FULL), config(**FULL, fused_backward=True)
+    costs = [count_step(GIVEN, each) for each in (plain, fused)]
+    assert costs[1].gradient_bytes == 0 and costs[1].peak_bytes < costs[0].peak_bytes
+    assert 0.9 * (measured := allocated_peak(GIVEN, fused)) < costs[1].activation_bytes < 1.01 * measured
 
 
 def test_a_base_that_waits_elsewhere_takes_no_room() -> None:

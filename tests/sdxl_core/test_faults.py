@@ -20,11 +20,12 @@ from sdxl_core.batch import Batch
 from sdxl_core.bundle import read_bundle
 from sdxl_core.bundles import damage
 from sdxl_core.denoiser import Denoiser
+from sdxl_core.exit_codes import EXIT_FAILED, EXIT_USER_ERROR
 from sdxl_core.loop import NonFiniteRunError
 from sdxl_core.objectives import OBJECTIVES, LossOutput
 from sdxl_core.objectives.diffusion import Diffusion
 from sdxl_core.train import main
-from sdxl_core.train_job import EXIT_FAILED, EXIT_USER_ERROR, TrainJob
+from sdxl_core.train_job import TrainJob
 from tests.sdxl_core.jobs import LORA, Jobs, bundle_steps, files, history, run, start, write_job
 
 PLAIN: dict[str, Any] = {"objective": {"kind": "diffusion"}, "adapter": LORA, "ema": None}

@@ -12,11 +12,12 @@ import torch
 from diffusers.optimization import SchedulerType, get_scheduler
 from pydantic import ValidationError
 
-from sdxl_core.learning_rate import LR_SHAPES, ROW_FACTORS, base_rate, learning_rate
+from sdxl_core.learning_rate import LR_SHAPES, ROW_FACTORS, base_rate, learning_rate, learning_rates
 from sdxl_core.optimizers import build_optimizer
+from sdxl_core.optimizers.rounding import STEP
 from sdxl_core.parts import PARTS, Part, part_of
 from sdxl_core.training_config import LrSchedule, TrainingConfig
-from tests.sdxl_core.optimizing import parameters
+from tests.sdxl_core.optimizing import SEPARABLE, parameters, set_gradients
 
 STEPS, WARMUP, RATE = 40, 7, 3e-4
 TOKENS = [{"token": "<kestrel>"}]
@@ -130,6 +131,44 @@ def test_every_part_has_a_group_with_its_rate_and_tokens_do_not_decay() -> None:
     ] * 2
 
 
+STOPPING: dict[str, Any] = {"text_encoders": {"until_step": 2}}
+
+
+def test_text_encoders_stop_and_the_rest_goes_on() -> None:
+    plain, stopping = (
+        TrainingConfig.model_validate({"lr_schedule": "cosine", "max_steps": 5, **more})
+        for more in ({"text_encoders": {}}, STOPPING)
+    )
+    for step in range(5):
+        rates, without = (learning_rates(each, step, PARTS, 4) for each in (stopping, plain))
+        stopped = {"text_encoder", "text_encoder_2"} if step >= 2 else set()
+        assert rates == {part: 0.0 if part in stopped else rate for part, rate in without.items()}
+
+
+@pytest.mark.parametrize("kind", SEPARABLE)
+@pytest.mark.parametrize("trained_weights", ["fp32", "bf16"])
+def test_what_has_stopped_is_moved_by_no_gradient_moment_or_decay(kind: str, trained_weights: str) -> None:
+    precision = {"trained_weights": trained_weights, "precision": trained_weights}
+    config = TrainingConfig.model_validate(
+        {"optimizer": {"kind": kind, "weight_decay": 0.3}, "learning_rate": 0.01, **precision, **STOPPING}
+    )
+    trained = parameters("unet.a", "text_encoder.b", "text_encoder_2.c", shape=(72, 64))
+    for parameter in trained.values():
+        parameter.data = parameter.data.to(torch.bfloat16 if trained_weights == "bf16" else torch.float32)
+    optimizer = build_optimizer(config, trained)
+    steps = []
+    for step in range(4):
+        set_gradients(trained, step)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rates(config, step, PARTS, 1)[group["part"]]
+            group[STEP] = step
+        optimizer.step()
+        steps.append({name: parameter.detach().clone() for name, parameter in trained.items()})
+    for name in trained:
+        moved = [not torch.equal(before[name], after[name]) for before, after in pairwise(steps)]
+        assert moved == [True, name == "unet.a", name == "unet.a"]
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -143,6 +182,9 @@ def test_every_part_has_a_group_with_its_rate_and_tokens_do_not_decay() -> None:
             {"lr_schedule": {"kind": "piecewise_constant", "factors": [1], "until_steps": []}, "warmup_steps": 3},
             "states its own beginning",
         ),
+        ({"max_steps": 5, "text_encoders": {"until_step": 6}}, "until_step: expected at most max_steps = 5, got 6"),
+        ({"optimizer": {"kind": "prodigy"}, "learning_rate": 1, **STOPPING}, "so none can stop"),
+        ({"optimizer": {"kind": "schedule_free"}, **STOPPING}, "so nothing stops"),
         ({"lr_schedule": "sine"}, "cosine_with_restarts"),
         ({"lr_schedule": {"kind": "cosine", "power": 2}}, "Extra inputs"),
     ],

@@ -15,8 +15,9 @@ import torch
 from sdxl_core.bundle import read_bundle
 from sdxl_core.bundles import damage
 from sdxl_core.errors import UserError
+from sdxl_core.exit_codes import EXIT_KILLED, EXIT_PREEMPTED, EXIT_USER_ERROR
 from sdxl_core.train import main
-from sdxl_core.train_job import EXIT_KILLED, EXIT_PREEMPTED, EXIT_USER_ERROR, Ancestor, TrainJob
+from sdxl_core.train_job import Ancestor, TrainJob
 from tests.sdxl_core.jobs import LORA, Jobs, bundle_steps, files, history, run, start, wait_for_step, write_job
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -84,7 +85,8 @@ def test_a_run_made_longer_equals_a_long_one(
 
 @pytest.mark.parametrize(
     ("method", "seed"),
-    [("dreambooth", 0), ("watched", 0)]
+    [("watched", 0)]  # the rest are of the same kind, and stopped otherwise below
+    + [pytest.param("dreambooth", 0, marks=pytest.mark.slow)]
     + [pytest.param(m, s, marks=pytest.mark.slow) for s in range(1, 6) for m in METHODS],
 )
 def test_a_killed_run_ends_with_the_same_bits(

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from diffusers import StableDiffusionXLPipeline
 from safetensors.torch import load_file
 from torch import Tensor
@@ -18,12 +19,13 @@ from torch import Tensor
 from sdxl_core.adapters import load_trained
 from sdxl_core.bundle import read_bundle
 from sdxl_core.errors import UserError
+from sdxl_core.exit_codes import EXIT_USER_ERROR
 from sdxl_core.learned_tokens import add_tokens
 from sdxl_core.model import load_whole
 from sdxl_core.run import set_up
 from sdxl_core.text_encoders import NAMES, TextEncoders, Tokenizers
 from sdxl_core.train import main, train
-from sdxl_core.train_job import EXIT_USER_ERROR, TrainJob
+from sdxl_core.train_job import TrainJob
 from sdxl_core.trained import Trained
 from sdxl_core.training_config import NewToken, TrainingConfig
 from tests.sdxl_core.jobs import Jobs, files, run, write_job
@@ -78,6 +80,19 @@ def test_every_part_learns(jobs: Jobs, tmp_path: Path) -> None:
     assert sorted(still) == sorted(name for name in unread if "lora_B" in name)
 
 
+def test_encoders_that_stop_stay_and_the_unet_learns_on(jobs: Jobs, tmp_path: Path) -> None:
+    """Bit for bit, from the step that is named; and the last step before it still counts."""
+    job = job_of(jobs, tmp_path, **METHODS["lora"] | {"text_encoders": {"until_step": 2}, "save_every_steps": 1})
+    assert run(job.model_copy(update={"training": job.training.model_copy(update={"keep_bundles": 4})}))
+    steps = [read_bundle(job.work / "bundles" / f"step-0000000{step}").weights for step in (1, 2, 4)]
+    for part, moves in (("unet", True), *((name, False) for name in NAMES)):
+        before, stopped, last = (
+            {name: weight for name, weight in weights.items() if name.startswith(f"{part}.")} for weights in steps
+        )
+        assert any(not torch.equal(before[name], stopped[name]) for name in stopped)
+        assert any(not torch.equal(stopped[name], last[name]) for name in stopped) is moves
+
+
 def test_the_vocabulary_does_not_move(jobs: Jobs, tmp_path: Path) -> None:
     """Weight decay included: only new tokens learn, where nothing else is to."""
     job = job_of(jobs, tmp_path, **METHODS["textual_inversion"])
@@ -90,60 +105,86 @@ def test_the_vocabulary_does_not_move(jobs: Jobs, tmp_path: Path) -> None:
     assert torch.equal(after[: len(before)], before) and len(after) == len(before) + 2
 
 
+EXPORTS = (
+    ("lora", "lora"),
+    ("lora", "kohya"),
+    ("full", "full"),
+    ("textual_inversion", "tokens"),
+    ("pivotal", "tokens lora"),
+    ("pivotal", "tokens kohya"),
+)
+"""Methods, and the files of each that other programs load."""
 STRANGER = """
-import sys, torch
+import json, sys, torch
 from diffusers import StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 from diffusers import UNet2DConditionModel
-model, trained, prompt, out, kind = sys.argv[1:]
-pipe = StableDiffusionXLPipeline.from_pretrained(model, add_watermarker=False)
-if "tokens" in kind:
-    embeddings = load_file(f"{trained}/embeddings/kestrel.safetensors")
-    for key, tokenizer, encoder in (("clip_l", pipe.tokenizer, pipe.text_encoder),
-                                    ("clip_g", pipe.tokenizer_2, pipe.text_encoder_2)):
-        pipe.load_textual_inversion(embeddings[key], token="<kestrel>", tokenizer=tokenizer, text_encoder=encoder)
-if "lora" in kind:
-    pipe.load_lora_weights(trained, weight_name="pytorch_lora_weights.safetensors")
-if "kohya" in kind:
-    pipe.load_lora_weights(trained, weight_name="kohya_lora.safetensors")
-if "full" in kind:
-    pipe.unet = UNet2DConditionModel.from_pretrained(f"{trained}/unet")
-    pipe.text_encoder = CLIPTextModel.from_pretrained(f"{trained}/text_encoder")
-    pipe.text_encoder_2 = CLIPTextModelWithProjection.from_pretrained(f"{trained}/text_encoder_2")
-with torch.no_grad():
-    text, _, pooled, _ = pipe.encode_prompt([prompt])
-    ids = {"text_embeds": pooled, "time_ids": torch.full((1, 6), 64.0)}
-    noisy = torch.randn((1, 4, 16, 16), generator=torch.Generator().manual_seed(0))
-    predicted = pipe.unet(noisy, torch.tensor([500]), text, added_cond_kwargs=ids).sample
-save_file({"text": text.contiguous(), "pooled": pooled.contiguous(), "predicted": predicted.contiguous()}, out)
+model, prompt, exports = sys.argv[1:]
+for trained, kind, out in json.loads(exports):
+    pipe = StableDiffusionXLPipeline.from_pretrained(model, add_watermarker=False)
+    if "tokens" in kind:
+        embeddings = load_file(f"{trained}/embeddings/kestrel.safetensors")
+        for key, tokenizer, encoder in (("clip_l", pipe.tokenizer, pipe.text_encoder),
+                                        ("clip_g", pipe.tokenizer_2, pipe.text_encoder_2)):
+            pipe.load_textual_inversion(embeddings[key], token="<kestrel>", tokenizer=tokenizer, text_encoder=encoder)
+    if "lora" in kind:
+        pipe.load_lora_weights(trained, weight_name="pytorch_lora_weights.safetensors")
+    if "kohya" in kind:
+        pipe.load_lora_weights(trained, weight_name="kohya_lora.safetensors")
+    if "full" in kind:
+        pipe.unet = UNet2DConditionModel.from_pretrained(f"{trained}/unet")
+        pipe.text_encoder = CLIPTextModel.from_pretrained(f"{trained}/text_encoder")
+        pipe.text_encoder_2 = CLIPTextModelWithProjection.from_pretrained(f"{trained}/text_encoder_2")
+    with torch.no_grad():
+        text, _, pooled, _ = pipe.encode_prompt([prompt])
+        ids = {"text_embeds": pooled, "time_ids": torch.full((1, 6), 64.0)}
+        noisy = torch.randn((1, 4, 16, 16), generator=torch.Generator().manual_seed(0))
+        predicted = pipe.unet(noisy, torch.tensor([500]), text, added_cond_kwargs=ids).sample
+    save_file({"text": text.contiguous(), "pooled": pooled.contiguous(), "predicted": predicted.contiguous()}, out)
 """
 
 
-@pytest.mark.parametrize(
-    ("method", "kind"),
-    [
-        ("lora", "lora"),
-        ("lora", "kohya"),
-        ("full", "full"),
-        ("textual_inversion", "tokens"),
-        ("pivotal", "tokens lora"),
-        ("pivotal", "tokens kohya"),
-    ],
-)
-def test_plain_diffusers_computes_what_was_trained(jobs: Jobs, tmp_path: Path, method: str, kind: str) -> None:
-    """The export in a process without the project's code gives the training networks' own numbers."""
-    changes = METHODS[method] | ({"learning_rate": 0.02} if method != "full" else {})
-    job = job_of(jobs, tmp_path, **changes)
-    assert run(job)
+@pytest.fixture(scope="module")
+def trained(jobs: Jobs, tmp_path_factory: pytest.TempPathFactory) -> dict[str, TrainJob]:
+    """Every method's run, at a rate at which it shows."""
+    root, found = tmp_path_factory.mktemp("methods"), dict[str, TrainJob]()
+    for method, settings in METHODS.items():
+        faster = {"learning_rate": 0.02} if method != "full" else {}
+        found[method] = job_of(jobs, root / method, **settings | faster)
+        assert run(found[method])
+    return found
+
+
+@pytest.fixture(scope="module")
+def theirs(jobs: Jobs, trained: dict[str, TrainJob]) -> dict[tuple[str, str], dict[str, Tensor]]:
+    """What plain diffusers computes with each export, in a process without the project's code."""
+    places = {export: trained[export[0]].out.parent / f"{export[1]}.safetensors" for export in EXPORTS}
+    exports = json.dumps([(str(trained[method].out), kind, str(out)) for (method, kind), out in places.items()])
+    line = [sys.executable, "-I", "-c", STRANGER, str(jobs.model), PROMPT, exports]
+    subprocess.run(line, check=True, cwd=trained["lora"].out)
+    return {export: load_file(out) for export, out in places.items()}
+
+
+@pytest.mark.parametrize(("method", "kind"), EXPORTS)
+def test_plain_diffusers_computes_what_was_trained(
+    jobs: Jobs,
+    trained: dict[str, TrainJob],
+    theirs: dict[tuple[str, str], dict[str, Tensor]],
+    method: str,
+    kind: str,
+) -> None:
+    """The export gives the training networks' own numbers."""
+    job = trained[method]
+    AcceleratorState._reset_state(reset_partial_state=True)
     finished = set_up(job)
     finished.restore(read_bundle(job.work / "bundles" / "step-00000004"))
     with torch.no_grad():
-        compare(jobs, job, finished.trained, kind, tmp_path)
+        compare(jobs, finished.trained, theirs[method, kind], kind)
 
 
-def compare(jobs: Jobs, job: TrainJob, trained: Trained, kind: str, tmp_path: Path) -> None:
-    networks, tokenizers = trained.networks, trained.tokenizers
+def compare(jobs: Jobs, ours: Trained, theirs: dict[str, Tensor], kind: str) -> None:
+    networks, tokenizers = ours.networks, ours.tokenizers
     assert networks.text_encoders is not None and tokenizers is not None
     for part in networks.parts.values():
         part.eval()
@@ -151,12 +192,9 @@ def compare(jobs: Jobs, job: TrainJob, trained: Trained, kind: str, tmp_path: Pa
     noisy = torch.randn((1, 4, 16, 16), generator=torch.Generator().manual_seed(0))
     ids = {"text_embeds": pooled, "time_ids": torch.full((1, 6), 64.0)}
     own = networks.unet(noisy, torch.tensor([500]), text, added_cond_kwargs=ids).sample
-    arguments = [str(jobs.model), str(job.out), PROMPT, str(tmp_path / "out.safetensors"), kind]
-    subprocess.run([sys.executable, "-I", "-c", STRANGER, *arguments], check=True, cwd=tmp_path)
-    other = load_file(tmp_path / "out.safetensors")
-    assert torch.allclose(other["text"], text, atol=1e-4)
-    assert torch.allclose(other["pooled"], pooled, atol=1e-4)
-    assert torch.allclose(other["predicted"], own, atol=1e-3)
+    assert torch.allclose(theirs["text"], text, atol=1e-4)
+    assert torch.allclose(theirs["pooled"], pooled, atol=1e-4)
+    assert torch.allclose(theirs["predicted"], own, atol=1e-3)
     if kind.startswith(("lora", "kohya")):
         untrained = load_whole(type(networks.parts["text_encoder"]), jobs.model / "text_encoder", torch.float32)
         first = untrained(tokenizers.chunks(PROMPT)[0], output_hidden_states=True).hidden_states[-2]

@@ -13,23 +13,10 @@ from diffusers import UNet2DConditionModel
 
 import sdxl_core.miniature
 from sdxl_core.unet_shapes import unet_shapes
+from sdxl_core.weight_files import architecture
 
 MINIATURE = json.loads((Path(sdxl_core.miniature.__file__).parent / "weights/sdxl/unet/config.json").read_text())
-SDXL = {
-    "in_channels": 4,
-    "out_channels": 4,
-    "block_out_channels": [320, 640, 1280],
-    "layers_per_block": 2,
-    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-    "transformer_layers_per_block": [1, 2, 10],
-    "attention_head_dim": [5, 10, 20],
-    "cross_attention_dim": 2048,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-    "use_linear_projection": True,
-}
+SDXL = architecture.SDXL["unet"]
 
 
 @pytest.mark.parametrize("config", [SDXL, MINIATURE, {**MINIATURE, "layers_per_block": 3, "in_channels": 9}])

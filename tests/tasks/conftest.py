@@ -7,9 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tasks.manifest import Json
+from flows.wiring import finetune
+from tasks.experiment import prepare_experiment
+from tasks.manifest import Json, Ref
 from tasks.stage import Call, Handle, Job, Stage
 from tasks.store import ArtifactStore
+from tasks.yaml_config import read_config
+from tests.tasks.toy import Plan, write_experiment
 
 
 def write_text(job: Job) -> dict[str, Json]:
@@ -29,6 +33,24 @@ MakeCall = Callable[..., Call]
 @pytest.fixture
 def store(tmp_path: Path) -> ArtifactStore:
     return ArtifactStore(tmp_path / "store")
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    """The calls that a configuration with overrides would make, by label."""
+    config = write_experiment(tmp_path / "toy")
+
+    def planned(*overrides: str) -> dict[str, Call]:
+        store, calls = ArtifactStore(tmp_path / "store"), dict[str, Call]()
+
+        def run(call: Call) -> Handle:
+            calls[call.label] = call
+            return Ref(kind=call.stage.kind, key="k", digest=call.label)
+
+        finetune(prepare_experiment(read_config(config, overrides), store, "command"), run)
+        return calls
+
+    return planned
 
 
 @pytest.fixture

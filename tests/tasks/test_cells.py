@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
+from sdxl_core.disk import DiskFullError
 from tasks.cells import DiskCells
 
 KEY = "ab" * 32
@@ -52,3 +60,46 @@ def test_a_damaged_cell_is_absent(tmp_path: Path, position: int, torn: bool) -> 
 def test_keys_are_digests(tmp_path: Path, key: str) -> None:
     with pytest.raises(ValueError, match="hex"):
         DiskCells(tmp_path)[key] = b""
+
+
+def test_a_full_disk_is_named_and_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(source: str, target: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(DiskFullError, match="disk full"):
+        DiskCells(tmp_path)[KEY] = b"a value"
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+KILLED = """\
+import os, signal, sys
+from pathlib import Path
+from PIL import Image
+from sdxl_core.picture_files import Writer, png_bytes
+from tasks.cells import DiskCells
+
+replace, times = os.replace, []
+def killed(source, target):
+    times.append(source)
+    if len(times) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(source, target)
+os.replace = killed
+cells = DiskCells(Path(sys.argv[1]))
+def write(number):
+    cells[f"{number:064x}"] = png_bytes(Image.new("RGB", (64, 64), (number, 0, 0)), {})
+with Writer(write, 4) as writer:
+    for number in range(10):
+        writer.put(number)
+"""
+
+
+def test_a_killed_process_leaves_whole_pictures_or_none(tmp_path: Path) -> None:
+    run = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True, check=False)
+    assert run.returncode == -signal.SIGKILL, run.stderr
+    cells = DiskCells(tmp_path)
+    assert sorted(cells) == [f"{number:064x}" for number in range(2)]
+    for number in range(2):
+        with Image.open(io.BytesIO(cells[f"{number:064x}"])) as picture:
+            assert picture.getpixel((63, 63)) == (number, 0, 0)

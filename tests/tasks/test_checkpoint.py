@@ -183,6 +183,15 @@ def test_every_tensor_of_the_unet_has_to_be_there_in_its_shape(sdxl: Path) -> No
                 check_checkpoint(sdxl)
 
 
+def test_a_single_file_is_told_how_it_becomes_a_folder(tmp_path: Path) -> None:
+    file = tmp_path / "juggernaut.safetensors"
+    file.touch()
+    with pytest.raises(UserError, match=r"diffusers folder.*docs/weights.md.*from_single_file\('juggernaut"):
+        check_checkpoint(file)
+    with pytest.raises(UserError, match="Convert it to a diffusers folder first"):
+        check_checkpoint(file.with_suffix(".ckpt"))
+
+
 def test_stable_diffusion_1_is_refused_even_under_another_name(sdxl: Path) -> None:
     change_json(sdxl / "unet" / "config.json", addition_embed_type=None)
     with pytest.raises(UserError, match=r"expected a Stable Diffusion XL UNet .*got addition_embed_type = None"):

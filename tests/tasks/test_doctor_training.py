@@ -11,7 +11,7 @@ import sdxl_core.estimate
 from sdxl_core.errors import UserError
 from sdxl_core.estimate import StepCost
 from sdxl_core.estimate.cards import on_a_gpu
-from sdxl_core.training_config import TrainingConfig
+from sdxl_core.training_config import ConsistencyConfig, TrainingConfig
 from tasks.config import PipelineConfig
 from tasks.doctor_training import Forecast, forecast
 from tasks.yaml_config import read_config
@@ -41,6 +41,26 @@ def test_the_miniature_is_counted_and_its_step_is_done(found: Forecast) -> None:
 def test_what_was_not_measured_is_said(found: Forecast) -> None:
     assert sum("Not measured on a GPU" in note for note in found.notes) == 2
     assert any("validation pictures" in note for note in found.notes)
+
+
+def test_the_identity_loss_is_said_to_be_left_out_and_the_largest_bucket_decides(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sides: list[int] = []
+
+    def count(given: Any, training: TrainingConfig) -> StepCost:
+        sides.append(given.resolution_px)
+        return StepCost(0, 0, 0, 0, 0, 0, GiB, flops=10**15, operations=1)
+
+    monkeypatch.setattr(sdxl_core.estimate, "count_step", count)
+    monkeypatch.setattr("sdxl_core.estimate.machine.matmul_flops_per_s", lambda device, precision: 1e12)
+    plain = configured("transform.buckets={step_px: 8, resolutions_px: [48, 96]}")
+    identity = plain.training.model_copy(
+        update={"consistency": ConsistencyConfig.model_validate({"identity_loss": {"face_model": "/x.onnx"}})}
+    )
+    said = [" ".join(forecast(each).notes) for each in (plain, plain.model_copy(update={"training": identity}))]
+    assert set(sides) == {96} and "one of 96 px squares" in said[0]
+    assert "identity loss" not in said[0] and "Not counted: the identity loss" in said[1]
 
 
 def weighing(fractions: dict[str, float], full_gib: float) -> Any:
@@ -122,4 +142,4 @@ def test_of_a_model_on_the_hub_only_the_description_is_downloaded(monkeypatch: p
     monkeypatch.setattr(sdxl_core.estimate, "count_step", weighing({}, 10))
     monkeypatch.setattr("sdxl_core.estimate.machine.matmul_flops_per_s", lambda device, precision: 1e12)
     assert forecast(configured("model.base=some/sdxl", "model.vae=some/vae")).peak_bytes == 10 * GiB
-    assert asked == [("some/sdxl", ["*.json"]), ("some/vae", ["*.json"])]
+    assert asked == [("some/sdxl", ["*.json", "*.txt"]), ("some/vae", ["*.json"])]

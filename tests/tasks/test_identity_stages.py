@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,39 +11,22 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from flows.wiring import finetune
 from sdxl_core.errors import UserError
 from sdxl_core.train_job import TrainJob
 from tasks.digests import FileDigests
 from tasks.errors import ConfigError
-from tasks.experiment import prepare_experiment
 from tasks.manifest import Ref
-from tasks.stage import Call, Handle, Job
+from tasks.stage import Job
 from tasks.store import ArtifactStore
-from tasks.yaml_config import read_config
 from tests.sdxl_core.face_models import colour_reader, iresnet
-from tests.tasks.toy import write_experiment
-
-Plan = Callable[..., dict[str, Call]]
+from tests.tasks.toy import Plan
 
 
 @pytest.fixture
-def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
-    """The calls that a configuration with overrides would make, by label, as if insightface were installed."""
-    config = write_experiment(tmp_path / "toy")
+def plan(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> Plan:
+    """As if insightface were installed."""
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
-
-    def planned(*overrides: str) -> dict[str, Call]:
-        store, calls = ArtifactStore(tmp_path / "store"), dict[str, Call]()
-
-        def run(call: Call) -> Handle:
-            calls[call.label] = call
-            return Ref(kind=call.stage.kind, key="k", digest=call.label)
-
-        finetune(prepare_experiment(read_config(config, overrides), store, "command"), run)
-        return calls
-
-    return planned
+    return plan
 
 
 def detector(path: Path, outputs: int = 9) -> Path:

@@ -3,46 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from flows.wiring import finetune
 from sdxl_core.config import TransformConfig
 from sdxl_core.data.crop_report import EpochSpec
 from sdxl_core.data.preflight import format_summary, summarise
 from sdxl_core.errors import UserError
 from sdxl_core.training_config import ConceptConfig
 from tasks.errors import ConfigError
-from tasks.experiment import prepare_experiment
 from tasks.manifest import Ref
-from tasks.stage import Call, Handle, Job, materialise
+from tasks.stage import Job, materialise
 from tasks.store import ArtifactStore
-from tasks.yaml_config import read_config
 from tests.sdxl_core.data.test_preflight import record
-from tests.tasks.toy import write_experiment
-
-Plan = Callable[..., dict[str, Call]]
-
-
-@pytest.fixture
-def plan(tmp_path: Path) -> Plan:
-    """The calls that a configuration with overrides would make, by label."""
-    config = write_experiment(tmp_path / "toy")
-
-    def planned(*overrides: str) -> dict[str, Call]:
-        store, calls = ArtifactStore(tmp_path / "store"), dict[str, Call]()
-
-        def run(call: Call) -> Handle:
-            calls[call.label] = call
-            return Ref(kind=call.stage.kind, key="k", digest=call.label)
-
-        finetune(prepare_experiment(read_config(config, overrides), store, "command"), run)
-        return calls
-
-    return planned
+from tests.tasks.toy import Plan
 
 
 def pack(folder: Path) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ UNET = {
     "projection_class_embeddings_input_dim": 16,
     "use_linear_projection": True,
 }
+Plan = Callable[..., dict[str, Call]]
 ONE = {"weight": (2, 3)}
 PRODUCTS = {
     "report": ("report.html", "report.json", "summary.md", "scores.parquet"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from sdxl_core.config import DatasetConfig
-from sdxl_core.data.decode import SUFFIXES
+from sdxl_core.data.formats import SUFFIXES
 from sdxl_core.data.records import Box
 from sdxl_core.errors import UserError, did_you_mean
 

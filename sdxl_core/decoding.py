@@ -1,0 +1,78 @@
+"""Latents into pixels, few at a time: the decoder needs more memory than anything else in drawing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sdxl_core.config import SamplingConfig
+from sdxl_core.errors import UserError
+from sdxl_core.runtime import filled_up, unless_out_of_memory
+
+# B pictures, C latent channels, H W latent size; pixels are HWC
+
+Pixels = NDArray[np.uint8]
+
+
+class Decoder:
+    """Every pass has as many rows, filled up where fewer are left, so that no picture depends on its company."""
+
+    def __init__(self, vae: AutoencoderKL, sampling: SamplingConfig) -> None:
+        self.vae = vae
+        self.rows = sampling.decode_batch_size
+        if sampling.decode_tile_px is not None:
+            use_tiles(vae, sampling.decode_tile_px)
+
+    @torch.no_grad()
+    def __call__(self, latents_BCHW: Tensor) -> list[Pixels]:
+        """Scaled latents, of any number format, on the VAE's device -> one picture each.
+
+        Raises:
+            UserError: memory does not suffice for one picture.
+        """
+        pictures: list[Pixels] = []
+        while len(pictures) < len(latents_BCHW):
+            some = latents_BCHW[len(pictures) : len(pictures) + self.rows]
+            found = unless_out_of_memory(lambda some=some: self._decode(some))  # type: ignore[misc]
+            if found is None:
+                self._with_fewer_rows()
+            else:
+                pictures += found
+        return pictures
+
+    def _decode(self, latents_BCHW: Tensor) -> list[Pixels]:
+        whole = filled_up(list(latents_BCHW), self.rows)
+        unscaled_BCHW = self._unscaled(torch.stack(whole).to(self.vae.dtype))
+        decoded_BCHW = self.vae.decode(unscaled_BCHW, return_dict=False)[0][: len(latents_BCHW)].float()
+        bytes_BHWC = ((decoded_BCHW * 0.5 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+        return list(bytes_BHWC.cpu().numpy())
+
+    def _unscaled(self, latents_BCHW: Tensor) -> Tensor:
+        """As diffusers' pipeline does it: some checkpoints name a mean and a deviation of each channel."""
+        config: Any = self.vae.config
+        scale: float = config.scaling_factor
+        mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
+        if mean is None or std is None:
+            return latents_BCHW / scale
+        mean_C11, std_C11 = (latents_BCHW.new_tensor(each).view(-1, 1, 1) for each in (mean, std))
+        return latents_BCHW * std_C11 / scale + mean_C11
+
+    def _with_fewer_rows(self) -> None:
+        if self.rows == 1:
+            raise UserError(
+                "sampling: memory does not suffice to decode one picture; set sampling.decode_tile_px=512, or a "
+                "smaller one, which decodes it in pieces"
+            )
+        self.rows //= 2
+
+
+def use_tiles(vae: AutoencoderKL, side_px: int) -> None:
+    """Decode in overlapping tiles. diffusers takes the VAE's `sample_size` for their side, which is SDXL's own 1024."""
+    vae.enable_tiling()
+    vae.tile_sample_min_size = side_px
+    vae.tile_latent_min_size = side_px // 2 ** (len(vae.config.block_out_channels) - 1)

@@ -1,0 +1,89 @@
+"""What draws: a base, perhaps with another VAE and with something trained."""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionXLPipeline
+
+from sdxl_core.adapters import encodes_otherwise, load_trained
+from sdxl_core.config import Compile, SamplingConfig
+from sdxl_core.errors import UserError
+from sdxl_core.model import assemble_pipeline, forget_text_encoders, zeros_for_empty_prompt
+from sdxl_core.prompt_embeddings import Guidance, PromptEncoder, Prompts, cached_prompts, encoder_of, needed_texts
+from sdxl_core.runtime import choose_dtype
+
+COMPILE_MODES: dict[Compile, str] = {"default": "default", "cuda_graphs": "reduce-overhead"}
+"""Names that torch.compile has for them."""
+
+
+@dataclass(frozen=True)
+class DrawingModel:
+    base: Path
+    vae: Path | None
+    trained: Path | None
+    """A LoRA file, or a folder that the trainer exported to."""
+    digest: str
+    """Stands for all of it."""
+    text_digest: str
+    """Stands for what encodes prompts: models with the same one share encoded prompts."""
+
+    def prepared(
+        self,
+        prompts: Sequence[str],
+        sampling: SamplingConfig,
+        device: torch.device,
+        cells: MutableMapping[str, bytes],
+    ) -> tuple[StableDiffusionXLPipeline, Prompts]:
+        """The pipeline on `device` without its text encoders, and the prompts encoded, each once for ever in `cells`.
+
+        Text encoders are on the device only before the UNet is, and are not loaded at all where every prompt is known.
+
+        Raises:
+            UserError: the device cannot compute as `sampling` says, or what was trained does not load.
+        """
+        require_compiling(sampling.compile, device)
+        guidance = Guidance.of(sampling, zeros=zeros_for_empty_prompt(self.base))
+        texts = needed_texts(prompts, guidance, sampling.max_chunks)
+        loaded: list[StableDiffusionXLPipeline] = []
+
+        def load() -> PromptEncoder:
+            loaded.append(self._load(sampling, device, text=True))
+            for encoder in (loaded[0].text_encoder, loaded[0].text_encoder_2):
+                encoder.to(device)
+            return encoder_of(loaded[0], sampling.max_chunks)
+
+        encoded = cached_prompts(
+            texts, max_chunks=sampling.max_chunks, text_digest=self.text_digest, cells=cells, load=load
+        )
+        pipeline = loaded[0] if loaded else self._load(sampling, device, text=self._needs_text_to_load())
+        forget_text_encoders(pipeline)
+        pipeline.to(device)
+        compile_unet(pipeline, sampling.compile)
+        return pipeline, Prompts(encoded, guidance)
+
+    def _load(self, sampling: SamplingConfig, device: torch.device, *, text: bool) -> StableDiffusionXLPipeline:
+        """Still on the CPU, in the number formats of `device`."""
+        dtype = choose_dtype(sampling.precision, device, "sampling")
+        pipeline = assemble_pipeline(self.base, self.vae, sampling, dtype, text=text)
+        if self.trained is not None:
+            load_trained(pipeline, self.trained)
+        return pipeline
+
+    def _needs_text_to_load(self) -> bool:
+        return self.trained is not None and encodes_otherwise(self.trained)
+
+
+def compile_unet(pipeline: StableDiffusionXLPipeline, compile: Compile) -> None:
+    """For passes of one shape."""
+    if compile != "none":
+        pipeline.unet.compile(mode=COMPILE_MODES[compile], dynamic=False)
+
+
+def require_compiling(compile: Compile, device: torch.device) -> None:
+    """Raises UserError where the device has no such thing."""
+    if compile == "cuda_graphs" and device.type != "cuda":
+        raise UserError("sampling.compile = cuda_graphs needs a GPU; expected none or default on a CPU")
