@@ -147,18 +147,6 @@ def test_processes_share_out_every_row_of_a_step_once(
     assert sorted(done) == list(range(4))
 
 
-def test_in_half_precision_a_look_without_gradient_costs_the_adapter_none(jobs: Jobs, tmp_path: Path) -> None:
-    """autocast keeps converted weights; kept from a pass without gradient, they would cut the next one's off."""
-    settings = {"objective": {"kind": "prior_preservation", "target": "base"}, "adapter": LORA, "ema": None}
-    there = started(jobs(tmp_path, precision="bf16", **settings))
-    trainer, denoiser = trainer_of(there), there.state.denoiser
-    with torch.no_grad():
-        denoiser.predict(there.data.batch(0, range(2)))
-    trainer.train_step()
-    still = [n for n, p in there.state.trainable.items() if "lora_B" in n and (p.grad is None or not p.grad.any())]
-    assert still == []
-
-
 def test_a_validation_picture_is_what_plain_diffusers_draws_with_the_export(jobs: Jobs, tmp_path: Path) -> None:
     """Also of a LoRA that was trained with dropout, which no picture has."""
     prompt = "a photo of a person"
