@@ -113,7 +113,8 @@ def load_lora(pipeline: StableDiffusionXLPipeline, file: Path) -> None:
         raise UserError.about(str(file), expected="a LoRA", got=f"{other}, of another kind of adapter", fix=fix)
     pipeline.load_lora_weights(file.parent, weight_name=file.name)
     for name in COMPONENTS:
-        getattr(pipeline, name).eval()  # dropout that the file's header tells of comes switched on
+        if (module := getattr(pipeline, name)) is not None:  # text encoders that drawing does not need are not there
+            module.eval()  # dropout that the file's header tells of comes switched on
 
 
 def _layout(part: str, module: nn.Module) -> Mapping[str, Any]:
