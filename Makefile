@@ -5,6 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# some containers forbid byte code; then every process compiles torch, diffusers and Prefect anew, in ten seconds and more
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all bench miniature format lint install clean
 
