@@ -38,7 +38,7 @@ def _check_average(training: TrainingConfig) -> None:
             f"ema.update_every_steps = {ema.update_every_steps} is beyond max_steps = {steps}: the average, which is "
             "what is exported, would be the untrained weights. Lower it, or set training.ema=null"
         )
-    if ema.update_after_step + 1 >= steps:
+    if ema.update_after_step and ema.update_after_step + 1 >= steps:
         raise ValueError(
             f"ema.update_after_step = {ema.update_after_step}: expected less than max_steps - 1 = {steps - 1}, or "
             "nothing would ever be averaged. Lower it, or set training.ema=null"

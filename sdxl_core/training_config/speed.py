@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from sdxl_core.training_config.adapters import LoraConfig
+
 if TYPE_CHECKING:
     from sdxl_core.training_config.training import TrainingConfig
 
@@ -22,6 +24,10 @@ def check_speed(training: TrainingConfig) -> None:
     obstacles = {
         "gradient_checkpointing chooses blocks as they come, which the whole UNet as one graph does not allow: take "
         "blocks": training.compile == "unet" and training.gradient_checkpointing,
+        "graphs cannot hold what peft does for DoRA, LoHa and LoKr: take a plain LoRA, OFT or full weights": (
+            training.adapter.kind in ("loha", "lokr")
+            or (isinstance(training.adapter, LoraConfig) and training.adapter.use_dora)
+        ),
         "attention = xformers has kernels that no graph can hold: take training.attention=auto": (
             training.attention == "xformers"
         ),

@@ -18,7 +18,7 @@ from sdxl_core.train import main
 from tests.sdxl_core.adapter_cases import CASES, attached, layers, output, train_for_a_moment
 from tests.sdxl_core.jobs import Jobs, files, run, write_job
 
-STARTABLE = [case for case in CASES if case not in ("pissa", "olora")]
+STARTABLE = [case for case in CASES if case not in ("pissa", "olora", "lora-kaiming")]  # whose init is the file's
 
 
 @pytest.fixture(scope="module")

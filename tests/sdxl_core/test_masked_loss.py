@@ -66,7 +66,7 @@ def test_half_a_mask_worked_out_by_hand(loss: dict[str, Any]) -> None:
     for masked, expected in (
         ({"unmasked_weight": 0.0}, left / 2),
         ({"unmasked_weight": 0.5}, left / 2 + right / 4),
-        ({"unmasked_weight": 1.0}, (left + right) / 2),
+        ({"unmasked_weight": 0.75}, left / 2 + right * 0.375),
         ({"normalize": True, "unmasked_weight": 0.0}, left),
         ({"normalize": True, "unmasked_weight": 0.5}, (left + right / 2) / 1.5),
     ):

@@ -54,6 +54,9 @@ def backward(there: Run) -> tuple[dict[str, torch.Tensor], int]:
             parameter.add_(0.02)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         loss = there.objective(there.state.denoiser, there.data.batch(0, range(2))).loss
+    for network in there.trained.networks.parts.values():
+        for weight in network.parameters():
+            kept.pop(weight.untyped_storage().data_ptr(), None)  # is there anyway
     size = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     loss.backward()  # type: ignore[no-untyped-call]
     return {name: p.grad for name, p in there.state.trainable.items() if p.grad is not None}, size
