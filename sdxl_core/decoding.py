@@ -57,9 +57,9 @@ class Decoder:
         config: Any = self.vae.config
         mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
         if mean is None or std is None:
-            return latents_BCHW / config.scaling_factor
+            return latents_BCHW.div(config.scaling_factor)
         mean_C11, std_C11 = (latents_BCHW.new_tensor(each).view(-1, 1, 1) for each in (mean, std))
-        return latents_BCHW * std_C11 / config.scaling_factor + mean_C11
+        return (latents_BCHW * std_C11).div(config.scaling_factor) + mean_C11
 
     def _with_fewer_rows(self) -> None:
         if self.rows == 1:
