@@ -56,7 +56,9 @@ def gradients(there: Run) -> dict[str, torch.Tensor]:
     return backward(there)[0]
 
 
-@pytest.mark.parametrize("name", ADAPTERS)
+@pytest.mark.parametrize(
+    "name", ["lora", *(pytest.param(name, marks=pytest.mark.slow) for name in ADAPTERS if name != "lora")]
+)
 def test_blocks_compute_the_same(jobs: Jobs, tmp_path: Path, graphs: Graphs, name: str) -> None:
     settings = {**PLAIN, **ADAPTERS[name]}
     expected = gradients(started(jobs(tmp_path / "plain", **settings)))
@@ -66,7 +68,7 @@ def test_blocks_compute_the_same(jobs: Jobs, tmp_path: Path, graphs: Graphs, nam
     assert 0 < len(graphs) <= len([m for m in there.trained.networks.unet.modules() if isinstance(m, compiling.BLOCKS)])
 
 
-@pytest.mark.parametrize("name", ["lora", "full", "bf16"])
+@pytest.mark.parametrize("name", ["lora", *(pytest.param(name, marks=pytest.mark.slow) for name in ("full", "bf16"))])
 def test_the_whole_unet_is_one_graph_and_computes_the_same(
     jobs: Jobs, tmp_path: Path, graphs: Graphs, name: str
 ) -> None:
@@ -76,6 +78,7 @@ def test_the_whole_unet_is_one_graph_and_computes_the_same(
     assert len(graphs) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings", [{"gradient_checkpointing": True}, {"objective": FROM_BASE}], ids=["again", "base"]
 )
@@ -88,6 +91,7 @@ def test_blocks_may_be_computed_again_and_asked_without_the_adapter(
     assert graphs
 
 
+@pytest.mark.slow
 def test_gradients_through_torch_s_own_differentiation_of_graphs(
     jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,7 +122,7 @@ def test_held_out_pictures_and_drawings_are_not_compiled_for(jobs: Jobs, tmp_pat
     assert graphs == []
 
 
-@pytest.mark.parametrize("chosen", ["blocks", "unet"])
+@pytest.mark.parametrize("chosen", ["blocks", pytest.param("unet", marks=pytest.mark.slow)])
 def test_names_stay_and_a_copy_computes_with_its_own_weights(
     jobs: Jobs, tmp_path: Path, graphs: Graphs, chosen: str
 ) -> None:
