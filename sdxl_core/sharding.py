@@ -16,7 +16,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-UNITS = ("BasicTransformerBlock", "ResnetBlock2D", "CLIPEncoderLayer")
+UNITS = ("BasicTransformerBlock", "ResnetBlock2D")
 """Classes of the blocks that are made whole one at a time; what is in none of them is whole during a whole pass."""
 
 

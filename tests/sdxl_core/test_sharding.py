@@ -101,22 +101,6 @@ def test_a_divided_run_goes_on_bit_for_bit_and_in_one_process_too(jobs: Jobs, tm
 
 
 @pytest.mark.slow
-def test_text_encoders_are_divided_too(jobs: Jobs, tmp_path: Path) -> None:
-    settings = {"text_encoders": {}, "validation": None, "export": "last"}
-    whole, divided = (
-        jobs(tmp_path / name, **chosen | settings).model_copy(update={"text": None})
-        for name, chosen in (("whole", WHOLE), ("divided", SHARDED))
-    )
-    assert run(whole)
-    run_in_two(divided)
-    for ours, theirs in zip(history(divided), history(whole), strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-3)
-    for part in ("text_encoder", "text_encoder_2"):
-        ours, theirs = (load_file(job.out / part / "model.safetensors") for job in (divided, whole))
-        assert_close(ours, theirs)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
@@ -144,6 +128,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "compiled": ({"compile": "blocks"}, "expected compile = none"),
     "fp16": ({"precision": "fp16"}, "expected precision = bf16 or fp32"),
     "rounding": ({"trained_weights": "bf16", "precision": "bf16"}, "expected trained_weights = fp32"),
+    "texts": ({"text_encoders": {}}, "text_encoders are not divided"),
     "tokens": ({"new_tokens": [{"token": "<it>"}]}, "train them in a run of their own"),
 }
 
