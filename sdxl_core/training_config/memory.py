@@ -58,8 +58,8 @@ def check_shard_weights(training: TrainingConfig) -> None:
         "it divides whole models, and an adapter is small: expected adapter.kind = full": (
             training.adapter.kind != "full"
         ),
-        "text_encoders are not divided, as transformers finds their outputs by a class that dividing replaces: leave them "
-        "out": training.text_encoders is not None,
+        "text_encoders are not divided, as transformers finds their outputs by a class that dividing replaces: leave "
+        "text_encoders out": training.text_encoders is not None,
         "new_tokens are not divided: train them in a run of their own": bool(training.new_tokens),
         "float16's loss scale is each process's own: expected precision = bf16 or fp32": training.precision == "fp16",
         "bf16 weights are rounded tensor by tensor, and no process has a whole one: expected trained_weights = fp32": (
