@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 
 from sdxl_core.config import TransformConfig
 from sdxl_core.data.records import Record, write_records
@@ -20,13 +18,6 @@ from sdxl_core.miniature.tokenizer import learn_tokenizer
 from sdxl_core.miniature.world import caption, draw_person, draw_view
 from sdxl_core.text import encode_text
 from tests.sdxl_core.jobs import Jobs
-
-
-@pytest.fixture(autouse=True)
-def accelerate_forgets() -> Iterator[None]:
-    """accelerate keeps one precision per process."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="session")

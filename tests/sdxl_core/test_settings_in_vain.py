@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from accelerate.state import AcceleratorState
 from pydantic import ValidationError
 
 from sdxl_core.config import Config, DatasetConfig, ModelConfig, SamplingConfig
@@ -99,5 +100,6 @@ def test_what_does_not_fit_the_checkpoint_s_schedule_is_refused(
     jobs: Jobs, tmp_path: Path, settings: dict[str, Any], said: str
 ) -> None:
     """The base's noise is no target for a network that learns to predict the velocity."""
+    AcceleratorState._reset_state(reset_partial_state=True)  # accelerate keeps one precision per process
     with pytest.raises(UserError, match=said):
         set_up(jobs(tmp_path, **settings, adapter=LORA))
