@@ -21,6 +21,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,13 @@ from torch import Tensor
 from benchmarks.common import provenance, table, write_section
 from benchmarks.floor import CLOCKS, Clock, Figures, in_turn
 from benchmarks.sizes import SIZES, checkpoint
+from sdxl_core.ahead import Behind
 from sdxl_core.cached_pictures import BATCHES_WAITING
 from sdxl_core.config import SamplingConfig
 from sdxl_core.decoding import Pixels
-from sdxl_core.drawing_model import compile_unet
+from sdxl_core.drawing_model import compile_for_drawing
 from sdxl_core.model import load_pipeline
-from sdxl_core.picture_files import Writer, parameters_text, png_bytes
+from sdxl_core.picture_files import parameters_text, png_bytes
 from sdxl_core.prompt_embeddings import Guidance, Prompts, encoder_of
 from sdxl_core.runtime import choose_device
 from sdxl_core.sampling import Request, draw
@@ -78,10 +80,11 @@ class Drawing:
 
     def __call__(self) -> None:
         """As `CachedPictures` does it."""
-        with Writer(self.writing(), BATCHES_WAITING * self.sampling.batch_size) as writer:
+        write = self.writing()
+        with Behind(BATCHES_WAITING * self.sampling.batch_size) as behind:
             for batch in draw(self.pipeline, self.requests, self.prompts, self.sampling):
                 for drawn in batch:
-                    writer.put(drawn)
+                    behind.add(partial(write, drawn))
 
     def writing(self) -> Callable[[tuple[Request, Pixels]], None]:
         self.rounds += 1
@@ -110,12 +113,13 @@ class WithoutCachedPrompts(Drawing):
 
     def __call__(self) -> None:
         size = self.sampling.batch_size
-        with Writer(self.writing(), BATCHES_WAITING * size) as writer:
+        write = self.writing()
+        with Behind(BATCHES_WAITING * size) as behind:
             for start in range(0, len(self.requests), size):
                 some = self.requests[start : start + size]
                 for batch in draw(self.pipeline, some, self.encoded(some), self.sampling):
                     for drawn in batch:
-                        writer.put(drawn)
+                        behind.add(partial(write, drawn))
 
 
 class GuidanceInTwoCalls(Drawing):
@@ -174,7 +178,7 @@ def measure(bench: Bench, sampling: SamplingConfig, kind: type[Drawing] = Drawin
     with kept_calls(plain.pipeline) as calls:
         plain()
     drawing = plain if kind is Drawing else kind(bench, sampling)
-    compile_unet(plain.pipeline, sampling.compile)
+    compile_for_drawing(plain.pipeline, sampling.compile)
 
     @torch.no_grad()
     def floor() -> None:

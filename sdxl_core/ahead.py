@@ -15,6 +15,9 @@ Result = TypeVar("Result")
 WORKERS = min(8, os.cpu_count() or 1)
 """Threads, not processes: Pillow's decoders and resampling, digests and files let go of Python's lock."""
 
+THREAD = "behind"
+"""Names the thread of what is done behind."""
+
 
 def in_order(
     work: Callable[[Item], Result], items: Iterable[Item], *, workers: int = WORKERS, ahead: int | None = None
@@ -44,13 +47,14 @@ class Behind:
     """
 
     def __init__(self, most: int = 2) -> None:
-        self._thread = ThreadPoolExecutor(1)
+        self._thread = ThreadPoolExecutor(1, THREAD)
         self._most = most
         self._begun: deque[Future[None]] = deque()
         self._failed = False
 
     def add(self, work: Callable[[], None]) -> None:
-        while len(self._begun) >= self._most:
+        """Waits for room. Raises what went wrong with an earlier piece, as soon as that is known."""
+        while self._begun and (len(self._begun) >= self._most or self._begun[0].done()):
             self._begun.popleft().result()
         self._begun.append(self._thread.submit(self._unless_failed, work))
 

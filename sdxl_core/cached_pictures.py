@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from PIL import Image
 
+from sdxl_core.ahead import Behind
 from sdxl_core.config import SamplingConfig
 from sdxl_core.decoding import Pixels
 from sdxl_core.drawing_model import DrawingModel
-from sdxl_core.picture_files import Writer, parameters_text, png_bytes
+from sdxl_core.picture_files import parameters_text, png_bytes
 from sdxl_core.sampling import Request, draw
 from sdxl_core.tensor_files import cell_key
 
@@ -58,18 +60,21 @@ class CachedPictures:
         if not missing:
             return
 
-        def write(drawn: tuple[Request, Pixels]) -> None:
-            request, pixels = drawn
+        written = 0
+
+        def write(request: Request, pixels: Pixels) -> None:
+            nonlocal written
             text = {"parameters": parameters_text(request.prompt, request.seed, sampling, model.digest)}
             self._cells[key_of[request]] = png_bytes(Image.fromarray(pixels), text)
+            written += 1
 
         pipeline, prompts = model.prepared([r.prompt for r in missing], sampling, device, caches.prompts)
         progress(0, len(missing))
-        with Writer(write, BATCHES_WAITING * sampling.batch_size) as writer:
+        with Behind(BATCHES_WAITING * sampling.batch_size) as behind:
             for batch in draw(pipeline, missing, prompts, sampling):
-                for drawn in batch:
-                    writer.put(drawn)
-                progress(writer.written, len(missing))
+                for request, pixels in batch:
+                    behind.add(partial(write, request, pixels))
+                progress(written, len(missing))
         progress(len(missing), len(missing))
 
     def __iter__(self) -> Iterator[bytes]:

@@ -11,22 +11,20 @@ from types import MethodType
 from typing import Any
 
 import torch
-from diffusers.models.attention import BasicTransformerBlock
-from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 
 from sdxl_core.errors import UserError
+from sdxl_core.networks import BLOCKS
 from sdxl_core.training_config import Compile, TrainingConfig
 
 BACKEND = "inductor"
-BLOCKS = (BasicTransformerBlock, ResnetBlock2D)
 MOST_SIZES = 16
 """Different sizes of latents in a run; each is compiled by itself, in minutes for SDXL."""
 GRAPHS_PER_SIZE = 64
 """Of one class of blocks: widths, with and without gradients, with and without the adapter, lengths of captions."""
 
 
-def compile_unet(unet: nn.Module, compile: Compile, deterministic: bool) -> None:
+def compile_for_training(unet: nn.Module, compile: Compile, deterministic: bool) -> None:
     """Have the UNet, or each of its blocks, compiled when it first sees a size of latents.
 
     What cannot be one graph ends the run, and so does a block that would be compiled without end: nothing is computed

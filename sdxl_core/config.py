@@ -18,7 +18,7 @@ class Config(BaseModel):
 
 
 Precision = Literal["fp32", "fp16", "bf16"]
-Compile = Literal["none", "default", "cuda_graphs"]
+SamplingCompile = Literal["none", "default", "cuda_graphs"]
 PositiveInt = Annotated[int, Field(ge=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -234,7 +234,7 @@ class SamplingConfig(Config):
     """Pictures decoded together, as far as a batch goes; each needs a few GB of a GPU at 1024 px."""
     decode_tile_px: Annotated[int, Field(ge=64, multiple_of=64)] | None = None
     """Decode in overlapping tiles of this side: less memory, for edges that may faintly be seen. 512 for small GPUs."""
-    compile: Compile = "none"
+    compile: SamplingCompile = "none"
     """Have torch.compile translate the UNet: it costs minutes first, and pays on many pictures. cuda_graphs: the same,
     and steps are replayed by the GPU without the CPU; needs one."""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
@@ -11,8 +9,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdxl_core.config import SamplingConfig
+from sdxl_core.encoding import filled_up
 from sdxl_core.errors import UserError
-from sdxl_core.runtime import filled_up, unless_out_of_memory
+from sdxl_core.runtime import unless_out_of_memory
+from sdxl_core.vae_settings import scaling_factor
 
 # B pictures, C latent channels, H W latent size; pixels are HWC
 
@@ -23,7 +23,9 @@ class Decoder:
     """Every pass has as many rows, filled up where fewer are left, so that no picture depends on its company."""
 
     def __init__(self, vae: AutoencoderKL, sampling: SamplingConfig) -> None:
+        """Raises UserError for a VAE whose latents are scaled otherwise than by a factor."""
         self.vae = vae
+        self.scaling_factor = scaling_factor(vae.config, "model.vae")
         self.rows = sampling.decode_batch_size
         if sampling.decode_tile_px is not None:
             use_tiles(vae, sampling.decode_tile_px)
@@ -46,21 +48,10 @@ class Decoder:
         return pictures
 
     def _decode(self, latents_BCHW: Tensor) -> list[Pixels]:
-        whole = filled_up(list(latents_BCHW), self.rows)
-        unscaled_BCHW = self._unscaled(torch.stack(whole).to(self.vae.dtype))
+        unscaled_BCHW = filled_up(latents_BCHW, self.rows).to(self.vae.dtype) / self.scaling_factor
         decoded_BCHW = self.vae.decode(unscaled_BCHW, return_dict=False)[0][: len(latents_BCHW)].float()
         bytes_BHWC = ((decoded_BCHW * 0.5 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
         return list(bytes_BHWC.cpu().numpy())
-
-    def _unscaled(self, latents_BCHW: Tensor) -> Tensor:
-        """As diffusers' pipeline does it: some checkpoints name a mean and a deviation of each channel."""
-        config: Any = self.vae.config
-        scale: float = config.scaling_factor
-        mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
-        if mean is None or std is None:
-            return latents_BCHW / scale
-        mean_C11, std_C11 = (latents_BCHW.new_tensor(each).view(-1, 1, 1) for each in (mean, std))
-        return latents_BCHW * std_C11 / scale + mean_C11
 
     def _with_fewer_rows(self) -> None:
         if self.rows == 1:

@@ -10,13 +10,13 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 
 from sdxl_core.adapters import encodes_otherwise, load_trained
-from sdxl_core.config import Compile, SamplingConfig
+from sdxl_core.config import SamplingCompile, SamplingConfig
 from sdxl_core.errors import UserError
 from sdxl_core.model import assemble_pipeline, forget_text_encoders, zeros_for_empty_prompt
 from sdxl_core.prompt_embeddings import Guidance, PromptEncoder, Prompts, cached_prompts, encoder_of, needed_texts
 from sdxl_core.runtime import choose_dtype
 
-COMPILE_MODES: dict[Compile, str] = {"default": "default", "cuda_graphs": "reduce-overhead"}
+COMPILE_MODES: dict[SamplingCompile, str] = {"default": "default", "cuda_graphs": "reduce-overhead"}
 """Names that torch.compile has for them."""
 
 
@@ -45,7 +45,7 @@ class DrawingModel:
         Raises:
             UserError: the device cannot compute as `sampling` says, or what was trained does not load.
         """
-        require_compiling(sampling.compile, device)
+        require_graphs(sampling.compile, device)
         guidance = Guidance.of(sampling, zeros=zeros_for_empty_prompt(self.base))
         texts = needed_texts(prompts, guidance, sampling.max_chunks)
         loaded: list[StableDiffusionXLPipeline] = []
@@ -62,7 +62,7 @@ class DrawingModel:
         pipeline = loaded[0] if loaded else self._load(sampling, device, text=self._needs_text_to_load())
         forget_text_encoders(pipeline)
         pipeline.to(device)
-        compile_unet(pipeline, sampling.compile)
+        compile_for_drawing(pipeline, sampling.compile)
         return pipeline, Prompts(encoded, guidance)
 
     def _load(self, sampling: SamplingConfig, device: torch.device, *, text: bool) -> StableDiffusionXLPipeline:
@@ -77,13 +77,13 @@ class DrawingModel:
         return self.trained is not None and encodes_otherwise(self.trained)
 
 
-def compile_unet(pipeline: StableDiffusionXLPipeline, compile: Compile) -> None:
+def compile_for_drawing(pipeline: StableDiffusionXLPipeline, compile: SamplingCompile) -> None:
     """For passes of one shape."""
     if compile != "none":
         pipeline.unet.compile(mode=COMPILE_MODES[compile], dynamic=False)
 
 
-def require_compiling(compile: Compile, device: torch.device) -> None:
+def require_graphs(compile: SamplingCompile, device: torch.device) -> None:
     """Raises UserError where the device has no such thing."""
     if compile == "cuda_graphs" and device.type != "cuda":
         raise UserError("sampling.compile = cuda_graphs needs a GPU; expected none or default on a CPU")

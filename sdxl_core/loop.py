@@ -16,9 +16,9 @@ from sdxl_core.ema import NoEma
 from sdxl_core.errors import UserError
 from sdxl_core.learning_rate import curves, learning_rates
 from sdxl_core.loss_by_timestep import bin_means, bin_sums
+from sdxl_core.memory_savings import advice
 from sdxl_core.objectives import LossOutput, Objective
 from sdxl_core.randomness import derived_seed
-from sdxl_core.saving import advice
 from sdxl_core.stepping import Stepping
 from sdxl_core.together import Alone
 from sdxl_core.training_config import TrainingConfig

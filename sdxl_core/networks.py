@@ -7,9 +7,14 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import torch
+from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 
 from sdxl_core.text_encoders import NAMES, TextEncoders
+
+BLOCKS = (BasicTransformerBlock, ResnetBlock2D)
+"""What repeats in a UNet and holds most of its weights."""
 
 
 @dataclass(frozen=True)

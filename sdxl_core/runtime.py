@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal, TypeVar
 
 import torch
@@ -67,8 +67,3 @@ def unless_out_of_memory(work: Callable[[], T]) -> T | None:
         pass  # the error holds on to tensors until here
     torch.cuda.empty_cache()
     return None
-
-
-def filled_up(items: Sequence[T], count: int) -> list[T]:
-    """As many as `count`, with the last one repeated."""
-    return [*items, *[items[-1]] * (count - len(items))]

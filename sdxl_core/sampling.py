@@ -15,7 +15,7 @@ from sdxl_core.config import SamplingConfig
 from sdxl_core.decoding import Decoder, Pixels
 from sdxl_core.errors import UserError
 from sdxl_core.prompt_embeddings import Guidance, Prompts, encoder_of
-from sdxl_core.runtime import filled_up, unless_out_of_memory
+from sdxl_core.runtime import unless_out_of_memory
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def draw(
         start = 0
         while start < len(alike):
             some = alike[start : start + rows]
-            whole = filled_up(some, rows)
+            whole = [*some, *[some[-1]] * (rows - len(some))]
             latents_BCHW = unless_out_of_memory(lambda whole=whole: _latents(pipeline, whole, prompts, sampling))  # type: ignore[misc]
             if latents_BCHW is None:
                 rows = _fewer(rows)

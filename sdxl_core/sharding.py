@@ -16,8 +16,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-UNITS = ("BasicTransformerBlock", "ResnetBlock2D")
-"""Classes of the blocks that are made whole one at a time; what is in none of them is whole during a whole pass."""
+from sdxl_core.networks import BLOCKS
 
 
 def shard(module: nn.Module, device: torch.device) -> dict[str, nn.Parameter]:
@@ -41,7 +40,8 @@ def whole_at_once_bytes(module: nn.Module) -> int:
 
 
 def _units(module: nn.Module) -> list[nn.Module]:
-    return [unit for unit in module.modules() if type(unit).__name__ in UNITS]
+    """What is made whole one at a time; all else is whole during a whole pass."""
+    return [unit for unit in module.modules() if isinstance(unit, BLOCKS)]
 
 
 def whole(value: Any) -> Any:

@@ -15,7 +15,7 @@ from sdxl_core.adapter_start import require_same_layers
 from sdxl_core.adapters import ADAPTERS, Adapter
 from sdxl_core.attention import use_attention
 from sdxl_core.checkpointing import use_checkpointing
-from sdxl_core.compiling import compile_unet, require_compiler
+from sdxl_core.compiling import compile_for_training, require_compiler
 from sdxl_core.fused_lora import fuse_lora
 from sdxl_core.learned_tokens import add_tokens, export_tokens, require_used
 from sdxl_core.model import cast_frozen, cast_trained, kept, lay_out_channels_last, load_unet
@@ -90,7 +90,7 @@ def load_trained_networks(
         notes += prepare_network(part, module, config, dtype, accelerator.device)
         module.to(accelerator.device)
         if config.compile != "none" and part == "unet":
-            compile_unet(module, config.compile, config.deterministic)
+            compile_for_training(module, config.compile, config.deterministic)
         accelerator.prepare_model(module, evaluation_mode=True)  # autocast; gradients are averaged by Workers
     saved = {f"{part}.{name}": numbers for part in adapted for name, numbers in kept(networks.parts[part]).items()}
     return Trained(networks, tokenizers, adapter, adapted, trainable, config, saved, tuple(notes))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sdxl_core.saving import Saving, savings_left
+from sdxl_core.memory_savings import MemorySaving, savings_left
 from sdxl_core.training_config import TrainingConfig
 from sdxl_core.training_config.saving_memory import require_attention
 from tasks.config import PipelineConfig
@@ -78,7 +78,7 @@ class Forecast(Frozen):
 
 @dataclass(frozen=True)
 class _Variant:
-    savings: tuple[Saving, ...]
+    savings: tuple[MemorySaving, ...]
     training: TrainingConfig
     cost: StepCost
 
@@ -120,7 +120,7 @@ def _variants(given: Given, training: TrainingConfig) -> Iterator[_Variant]:
     """The training as configured, then with one saving more each, the cheapest first; counted when asked for."""
     from sdxl_core.estimate import count_step
 
-    savings: tuple[Saving, ...] = ()
+    savings: tuple[MemorySaving, ...] = ()
     while True:
         _LOG.info("counting a step %s", f"with {savings[-1]}" if savings else "as configured")
         yield _Variant(savings, training, count_step(given, training))
@@ -150,14 +150,14 @@ def _on_card(card: Card, variants: list[_Variant], more: Iterator[_Variant]) -> 
     )
 
 
-def _changes(savings: Sequence[Saving], configured: TrainingConfig) -> Iterator[Change]:
+def _changes(savings: Sequence[MemorySaving], configured: TrainingConfig) -> Iterator[Change]:
     """Without what a later one takes back, and what was so anyway."""
     before = configured.model_dump(mode="json")
     for i, saving in enumerate(savings):
         later = {key for another in savings[i + 1 :] for key in another.changes}
         left = {k: v for k, v in saving.changes.items() if k not in later and (k not in before or before[k] != v)}
         if left:
-            yield Change(settings=str(Saving(left, saving.price)), costs=saving.price)
+            yield Change(settings=str(MemorySaving(left, saving.price)), costs=saving.price)
 
 
 def _parts(cost: StepCost) -> dict[str, int]:

@@ -17,6 +17,7 @@ from sdxl_core.compiling import MOST_SIZES, refuse_many_sizes, require_compiler
 from sdxl_core.errors import UserError
 from sdxl_core.miniature.networks import build_unet
 from sdxl_core.model import lay_out_channels_last
+from sdxl_core.networks import BLOCKS
 from sdxl_core.run import Run
 from sdxl_core.training_config import Compile, TrainingConfig
 from sdxl_core.validation import evaluating
@@ -65,7 +66,7 @@ def test_blocks_compute_the_same(jobs: Jobs, tmp_path: Path, graphs: Graphs, nam
     assert graphs == []
     there = started(jobs(tmp_path, **settings, compile="blocks"))
     assert_alike(gradients(there), expected)
-    assert 0 < len(graphs) <= len([m for m in there.trained.networks.unet.modules() if isinstance(m, compiling.BLOCKS)])
+    assert 0 < len(graphs) <= len([m for m in there.trained.networks.unet.modules() if isinstance(m, BLOCKS)])
 
 
 @pytest.mark.parametrize("name", ["lora", *(pytest.param(name, marks=pytest.mark.slow) for name in ("full", "bf16"))])

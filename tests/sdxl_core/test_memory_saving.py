@@ -18,9 +18,9 @@ from torch import nn
 import sdxl_core.validation
 from sdxl_core.attention import ATTENTIONS
 from sdxl_core.errors import UserError
+from sdxl_core.memory_savings import advice, savings_left
 from sdxl_core.networks import Networks, offloaded
 from sdxl_core.run import Run, set_up
-from sdxl_core.saving import advice, savings_left
 from sdxl_core.text_encoders import TextEncoders
 from sdxl_core.train import train
 from sdxl_core.train_job import TrainJob

@@ -74,9 +74,11 @@ def test_a_full_disk_is_named_and_leaves_nothing_behind(tmp_path: Path, monkeypa
 
 KILLED = """\
 import os, signal, sys
+from functools import partial
 from pathlib import Path
 from PIL import Image
-from sdxl_core.picture_files import Writer, png_bytes
+from sdxl_core.ahead import Behind
+from sdxl_core.picture_files import png_bytes
 from tasks.cells import DiskCells
 
 replace, times = os.replace, []
@@ -89,9 +91,9 @@ os.replace = killed
 cells = DiskCells(Path(sys.argv[1]))
 def write(number):
     cells[f"{number:064x}"] = png_bytes(Image.new("RGB", (64, 64), (number, 0, 0)), {})
-with Writer(write, 4) as writer:
+with Behind(4) as behind:
     for number in range(10):
-        writer.put(number)
+        behind.add(partial(write, number))
 """
 
 

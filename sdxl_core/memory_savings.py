@@ -10,7 +10,7 @@ from sdxl_core.training_config import TrainingConfig
 
 
 @dataclass(frozen=True)
-class Saving:
+class MemorySaving:
     """A change of settings that saves memory."""
 
     changes: dict[str, Any]
@@ -33,22 +33,22 @@ class Saving:
         return TrainingConfig.model_validate(document)
 
 
-def savings_left(config: TrainingConfig) -> Iterator[Saving]:
+def savings_left(config: TrainingConfig) -> Iterator[MemorySaving]:
     """What `config` does not do yet, the cheapest first."""
     if config.attention == "math":
-        yield Saving({"attention": "auto"}, "nothing")
+        yield MemorySaving({"attention": "auto"}, "nothing")
     if config.micro_batch_size > 1:
         rows = config.micro_batch_size * config.accumulation_steps
-        yield Saving(
+        yield MemorySaving(
             {"micro_batch_size": 1, "accumulation_steps": rows},
             "time; the step keeps its rows, and where memory ends training does this itself",
         )
     if config.precision == "fp32":
-        yield Saving({"precision": "bf16"}, "rounding; a GPU becomes faster by it")
+        yield MemorySaving({"precision": "bf16"}, "rounding; a GPU becomes faster by it")
     if not config.gradient_checkpointing:
-        yield Saving({"gradient_checkpointing": True}, "a third more arithmetic")
+        yield MemorySaving({"gradient_checkpointing": True}, "a third more arithmetic")
     elif config.checkpoint_every_blocks > 1:
-        yield Saving({"checkpoint_every_blocks": 1}, "up to a third more arithmetic")
+        yield MemorySaving({"checkpoint_every_blocks": 1}, "up to a third more arithmetic")
     yield from (_of_full(config) if config.adapter.kind == "full" else _of_the_base(config))
 
 
@@ -59,25 +59,19 @@ def advice(config: TrainingConfig) -> str:
     return f"set {'; or '.join([*left, 'a smaller transform.resolution_px'])}"
 
 
-def _of_full(config: TrainingConfig) -> Iterator[Saving]:
-    if _asks_base(config) and not config.offload_base:
-        yield Saving({"offload_base": True}, "moving the base in and out for every pass")
+def _of_full(config: TrainingConfig) -> Iterator[MemorySaving]:
+    if config.asks_base and not config.offload_base:
+        yield MemorySaving({"offload_base": True}, "moving the base in and out for every pass")
     without = {"offload_base": False} if config.offload_base else {}
-    yield Saving({"adapter.kind": "lora"} | without, "another method: a LoRA instead of all weights")
+    yield MemorySaving({"adapter.kind": "lora"} | without, "another method: a LoRA instead of all weights")
 
 
-def _of_the_base(config: TrainingConfig) -> Iterator[Saving]:
+def _of_the_base(config: TrainingConfig) -> Iterator[MemorySaving]:
     kind = config.base_quantization and config.base_quantization.kind
     if kind is None:
-        yield Saving({"base_quantization.kind": "int8"}, "time, and a little accuracy of the base")
+        yield MemorySaving({"base_quantization.kind": "int8"}, "time, and a little accuracy of the base")
     if kind != "nf4":
-        yield Saving({"base_quantization.kind": "nf4"}, "time, and more accuracy of the base")
-
-
-def _asks_base(config: TrainingConfig) -> bool:
-    from sdxl_core.objectives import OBJECTIVES  # who asks for savings has torch at hand
-
-    return OBJECTIVES[config.objective.kind](config.objective).uses_base
+        yield MemorySaving({"base_quantization.kind": "nf4"}, "time, and more accuracy of the base")
 
 
 def _written(value: Any) -> str:
