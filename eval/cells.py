@@ -23,7 +23,12 @@ def remembered(cells: MutableMapping[str, bytes], key: str, compute: Callable[[]
     return value
 
 
-def remembered_float(cells: MutableMapping[str, bytes], key: str, compute: Callable[[], float]) -> float:
-    """Like `remembered`, for one float64."""
-    (value,) = struct.unpack("<d", remembered(cells, key, lambda: struct.pack("<d", compute())))
+def number_bytes(value: float) -> bytes:
+    """One float64."""
+    return struct.pack("<d", value)
+
+
+def number(cell: bytes) -> float:
+    """What `number_bytes` wrote."""
+    (value,) = struct.unpack("<d", cell)
     return float(value)

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from eval.cells import cell_key, remembered
+from eval.embeddings import unit_rows, vector_D
 from eval.errors import EvalError
 from eval.images import Picture
+from eval.questions import Question
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from numpy.typing import NDArray
+    from PIL import Image
 
-VERSION = 1
+VERSION = 2
 PREPROCESSING_FILES = (
     "config.json",
     "preprocessor_config.json",
@@ -34,51 +37,82 @@ PREPROCESSING_FILES = (
 # D: width of the embedding space
 
 
-class ClipEncoder:
-    """Unit-length embeddings of pictures and prompts from a transformers CLIPModel folder.
+class ClipVision(Question["NDArray[np.float32]"]):
+    """Unit-length embeddings of pictures by a transformers CLIPModel folder."""
 
-    Items go through one at a time: a vector then depends on nothing beside it, so what is already in `cells` can
-    never show in the result. The towers are loaded when the first vector is missing.
-    """
+    def __init__(self, folder: Path, digest: str, device: str) -> None:
+        _require_clip(folder)
+        self._folder, self._device = folder, device
+        self.spec = cell_key("clip-image", rows=self.rows_at_once, **_spec(folder, digest))
+
+    def prepare(self, pictures: Sequence[Picture], images: Sequence[Image.Image]) -> NDArray[np.float32]:
+        (image,) = images
+        with self._loading:  # threads must not all read it
+            processor = self._image_processor
+        pixels: NDArray[np.float32] = processor(images=image, return_tensors="np")["pixel_values"][0]
+        return pixels
+
+    def answer(self, rows: Sequence[NDArray[np.float32]]) -> list[bytes]:
+        import numpy as np
+        import torch
+
+        pixels_BCHW = torch.from_numpy(np.stack(rows)).to(self._device)
+        with torch.inference_mode():
+            return unit_rows(self._tower(pixel_values=pixels_BCHW).image_embeds)
+
+    def free(self) -> None:
+        self.__dict__.pop("_tower", None)
+
+    @cached_property
+    def _loading(self) -> Lock:
+        return Lock()
+
+    @cached_property
+    def _image_processor(self) -> Any:
+        from transformers import AutoImageProcessor
+
+        load: Any = AutoImageProcessor.from_pretrained  # untyped in transformers
+
+        # PIL's resampling is what CLIP was published with; the torchvision backend's differs by up to 0.015
+        with quiet_transformers():
+            return load(self._folder, backend="pil", local_files_only=True)
+
+    @cached_property
+    def _tower(self) -> Any:
+        from transformers import CLIPVisionModelWithProjection
+
+        return load_pretrained(CLIPVisionModelWithProjection, self._folder, "a CLIP model", self._device)
+
+
+class ClipText:
+    """Unit-length embeddings of prompts by the same folder, each prompt by itself and once."""
 
     def __init__(self, folder: Path, digest: str, cells: MutableMapping[str, bytes], device: str) -> None:
-        if not (folder / "config.json").is_file():
-            raise EvalError(f"{folder.name}: no config.json in it; expected a transformers CLIP model folder")
+        _require_clip(folder)
         self._folder, self._cells, self._device = folder, cells, device
-        self._spec = {"weights": digest, "preprocessing": _preprocessing_digest(folder), "version": VERSION}
+        self._spec = _spec(folder, digest)
 
-    def image_D(self, picture: Picture) -> NDArray[np.float64]:
-        """Raises NotScored when the picture cannot be read."""
-        key = cell_key("clip-image", image=picture.identity, **self._spec)
-        return _vector(remembered(self._cells, key, lambda: self._embed_image(picture)))
-
-    def text_D(self, prompt: str) -> NDArray[np.float64]:
+    def embedding_D(self, prompt: str) -> NDArray[np.float64]:
         """Longer prompts are cut to the model's length (77 tokens), keeping the end token."""
         key = cell_key("clip-text", text=prompt, **self._spec)
-        return _vector(remembered(self._cells, key, lambda: self._embed_text(prompt)))
+        return vector_D(remembered(self._cells, key, lambda: self._embed(prompt)))
 
     def is_truncated(self, prompt: str) -> bool:
         return len(self._tokenizer(prompt, verbose=False)["input_ids"]) > self._max_tokens
 
-    def _embed_image(self, picture: Picture) -> bytes:
-        import torch
-
-        pixels = self._image_processor(images=picture.load(), return_tensors="pt")["pixel_values"]
-        with torch.inference_mode():
-            return _unit_bytes(self._vision(pixel_values=pixels.to(self._device)).image_embeds)
-
-    def _embed_text(self, prompt: str) -> bytes:
+    def _embed(self, prompt: str) -> bytes:
         import torch
 
         ids = self._tokenizer(prompt, truncation=True, max_length=self._max_tokens, return_tensors="pt")
         with torch.inference_mode():
-            return _unit_bytes(self._text(**ids.to(self._device)).text_embeds)
+            (row,) = unit_rows(self._tower(**ids.to(self._device)).text_embeds)
+        return row
 
     @cached_property
     def _tokenizer(self) -> Any:
         from transformers import AutoTokenizer
 
-        with _quiet_transformers():
+        with quiet_transformers():
             return AutoTokenizer.from_pretrained(self._folder, local_files_only=True)
 
     @cached_property
@@ -88,41 +122,40 @@ class ClipEncoder:
         return int(CLIPTextConfig.from_pretrained(self._folder, local_files_only=True).max_position_embeddings)
 
     @cached_property
-    def _image_processor(self) -> Any:
-        from transformers import AutoImageProcessor
-
-        load: Any = AutoImageProcessor.from_pretrained  # untyped in transformers
-
-        # PIL's resampling is what CLIP was published with; the torchvision backend's differs by up to 0.015
-        with _quiet_transformers():
-            return load(self._folder, backend="pil", local_files_only=True)
-
-    @cached_property
-    def _vision(self) -> Any:
-        from transformers import CLIPVisionModelWithProjection
-
-        return self._load(CLIPVisionModelWithProjection)
-
-    @cached_property
-    def _text(self) -> Any:
+    def _tower(self) -> Any:
         from transformers import CLIPTextModelWithProjection
 
-        return self._load(CLIPTextModelWithProjection)
-
-    def _load(self, tower: Any) -> Any:
-        import torch
-
-        try:
-            with _quiet_transformers():
-                model = tower.from_pretrained(
-                    self._folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
-                )
-        except OSError as problem:
-            raise EvalError(f"{self._folder.name}: not a CLIP model in safetensors ({problem})") from problem
-        return model.to(self._device).eval()
+        return load_pretrained(CLIPTextModelWithProjection, self._folder, "a CLIP model", self._device)
 
 
-def _preprocessing_digest(folder: Path) -> str:
+def load_pretrained(kind: Any, folder: Path, what: str, device: str, **settings: Any) -> Any:
+    """A transformers network in float32, from safetensors in a local folder.
+
+    Raises:
+        EvalError: the folder does not hold `what`.
+    """
+    import torch
+
+    try:
+        with quiet_transformers():
+            model = kind.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, **settings
+            )
+    except OSError as problem:
+        raise EvalError(f"{folder.name}: not {what} in safetensors ({problem})") from problem
+    return model.to(device).eval()
+
+
+def _require_clip(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise EvalError(f"{folder.name}: no config.json in it; expected a transformers CLIP model folder")
+
+
+def _spec(folder: Path, digest: str) -> dict[str, object]:
+    return {"weights": digest, "preprocessing": preprocessing_digest(folder), "version": VERSION}
+
+
+def preprocessing_digest(folder: Path) -> str:
     digest = hashlib.sha256()
     for name in PREPROCESSING_FILES:
         if (path := folder / name).is_file():
@@ -130,21 +163,8 @@ def _preprocessing_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _unit_bytes(embedding_1D: torch.Tensor) -> bytes:
-    import torch
-
-    vector_D: NDArray[np.float32] = torch.nn.functional.normalize(embedding_1D[0].float(), dim=0).cpu().numpy()
-    return vector_D.astype("<f4").tobytes()
-
-
-def _vector(cell: bytes) -> NDArray[np.float64]:
-    import numpy as np
-
-    return np.frombuffer(cell, dtype="<f4").astype(np.float64)
-
-
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Loading one tower reports the other tower's weights as unused, which is how it is meant."""
     from transformers.utils import logging
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ import numpy as np
 from eval import stats
 from eval.config import EvaluationConfig
 from eval.errors import EvalError
-from eval.pairing import group_means, paired_scores
+from eval.pairing import Key, group_means, paired_scores
 from eval.result import (
     COMPARISON,
     Comparison,
@@ -21,40 +23,84 @@ from eval.result import (
     JudgedMetric,
     MetricFacts,
     MetricOutcome,
+    NotRun,
     Outcome,
+    SetMetric,
+    ShiftedMetric,
     Unscored,
 )
-from eval.score import METRIC_FILE
-from eval.table import Row, read_scores, write_scores
+from eval.score import METRICS_FILE, PAIR
+from eval.table import Row, read_pictures, read_scores, write_scores
 
 
-def compare(*, evaluation: EvaluationConfig, scores: Sequence[Path], out: Path) -> dict[str, object]:
+@dataclass(frozen=True)
+class _Scored:
+    """What a score artifact holds."""
+
+    rows: Sequence[Row]
+    facts: Mapping[str, MetricFacts]
+    truncated: Mapping[str, Sequence[str]]
+    not_run: Mapping[str, str]
+    pictures: Mapping[str, Mapping[Key, str]]
+
+
+def compare(*, evaluation: EvaluationConfig, scores: Path, out: Path) -> dict[str, object]:
     """Compare candidate with base and write comparison.json and scores.parquet into `out`.
 
     Args:
         evaluation: its metrics decide order and primaries; its confidence, resamples and seed decide the inference.
-        scores: score artifacts, base's and candidate's for judging metrics, one of the pair for describing ones.
+        scores: score artifact of both image sets.
         out: folder for the results, made if absent.
 
     Returns:
-        A summary: the outcome in one word and each judged metric's difference.
+        A summary: the outcome in one word, each judged metric's difference, and the metrics that were not run.
 
     Raises:
-        EvalError: a metric has no scores, or base and candidate do not belong together.
+        EvalError: a metric has no scores, base and candidate do not belong together, or a metric was not run and the
+            evaluation is strict.
     """
-    rows, facts, truncated = _read(evaluation, scores)
-    judged = [
-        _judge(rows, facts[metric.id], metric.primary, evaluation)
-        for metric in evaluation.metrics
-        if metric.direction != 0
-    ]
-    described = [
-        _describe(rows, facts[metric.id], evaluation) for metric in evaluation.metrics if metric.direction == 0
-    ]
+    found = _read(evaluation, scores)
+    comparison = _compared(evaluation, found)
+    if evaluation.strict and comparison.not_run:
+        reasons = "; ".join(f"{metric.name}: {metric.reason}" for metric in comparison.not_run)
+        raise EvalError(f"evaluation.strict: not all metrics were run: {reasons}")
+    out.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(comparison.model_dump(mode="json"), indent=2, sort_keys=True, allow_nan=False)
+    (out / COMPARISON).write_text(text + "\n", encoding="utf-8")
+    write_scores(found.rows, out)
+    return {
+        "outcome": comparison.outcome,
+        "prompts": comparison.prompts,
+        "delta": {metric.facts.name: metric.delta for metric in comparison.judged},
+        "not_run": {metric.name: metric.reason for metric in comparison.not_run},
+    }
+
+
+def _compared(evaluation: EvaluationConfig, found: _Scored) -> Comparison:
+    judged: list[JudgedMetric] = []
+    described: list[DescribedMetric] = []
+    shifted: list[ShiftedMetric] = []
+    sets: list[SetMetric] = []
+    not_run: list[NotRun] = []
+    for metric in evaluation.metrics:
+        facts, rows = found.facts[metric.id], [row for row in found.rows if row.metric_id == metric.id]
+        reason = found.not_run.get(metric.id, "") or _nothing(facts, rows)
+        if reason:
+            titles = {"title": facts.title, "licence": facts.licence}
+            not_run.append(NotRun(name=metric.id, primary=metric.primary, reason=reason, **titles))
+        elif facts.scored == "set":
+            sets.append(_of_sets(rows, facts))
+        elif facts.scored == "pair":
+            described.append(_describe(rows, facts, evaluation))
+        elif facts.direction == 0:
+            shifted.append(_shift(rows, facts, evaluation))
+        else:
+            judged.append(_judge(rows, facts, metric.primary, evaluation))
     judged = _with_verdicts(judged, 1 - evaluation.confidence)
-    keys = {row.key for row in rows}
-    comparison = Comparison(
-        outcome=_overall([metric.outcome for metric in judged if metric.primary]),
+    outcomes = [metric.outcome for metric in judged if metric.primary]
+    keys = {key for mine in found.pictures.values() for key in mine}
+    return Comparison(
+        outcome="not_judged" if any(metric.primary for metric in not_run) else _overall(outcomes),
         confidence=evaluation.confidence,
         resamples=evaluation.resamples,
         seed=evaluation.seed,
@@ -62,44 +108,45 @@ def compare(*, evaluation: EvaluationConfig, scores: Sequence[Path], out: Path) 
         replicates=len({replicate for _, replicate in keys}),
         judged=tuple(judged),
         described=tuple(described),
-        health=_health(rows, truncated),
+        shifted=tuple(shifted),
+        sets=tuple(sets),
+        not_run=tuple(not_run),
+        health=_health(found),
     )
-    out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(comparison.model_dump(mode="json"), indent=2, sort_keys=True, allow_nan=False)
-    (out / COMPARISON).write_text(text + "\n", encoding="utf-8")
-    write_scores(rows, out)
-    return {
-        "outcome": comparison.outcome,
-        "prompts": comparison.prompts,
-        "delta": {metric.facts.name: metric.delta for metric in judged},
-    }
 
 
-def _read(
-    evaluation: EvaluationConfig, scores: Sequence[Path]
-) -> tuple[list[Row], dict[str, MetricFacts], dict[str, set[str]]]:
-    """Rows in the order of the configuration's metrics, each metric's facts, and its truncated prompts."""
+def _read(evaluation: EvaluationConfig, folder: Path) -> _Scored:
+    """Rows in the order of the configuration's metrics."""
     order = {metric.id: place for place, metric in enumerate(evaluation.metrics)}
-    facts: dict[str, MetricFacts] = {}
-    truncated: dict[str, set[str]] = {}
-    rows: list[Row] = []
-    for folder in scores:
-        described = json.loads((folder / METRIC_FILE).read_text(encoding="utf-8"))
-        shortened = described.pop("truncated_prompts")
-        found = MetricFacts.model_validate(described)
-        if found.name not in order:
-            raise EvalError(f"scores of metric {found.name!r} were given; the evaluation has {sorted(order)}")
-        if facts.setdefault(found.name, found) != found:
-            raise EvalError(
-                f"metric {found.name}: base and candidate were scored with different weights or versions; "
-                "score both again"
-            )
-        truncated.setdefault(found.name, set()).update(shortened)
-        rows.extend(read_scores(folder))
+    facts, truncated, not_run = {}, {}, {}
+    for described in json.loads((folder / METRICS_FILE).read_text(encoding="utf-8")):
+        shortened, reason = described.pop("truncated_prompts"), described.pop("not_run")
+        mine = MetricFacts.model_validate(described)
+        facts[mine.name], truncated[mine.name] = mine, shortened
+        if reason:
+            not_run[mine.name] = reason
+    if unknown := sorted(facts.keys() - order.keys()):
+        raise EvalError(f"scores of metric {unknown[0]!r} were given; the evaluation has {sorted(order)}")
     if missing := sorted(order.keys() - facts.keys()):
         raise EvalError(f"no scores of metric {', '.join(missing)}; the evaluation asks for {sorted(order)}")
-    rows.sort(key=lambda row: (order[row.metric_id], row.model_id))  # stable: pictures keep their order
-    return rows, facts, truncated
+    # stable: pictures keep their order
+    rows = sorted(read_scores(folder), key=lambda row: (order[row.metric_id], row.model_id))
+    return _Scored(rows, facts, truncated, not_run, read_pictures(folder))
+
+
+def _nothing(facts: MetricFacts, rows: Sequence[Row]) -> str:
+    """Why there is nothing to compare; empty where there is something."""
+    if facts.scored == "set":
+        return ""  # says so itself
+    sides: dict[str, set[Key]] = defaultdict(set)
+    for row in rows:
+        if row.is_scored:
+            sides[row.model_id].add(row.key)
+    if sides[PAIR] or sides["base"] & sides["candidate"]:
+        return ""
+    reasons = "; ".join(sorted({row.reason for row in rows if row.reason})) or "no rows"
+    what = "no pair of pictures" if facts.scored == "pair" else "no prompt"
+    return f"{what} is scored on both sides ({reasons})"
 
 
 def _seed(evaluation: EvaluationConfig, name: str) -> list[int]:
@@ -185,10 +232,8 @@ def _overall(outcomes: Sequence[MetricOutcome]) -> Outcome:
     return "worse" if "worse" in found else "no_difference"
 
 
-def _describe(rows: Iterable[Row], facts: MetricFacts, evaluation: EvaluationConfig) -> DescribedMetric:
-    mine = [row for row in rows if row.metric_id == facts.name and row.is_scored]
-    if not mine:
-        raise EvalError(f"metric {facts.name}: no pair of pictures could be scored")
+def _describe(rows: Sequence[Row], facts: MetricFacts, evaluation: EvaluationConfig) -> DescribedMetric:
+    mine = [row for row in rows if row.is_scored]
     values = np.array([row.value for row in mine])
     mean_P = group_means([row.prompt_id for row in mine], values)
     seed = _seed(evaluation, facts.name)
@@ -203,13 +248,29 @@ def _describe(rows: Iterable[Row], facts: MetricFacts, evaluation: EvaluationCon
     )
 
 
-def _health(rows: Sequence[Row], truncated: dict[str, set[str]]) -> Health:
-    digests: dict[str, dict[tuple[str, int], str]] = {"base": {}, "candidate": {}}
-    for row in rows:
-        sides = ("base", "candidate") if row.model_id == "pair" else (row.model_id,)
-        for model_id, digest in zip(sides, row.image_digest.split("+"), strict=True):
-            digests[model_id][row.key] = digest
-    base, candidate = digests["base"], digests["candidate"]
+def _shift(rows: Sequence[Row], facts: MetricFacts, evaluation: EvaluationConfig) -> ShiftedMetric:
+    paired = paired_scores(rows, facts.name)
+    delta_P = paired.per_prompt(paired.delta)
+    seed = _seed(evaluation, facts.name)
+    return ShiftedMetric(
+        facts=facts,
+        prompts=len(delta_P),
+        pairs=len(paired.keys),
+        base_mean=float(paired.per_prompt(paired.base).mean()),
+        candidate_mean=float(paired.per_prompt(paired.candidate).mean()),
+        delta=float(delta_P.mean()),
+        delta_interval=stats.mean_interval(delta_P, evaluation.confidence, evaluation.resamples, seed),
+    )
+
+
+def _of_sets(rows: Sequence[Row], facts: MetricFacts) -> SetMetric:
+    values = {row.model_id: row.value for row in rows if row.is_scored}
+    reasons = "; ".join(sorted({f"{row.model_id}: {row.reason}" for row in rows if row.reason}))
+    return SetMetric(facts=facts, base=values.get("base"), candidate=values.get("candidate"), reason=reasons)
+
+
+def _health(found: _Scored) -> Health:
+    base, candidate = (found.pictures.get(model_id, {}) for model_id in ("base", "candidate"))
     absent = [
         Unscored(prompt_id=prompt, replicate=replicate, model_id=model_id, metric="all", reason="not in the image set")
         for model_id, mine, other in (("base", base, candidate), ("candidate", candidate, base))
@@ -224,13 +285,16 @@ def _health(rows: Sequence[Row], truncated: dict[str, set[str]]) -> Health:
             metric=row.metric_id,
             reason=row.reason,
         )
-        for row in rows
-        if not row.is_scored
+        for row in found.rows
+        if not row.is_scored and row.prompt_id  # a whole set's reason stands beside its number
     ]
     return Health(
-        pictures={model_id: len(images) for model_id, images in digests.items()},
+        pictures={"base": len(base), "candidate": len(candidate)},
         unscored=(*absent, *failed),
-        truncated_prompts={name: tuple(sorted(prompts)) for name, prompts in truncated.items() if prompts},
-        repeated_pictures={model_id: len(mine) - len(set(mine.values())) for model_id, mine in digests.items()},
+        truncated_prompts={name: tuple(prompts) for name, prompts in found.truncated.items() if prompts},
+        repeated_pictures={
+            "base": len(base) - len(set(base.values())),
+            "candidate": len(candidate) - len(set(candidate.values())),
+        },
         identical_pairs=sum(candidate.get(key) == digest for key, digest in base.items()),
     )

@@ -46,6 +46,8 @@ class EvaluationConfig(Config):
     """Bootstrap and permutation draws."""
     metrics: Annotated[tuple[MetricConfig, ...], Field(min_length=1)]
     """What is measured. Those marked `primary` decide the verdict, jointly corrected; all others are exploratory."""
+    strict: bool = False
+    """Refuse to run where a metric's weights or packages are missing, instead of reporting that it was not run."""
     gallery: GalleryConfig = GalleryConfig()
 
     @field_validator("metrics")

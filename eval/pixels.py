@@ -6,16 +6,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from eval.errors import NotScored
-from eval.images import Picture
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
 
 
-def same_size_pair(pictures: Sequence[Picture]) -> tuple[Image.Image, Image.Image]:
-    """Decode two pictures. Raises NotScored when one is unreadable or their sizes differ."""
-    first, second = (picture.load() for picture in pictures)
+def same_size(images: Sequence[Image.Image]) -> tuple[Image.Image, Image.Image]:
+    """Two pictures. Raises NotScored when their sizes differ."""
+    first, second = images
     if first.size != second.size:
         sizes = [f"{image.width}x{image.height}" for image in (first, second)]
         raise NotScored(f"sizes differ: {sizes[0]} against {sizes[1]}")

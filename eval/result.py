@@ -12,7 +12,7 @@ from eval.settings import Config
 from eval.stats import Interval
 
 COMPARISON = "comparison.json"
-SCHEMA_VERSION: Literal[1] = 1
+SCHEMA_VERSION: Literal[2] = 2
 INDICATIVE_BELOW_PROMPTS = 50  # fewer, and bootstrap intervals of heavy-tailed scores cover less than they say
 
 MetricOutcome = Literal["better", "worse", "no_difference", "too_few_prompts"]
@@ -24,10 +24,12 @@ class MetricFacts(Config):
 
     name: str
     title: str
+    scored: Literal["picture", "pair", "prompt", "set"]
     direction: Literal[1, -1, 0]
     unit: str
     convention: str
     licence: str
+    trained_on: tuple[str, ...]
     decimals: int
     tie: float
     version: int
@@ -88,6 +90,38 @@ class DescribedMetric(Config):
     """Extremes of single pairs."""
 
 
+class ShiftedMetric(Config):
+    """A metric without a better direction that both models' pictures have by themselves."""
+
+    facts: MetricFacts
+    prompts: int
+    pairs: int
+    base_mean: float
+    candidate_mean: float
+    delta: float
+    delta_interval: Interval | None
+
+
+class SetMetric(Config):
+    """One number of all pictures of a model. It has no interval here, and decides nothing."""
+
+    facts: MetricFacts
+    base: float | None
+    candidate: float | None
+    reason: str
+    """Why there is no number; empty where there are both."""
+
+
+class NotRun(Config):
+    """A metric that was asked for and gave nothing."""
+
+    name: str
+    title: str
+    primary: bool
+    reason: str
+    licence: str
+
+
 class Unscored(Config):
     prompt_id: str
     replicate: int
@@ -111,7 +145,7 @@ class Health(Config):
 
 
 class Comparison(Config):
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     outcome: Outcome
     confidence: float
     resamples: int
@@ -121,7 +155,15 @@ class Comparison(Config):
     """The most of any prompt."""
     judged: tuple[JudgedMetric, ...]
     described: tuple[DescribedMetric, ...]
+    shifted: tuple[ShiftedMetric, ...]
+    sets: tuple[SetMetric, ...]
+    not_run: tuple[NotRun, ...]
     health: Health
+
+    @property
+    def measured(self) -> tuple[JudgedMetric | DescribedMetric | ShiftedMetric | SetMetric, ...]:
+        """All metrics that gave numbers."""
+        return (*self.judged, *self.described, *self.shifted, *self.sets)
 
     @property
     def primaries(self) -> tuple[JudgedMetric, ...]:

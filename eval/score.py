@@ -1,77 +1,92 @@
-"""The score stage: one metric over one image set, or over a base and a candidate set for pair metrics."""
+"""The score stage: all metrics over the pictures of a base and a candidate, each picture opened once."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from eval.errors import EvalError, NotScored
-from eval.images import GeneratedImage, read_image_set, read_references
-from eval.scorers.base import Judge, Metric, Resources, Sample, Score
-from eval.table import Row, write_scores
+from eval.images import GeneratedImage, Picture, read_image_set, read_references
+from eval.questions import Answers, Ask, Progress, ask_all, no_progress
+from eval.scorers.base import Judge, Metric, Resources, Sample, Score, missing_package
+from eval.table import Row, write_pictures, write_scores
 
-Progress = Callable[[int, int], None]
-METRIC_FILE = "metric.json"
-
-
-def no_progress(done: int, total: int) -> None:
-    """For callers who do not watch."""
+METRICS_FILE = "metrics.json"
+PAIR = "pair"
 
 
-def score_metric(
+@dataclass(frozen=True)
+class Weights:
+    """What one metric measures with, by weight field; or why it cannot measure."""
+
+    places: Mapping[str, Path]
+    digests: Mapping[str, str]
+    missing: str = ""
+
+
+def score_metrics(
     *,
-    metric: Metric,
-    weights: Mapping[str, Path],
-    weights_digests: Mapping[str, str],
-    base: Path | None = None,
-    candidate: Path | None = None,
+    metrics: Sequence[Metric],
+    weights: Mapping[str, Weights],
+    sets: Mapping[str, Path],
     references: Path | None = None,
     out: Path,
     cells: MutableMapping[str, bytes],
     device: str = "auto",
     progress: Progress = no_progress,
 ) -> dict[str, object]:
-    """Score image sets with one metric and write scores.parquet and metric.json into `out`.
+    """Score image sets with all metrics and write scores.parquet, pictures.parquet and metrics.json into `out`.
+
+    A metric that cannot be measured leaves its reason in metrics.json and no rows.
 
     Args:
-        metric: what to measure, from `EvaluationConfig.metrics`.
-        weights: weight field -> local path, for every one of `metric.locations()`.
-        weights_digests: weight field -> digest of the weights there.
-        base, candidate: image sets. A pair metric takes both, any other exactly one of them.
-        references: dataset artifact with the instance pictures, for metrics that need references.
+        metrics: what to measure, from `EvaluationConfig.metrics`.
+        weights: by metric id; places and digests for every one of its `locations()`, unless they are missing.
+        sets: `base`, `candidate` or both -> image set. With one of them, metrics of pairs are not measured.
+        references: dataset artifact with the instance pictures.
         out: folder for the results, made if absent.
-        cells: embeddings and values known already, by digest; new ones are added.
+        cells: answers known already, by digest; new ones are added.
         device: torch device, or `auto` for a GPU where there is one.
-        progress: told (done, total) after each picture or pair.
+        progress: told (answered, of how many questions about pictures).
 
     Returns:
-        A summary: the metric's id and the numbers of pictures scored, not scored and judged on a truncated prompt.
+        A summary: metric -> scores, and what was not scored or not run.
 
     Raises:
-        EvalError: inputs do not fit the metric or each other, or the weights are not what the metric needs.
+        EvalError: the sets are empty, do not belong together, or were changed after they were made.
     """
-    model_id, samples = _samples(metric, base, candidate)
-    judge = metric.judge(_resources(metric, weights, weights_digests, references, cells, device))
-    rows, truncated = [], []
-    for done, sample in enumerate(samples, start=1):
-        score, reason = _judged(judge, sample)
-        rows.append(_row(sample, model_id, metric.id, score.value, reason))
-        if score.truncated:
-            truncated.append(sample.pictures[0].prompt_id)
-        progress(done, len(samples))
+    images = {model_id: _read(model_id, folder) for model_id, folder in sets.items()}
+    judges, not_run = _judges(metrics, weights, references, cells, _device(device))
+    samples = {metric.id: list(_samples(metric, images)) for metric in metrics if metric.id in judges}
+    answers = ask_all(_units(judges, samples), cells, progress)
+    rows: list[Row] = []
+    truncated: dict[str, list[str]] = {}
+    for metric in metrics:
+        if metric.id not in judges:
+            continue
+        try:
+            found, cut = _rows(metric, judges[metric.id], samples[metric.id], answers)
+        except EvalError as problem:
+            not_run[metric.id] = str(problem)
+            continue
+        rows += found
+        truncated[metric.id] = cut
+    facts = [
+        _facts(metric, weights[metric.id].digests, truncated.get(metric.id, []), not_run.get(metric.id, ""))
+        for metric in metrics
+    ]
     out.mkdir(parents=True, exist_ok=True)
     write_scores(rows, out)
-    truncated = sorted(set(truncated))
-    facts = describe(metric) | {"weights": dict(sorted(weights_digests.items())), "truncated_prompts": truncated}
-    (out / METRIC_FILE).write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    scored = sum(row.is_scored for row in rows)
+    write_pictures(images, out)
+    (out / METRICS_FILE).write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    scored = Counter(row.metric_id for row in rows if row.is_scored)
     return {
-        "metric": metric.id,
-        "model_id": model_id,
-        "scored": scored,
-        "not_scored": len(rows) - scored,
-        "truncated_prompts": len(truncated),
+        "scored": dict(scored),
+        "not_scored": sum(not row.is_scored for row in rows),
+        "not_run": not_run,
     }
 
 
@@ -80,56 +95,97 @@ def describe(metric: Metric) -> dict[str, object]:
     return {
         "name": metric.id,
         "title": metric.title if metric.name is None else f"{metric.title} ({metric.name})",
+        "scored": metric.scored,
         "direction": metric.direction,
         "unit": metric.unit,
         "convention": metric.convention,
         "licence": metric.licence,
+        "trained_on": list(metric.trained_on),
         "decimals": metric.decimals,
         "tie": metric.tie,
         "version": metric.version,
     }
 
 
-def _resources(
-    metric: Metric,
-    weights: Mapping[str, Path],
-    digests: Mapping[str, str],
+def _facts(metric: Metric, digests: Mapping[str, str], truncated: list[str], not_run: str) -> dict[str, object]:
+    more = {"weights": dict(sorted(digests.items())), "truncated_prompts": truncated, "not_run": not_run}
+    return describe(metric) | more
+
+
+def _read(model_id: str, folder: Path) -> tuple[GeneratedImage, ...]:
+    images = read_image_set(folder)
+    if not images:
+        raise EvalError(f"the {model_id} image set is empty")
+    return images
+
+
+def _judges(
+    metrics: Sequence[Metric],
+    weights: Mapping[str, Weights],
     references: Path | None,
     cells: MutableMapping[str, bytes],
     device: str,
+) -> tuple[dict[str, Judge], dict[str, str]]:
+    """By metric id: how it scores, or why it does not."""
+    known = read_references(references) if references is not None else ()
+    judges, not_run = {}, {}
+    for metric in metrics:
+        try:
+            judges[metric.id] = metric.judge(_resources(metric, weights[metric.id], known, cells, device))
+        except EvalError as problem:
+            not_run[metric.id] = str(problem)
+    return judges, not_run
+
+
+def _resources(
+    metric: Metric,
+    weights: Weights,
+    references: tuple[Picture, ...],
+    cells: MutableMapping[str, bytes],
+    device: str,
 ) -> Resources:
+    if problem := weights.missing or missing_package(metric):
+        raise EvalError(problem)
     wanted = set(metric.locations())
-    assert wanted == set(weights) == set(digests), f"{metric.id}: weights {sorted(wanted)}, got {sorted(weights)}"
-    for field, path in weights.items():
+    assert wanted == set(weights.places) == set(weights.digests), f"{metric.id}: weights {sorted(wanted)}"
+    for field, path in weights.places.items():
         if not path.exists():
-            raise EvalError(f"metric {metric.id}: {field}: no such file or folder: {path.name}")
-    if metric.needs == "references" and references is None:
-        raise EvalError(f"metric {metric.id}: needs instance pictures to compare with, and there are none")
+            raise EvalError(f"{field}: no such file or folder: {path.name}")
+    if metric.needs_references and not references:
+        raise EvalError("needs instance pictures to compare with, and there are none")
     return Resources(
-        weights=weights,
-        digests=digests,
-        references=read_references(references) if metric.needs == "references" and references else (),
+        weights=weights.places,
+        digests=weights.digests,
+        references=references if metric.needs_references else (),
         cells=cells,
-        device=_device(device),
+        device=device,
     )
 
 
-def _samples(metric: Metric, base: Path | None, candidate: Path | None) -> tuple[str, list[Sample]]:
-    sets = {"base": base, "candidate": candidate}
-    given = {model_id: read_image_set(folder) for model_id, folder in sets.items() if folder is not None}
-    wanted = 2 if metric.needs == "pair" else 1
-    assert len(given) == wanted, f"{metric.id} is scored on {wanted} image set(s), got {sorted(given)}"
-    for model_id, images in given.items():
-        if not images:
-            raise EvalError(f"metric {metric.id}: the {model_id} image set is empty")
-    if metric.needs == "pair":
-        return "pair", [Sample(pair) for pair in _pairs(given["base"], given["candidate"])]
-    ((model_id, images),) = given.items()
-    return model_id, [Sample((image,)) for image in images]
+def _samples(metric: Metric, images: Mapping[str, Sequence[GeneratedImage]]) -> Iterator[tuple[str, Sample]]:
+    """With the model that each is of."""
+    if metric.scored == "pair":
+        if len(images) == 2:
+            yield from ((PAIR, Sample(pair)) for pair in _pairs(images["base"], images["candidate"]))
+        return
+    for model_id, mine in images.items():
+        if metric.scored == "set":
+            yield model_id, Sample(tuple(mine))
+        elif metric.scored == "prompt":
+            yield from ((model_id, Sample(tuple(group))) for group in _by_prompt(mine).values())
+        else:
+            yield from ((model_id, Sample((image,))) for image in mine)
+
+
+def _by_prompt(images: Sequence[GeneratedImage]) -> dict[str, list[GeneratedImage]]:
+    groups = defaultdict(list)
+    for image in images:
+        groups[image.prompt_id].append(image)
+    return groups
 
 
 def _pairs(
-    base: tuple[GeneratedImage, ...], candidate: tuple[GeneratedImage, ...]
+    base: Sequence[GeneratedImage], candidate: Sequence[GeneratedImage]
 ) -> Iterator[tuple[GeneratedImage, GeneratedImage]]:
     others = {image.key: image for image in candidate}
     for image in base:
@@ -144,17 +200,53 @@ def _pairs(
         yield image, other
 
 
-def _judged(judge: Judge, sample: Sample) -> tuple[Score, str]:
+def _units(judges: Mapping[str, Judge], samples: Mapping[str, Sequence[tuple[str, Sample]]]) -> Iterator[Sequence[Ask]]:
+    """Instance pictures one by one; then, prompt by prompt, all that is asked about any picture of it."""
+    by_picture: dict[str, list[Ask]] = defaultdict(list)
+    for judge in judges.values():
+        for ask in judge.references:
+            by_picture[ask.pictures[0].identity].append(ask)
+    yield from by_picture.values()
+    by_prompt: dict[str, list[Ask]] = defaultdict(list)
+    for name, mine in samples.items():
+        for _, sample in mine:
+            for ask in judges[name].asks(sample):
+                by_prompt[_prompt_of(ask)].append(ask)
+    yield from by_prompt.values()
+
+
+def _prompt_of(ask: Ask) -> str:
+    first = ask.pictures[0]
+    assert isinstance(first, GeneratedImage)
+    return first.prompt_id
+
+
+def _rows(
+    metric: Metric, judge: Judge, samples: Sequence[tuple[str, Sample]], answers: Answers
+) -> tuple[list[Row], list[str]]:
+    """Its rows, and the ids of prompts of which it saw only the beginning."""
+    rows, truncated = [], set()
+    for model_id, sample in samples:
+        score, reason = _judged(judge, sample, answers)
+        rows.append(_row(sample, model_id, metric, score.value, reason))
+        if score.truncated:
+            truncated.add(sample.pictures[0].prompt_id)
+    return rows, sorted(truncated)
+
+
+def _judged(judge: Judge, sample: Sample, answers: Answers) -> tuple[Score, str]:
     try:
-        return judge(sample), ""
+        return judge.score(sample, answers), ""
     except NotScored as reason:
         return Score(float("nan")), str(reason)
 
 
-def _row(sample: Sample, model_id: str, metric_id: str, value: float, reason: str) -> Row:
+def _row(sample: Sample, model_id: str, metric: Metric, value: float, reason: str) -> Row:
     first = sample.pictures[0]
+    if metric.scored == "set":
+        return Row("", "", 0, 0, model_id, metric.id, value, reason)
     digest = "+".join(picture.identity for picture in sample.pictures)
-    return Row(digest, first.prompt_id, first.seed, first.replicate, model_id, metric_id, value, reason)
+    return Row(digest, first.prompt_id, first.seed, first.replicate, model_id, metric.id, value, reason)
 
 
 def _device(device: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from eval import wording
-from eval.result import Comparison, DescribedMetric, JudgedMetric
+from eval.result import Comparison, DescribedMetric, JudgedMetric, NotRun, SetMetric, ShiftedMetric
 
 HEADER = """| metric | base | candidate | difference | d_z | wins | p |
 |---|---:|---:|---:|---:|---:|---:|"""
@@ -17,6 +17,9 @@ def summary_markdown(title: str, found: Comparison) -> str:
     lines += ["", HEADER]
     lines += [_judged(metric) for metric in found.judged]
     lines += [_described(metric) for metric in found.described]
+    lines += [_shifted(metric) for metric in found.shifted]
+    lines += [_of_sets(metric) for metric in found.sets]
+    lines += [_not_run(metric) for metric in found.not_run]
     lines += [
         "",
         f"Differences with {wording.percent(found.confidence)} bootstrap intervals over "
@@ -42,6 +45,25 @@ def _judged(metric: JudgedMetric) -> str:
 
 def _described(metric: DescribedMetric) -> str:
     return f"| {_escaped(metric.facts.title)} (drift) | | | {wording.described_sentence(metric)} | | | |"
+
+
+def _shifted(metric: ShiftedMetric) -> str:
+    decimals = metric.facts.decimals
+    means = " | ".join(wording.plain(mean, decimals) for mean in (metric.base_mean, metric.candidate_mean))
+    change = f"{wording.signed(metric.delta, decimals)} {wording.interval(metric.delta_interval, decimals)}"
+    return f"| {_escaped(metric.facts.title)} | {means} | {change} | | | |"
+
+
+def _of_sets(metric: SetMetric) -> str:
+    decimals = metric.facts.decimals
+    values = " | ".join(
+        "" if value is None else wording.plain(value, decimals) for value in (metric.base, metric.candidate)
+    )
+    return f"| {_escaped(metric.facts.title)} (of the set) | {values} | {_escaped(metric.reason)} | | | |"
+
+
+def _not_run(metric: NotRun) -> str:
+    return f"| {_escaped(metric.title)} | | | not run: {_escaped(metric.reason)} | | | |"
 
 
 def _escaped(text: str) -> str:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from eval.images import GeneratedImage
+
 SCORES = "scores.parquet"
+PICTURES = "pictures.parquet"
 SCHEMA = pa.schema(
     [
-        ("image_digest", pa.string()),  # of a pair: both, joined by "+"
+        ("image_digest", pa.string()),  # of several pictures: all, joined by "+"; of a whole set: ""
         ("prompt_id", pa.string()),
         ("seed", pa.int64()),
         ("replicate", pa.int64()),
@@ -54,3 +57,36 @@ def write_scores(rows: Iterable[Row], folder: Path) -> None:
 def read_scores(folder: Path) -> tuple[Row, ...]:
     table = pq.read_table(folder / SCORES, schema=SCHEMA)
     return tuple(Row(**values) for values in table.to_pylist())
+
+
+PICTURES_SCHEMA = pa.schema(
+    [
+        ("model_id", pa.string()),
+        ("prompt_id", pa.string()),
+        ("replicate", pa.int64()),
+        ("image_digest", pa.string()),
+    ]
+)
+
+
+def write_pictures(sets: Mapping[str, Iterable[GeneratedImage]], folder: Path) -> None:
+    """Which pictures there were, scored or not."""
+    rows = [
+        {
+            "model_id": model_id,
+            "prompt_id": image.prompt_id,
+            "replicate": image.replicate,
+            "image_digest": image.identity,
+        }
+        for model_id, images in sets.items()
+        for image in images
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, schema=PICTURES_SCHEMA), folder / PICTURES, compression="zstd")
+
+
+def read_pictures(folder: Path) -> dict[str, dict[tuple[str, int], str]]:
+    """Model -> (prompt id, replicate) -> digest."""
+    found: dict[str, dict[tuple[str, int], str]] = {}
+    for row in pq.read_table(folder / PICTURES, schema=PICTURES_SCHEMA).to_pylist():
+        found.setdefault(row["model_id"], {})[row["prompt_id"], row["replicate"]] = row["image_digest"]
+    return found

@@ -61,8 +61,10 @@ def headline(comparison: Comparison) -> str:
 def summary(comparison: Comparison) -> list[str]:
     """The verdict's reasons, one sentence each, most important first."""
     primaries = comparison.primaries
-    if not primaries:
+    if not primaries and not any(metric.primary for metric in comparison.not_run):
         opening = ["No metric was declared primary before the comparison, so everything below is exploratory."]
+    elif missing := [metric.title for metric in comparison.not_run if metric.primary]:
+        opening = [f"Declared primary and not run: {', '.join(missing)}. See Metrics for why, and how to get it."]
     elif comparison.outcome == "not_judged":
         opening = ["Inference needs at least two prompts that are scored on both sides."]
     else:
@@ -82,6 +84,8 @@ def caveats(comparison: Comparison) -> list[str]:
         found.append(_identical(comparison))
     if comparison.is_indicative:
         found.append(f"With {plural(comparison.prompts, 'prompt')} this is indicative; decide on 50 or more.")
+    if others := [metric.title for metric in comparison.not_run if not metric.primary]:
+        found.append(f"Not run: {', '.join(others)}.")
     if comparison.health.unscored:
         found.append(f"{plural(len(comparison.health.unscored), 'score')} could not be had; see Health.")
     return found

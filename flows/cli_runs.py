@@ -40,6 +40,10 @@ Fresh = Annotated[
     bool,
     typer.Option("--fresh", help="Start at step 0 although a training of this name with other settings is unfinished."),
 ]
+Strict = Annotated[
+    bool,
+    typer.Option("--strict", help="Refuse to run if a metric's weights or packages are missing; else it is left out."),
+]
 AdapterPath = Annotated[Path | None, typer.Option(help="Judge this LoRA file instead of what CONFIG trains.")]
 
 
@@ -49,6 +53,7 @@ def run(
     override: Override = None,
     from_bundle: FromBundle = None,
     fresh: Fresh = False,
+    strict: Strict = False,
 ) -> None:
     """Run the whole pipeline: dataset to report. What is there already is reused.
 
@@ -66,7 +71,7 @@ def run(
 
     bundle = from_bundle.resolve() if from_bundle else None
     resume = Resume(override=tuple(override or ()), from_bundle=bundle, fresh=fresh)
-    prepared = _prepare(config, overrides, resume=resume)
+    prepared = _prepare(config, _strictly(overrides, strict), resume=resume)
     if any(stage.label == "train" and stage.action == "run" for stage in prepared.planner.stages):
         experiment = prepared.experiment
         refuse_unfinished(prepared.store, experiment.continuing, {"training": experiment.config.training.lasting})
@@ -79,18 +84,20 @@ def run(
     _carry_out(prepared, start)
 
 
-def plan(config: ConfigFile, overrides: Overrides = None) -> None:
+def plan(config: ConfigFile, overrides: Overrides = None, strict: Strict = False) -> None:
     """Say what `run` would do: each stage reused or run, and which input changed since the nearest earlier result.
 
     Example: `sdxl-flows plan configs/miniature/dreambooth.yaml --set training.adapter.rank=16`
     """
-    stages = _prepare(config, overrides).planner.stages
+    stages = _prepare(config, _strictly(overrides, strict)).planner.stages
     console.table([(stage.label, stage.action, stage.why) for stage in stages])
     count = sum(stage.action == "run" for stage in stages)
     console.out(f"{len(stages) - count} reused, {count} to run")
 
 
-def evaluate(config: ConfigFile, adapter: AdapterPath = None, overrides: Overrides = None) -> None:
+def evaluate(
+    config: ConfigFile, adapter: AdapterPath = None, overrides: Overrides = None, strict: Strict = False
+) -> None:
     """Draw and judge base and candidate again, training nothing: for new prompts, metrics or seeds, or another LoRA.
 
     Examples: `sdxl-flows evaluate configs/miniature/dreambooth.yaml --set evaluation.replicates=4`,
@@ -98,7 +105,7 @@ def evaluate(config: ConfigFile, adapter: AdapterPath = None, overrides: Overrid
     """
     from flows.wiring import TRAINED
 
-    prepared = _prepare(config, overrides, TRAINED, adapter)
+    prepared = _prepare(config, _strictly(overrides, strict), TRAINED, adapter)
 
     def start() -> dict[str, Any]:
         from flows.evaluate import evaluate
@@ -123,6 +130,10 @@ def report(config: ConfigFile, overrides: Overrides = None) -> None:
         return report(prepared.experiment.config, command=prepared.experiment.command)
 
     _carry_out(prepared, start)
+
+
+def _strictly(overrides: list[str] | None, strict: bool) -> list[str]:
+    return [*(overrides or []), *(["evaluation.strict=true"] if strict else [])]
 
 
 @dataclass(frozen=True)

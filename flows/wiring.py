@@ -87,11 +87,7 @@ def judge(experiment: Experiment, references: Handle, adapter: Handle | images.A
     config, model, drawn = experiment.config, experiment.model, experiment.drawn
     base = run(images.generate("images/base", model, None, drawn, config.sampling))
     candidate = run(images.generate("images/candidate", model, adapter, drawn, config.sampling))
-    scored: dict[str, Handle] = {}
-    for metric in config.evaluation.metrics:
-        for compared in scores.image_sets(metric, base, candidate):
-            call = scores.score(metric, experiment.metric_weights[metric.id], compared, references)
-            scored[call.label] = run(call)
+    scored = run(scores.score(config.evaluation, experiment.metric_weights, base, candidate, references))
     found = run(comparison.compare(config.evaluation, scored))
     training = None if isinstance(adapter, images.AdapterFile) else adapter
     shown = report.Shown(found, base, candidate, references, training)

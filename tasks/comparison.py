@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from eval.config import EvaluationConfig
 from tasks.manifest import Json
 from tasks.stage import Call, Handle, Job, Stage
@@ -14,17 +12,17 @@ def _build(job: Job) -> dict[str, Json]:
 
     return compare(
         evaluation=EvaluationConfig.model_validate(job.local["evaluation"]),
-        scores=[job.inputs[name] for name in sorted(job.inputs)],
+        scores=job.inputs["scores"],
         out=job.out,
     )
 
 
-STAGE = Stage(kind="comparison", version="1", build=_build, heavy=False)
+STAGE = Stage(kind="comparison", version="2", build=_build, heavy=False)
 
 
-def compare(evaluation: EvaluationConfig, scores: Mapping[str, Handle]) -> Call:
-    """`scores` by label. Where prompts and weights lie does not enter the key; what they hold came with the scores."""
+def compare(evaluation: EvaluationConfig, scores: Handle) -> Call:
+    """Where prompts and weights lie does not enter the key; what they hold came with the scores."""
     settings = evaluation.model_dump(mode="json", exclude={"prompts", "metrics", "gallery"})
     metrics = [{**metric.identity(), "primary": metric.primary} for metric in evaluation.metrics]
     local = {"evaluation": evaluation.model_dump(mode="json")}
-    return Call(STAGE, "comparison", {"evaluation": settings, "metrics": metrics}, scores, local)
+    return Call(STAGE, "comparison", {"evaluation": settings, "metrics": metrics}, {"scores": scores}, local)

@@ -1,33 +1,37 @@
-"""Stage `scores`: one metric over one image set, or over both for metrics of difference."""
+"""Stage `scores`: all metrics over the pictures of base and candidate."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 from pydantic import TypeAdapter
 
+from eval.config import EvaluationConfig
 from eval.scorers import MetricConfig
 from tasks.manifest import Json
 from tasks.stage import Call, Handle, Job, Stage
 from tasks.weights import MetricWeights
 
-_METRIC: TypeAdapter[MetricConfig] = TypeAdapter(MetricConfig)
-
-Role = Literal["base", "candidate"]
+_METRICS: TypeAdapter[tuple[MetricConfig, ...]] = TypeAdapter(tuple[MetricConfig, ...])
 
 
 def _build(job: Job) -> dict[str, Json]:
-    from eval.score import score_metric
+    from eval.score import Weights, score_metrics
 
-    return score_metric(
-        metric=_METRIC.validate_python(job.local["metric"]),
-        weights={name: Path(place) for name, place in job.local["weights"].items()},
-        weights_digests=job.params["weights"],
-        base=job.inputs.get("base"),
-        candidate=job.inputs.get("candidate"),
-        references=job.inputs.get("references"),
+    weights = {
+        name: Weights(
+            places={field: Path(place) for field, place in job.local["places"][name].items()},
+            digests=known["digests"],
+            missing=known["missing"],
+        )
+        for name, known in job.params["weights"].items()
+    }
+    return score_metrics(
+        metrics=_METRICS.validate_python(job.local["metrics"]),
+        weights=weights,
+        sets={role: job.inputs[role] for role in ("base", "candidate")},
+        references=job.inputs["references"],
         out=job.out,
         cells=job.store.cells("scores"),
         device=job.device,
@@ -35,21 +39,26 @@ def _build(job: Job) -> dict[str, Json]:
     )
 
 
-STAGE = Stage(kind="scores", version="1", build=_build)
+STAGE = Stage(kind="scores", version="2", build=_build)
 
 
-def score(metric: MetricConfig, weights: MetricWeights, images: Mapping[Role, Handle], references: Handle) -> Call:
-    """`images` holds what is scored: one image set, or base and candidate for a pair metric."""
-    inputs: dict[str, Handle] = {role: images[role] for role in images}
-    if metric.needs == "references":
-        inputs["references"] = references
-    params = {"metric": metric.identity(), "weights": dict(weights.digests), "of": sorted(images)}
-    local = {"metric": metric.model_dump(mode="json"), "weights": dict(weights.places)}
-    return Call(STAGE, f"scores/{metric.id}/{'-'.join(sorted(images))}", params, inputs, local)
-
-
-def image_sets(metric: MetricConfig, base: Handle, candidate: Handle) -> tuple[dict[Role, Handle], ...]:
-    """What a metric is asked about: both sets at once if it measures a difference, else each by itself."""
-    if metric.needs == "pair":
-        return ({"base": base, "candidate": candidate},)
-    return {"base": base}, {"candidate": candidate}
+def score(
+    evaluation: EvaluationConfig,
+    weights: Mapping[str, MetricWeights],
+    base: Handle,
+    candidate: Handle,
+    references: Handle,
+) -> Call:
+    """`references` is the dataset. What is missing for a metric is in the key: once it is there, the metric is run."""
+    params = {
+        "metrics": [metric.identity() for metric in evaluation.metrics],
+        "weights": {
+            name: {"digests": dict(found.digests), "missing": found.missing} for name, found in weights.items()
+        },
+    }
+    local = {
+        "metrics": [metric.model_dump(mode="json") for metric in evaluation.metrics],
+        "places": {name: dict(found.places) for name, found in weights.items()},
+    }
+    inputs = {"base": base, "candidate": candidate, "references": references}
+    return Call(STAGE, "scores", params, inputs, local)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
 from eval.config import EvaluationConfig
+from eval.scorers.base import Metric, missing_package
 from sdxl_core.config import ModelConfig
 from tasks.checkpoint import SDXL_COMPONENTS, check_checkpoint
 from tasks.digests import FileDigests, digest_json
 from tasks.errors import ConfigError
 from tasks.manifest import Json
 
+_LOG = logging.getLogger("sdxl_flows")
 TEXT_PARTS = ("index", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
 """Components that decide what a text means; the index says whether an empty prompt stands for zeros."""
 _READ_SUFFIXES = (".json", ".txt", ".model", ".safetensors")
@@ -55,6 +58,8 @@ class MetricWeights:
 
     places: Mapping[str, str]
     digests: Mapping[str, str]
+    missing: str = ""
+    """Why it cannot measure, and what to do; then there are neither places nor digests."""
 
 
 def locate_base_model(config: ModelConfig, digests: FileDigests) -> BaseModel:
@@ -109,17 +114,30 @@ def locate_description(config: ModelConfig) -> tuple[Path, Path]:
 def locate_metric_weights(evaluation: EvaluationConfig, digests: FileDigests) -> dict[str, MetricWeights]:
     """Find (or download) what the metrics measure with, by metric id.
 
+    What is missing is said in the log and, unless `evaluation.strict`, leaves its metric out of the run.
+
     Raises:
-        ConfigError: a metric's weights are not there.
+        ConfigError: it is strict, and a metric's weights or packages are not there.
     """
-    return {metric.id: _metric_weights(index, metric, digests) for index, metric in enumerate(evaluation.metrics)}
+    found = {}
+    for index, metric in enumerate(evaluation.metrics):
+        try:
+            found[metric.id] = _metric_weights(f"evaluation.metrics.{index}", metric, digests)
+        except ConfigError as problem:
+            if evaluation.strict:
+                raise
+            _LOG.warning("%s is not run: %s", metric.id, problem)
+            found[metric.id] = MetricWeights({}, {}, str(problem))
+    return found
 
 
-def _metric_weights(index: int, metric: object, digests: FileDigests) -> MetricWeights:
+def _metric_weights(where: str, metric: Metric, digests: FileDigests) -> MetricWeights:
+    if missing := missing_package(metric):
+        raise ConfigError(f"{where}: {metric.metric} needs more than is installed: {missing}")
     places, found = {}, {}
     revision = getattr(metric, "revision", None)
-    for field, location in metric.locations().items():  # type: ignore[attr-defined]
-        place = _local_or_hub(location, revision, f"evaluation.metrics.{index}.{field}")
+    for field, location in metric.locations().items():
+        place = _local_or_hub(location, revision, f"{where}.{field}")
         places[field] = str(place)
         found[field] = _digest_folder(place, digests) if place.is_dir() else digests(place)
     return MetricWeights(places, found)

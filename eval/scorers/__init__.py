@@ -1,25 +1,60 @@
-"""The metrics. To add one: a file here with a `Metric` subclass, and its line in `SCORERS`."""
+"""The metrics. To add one here: a file with a `Metric` subclass, and its line in `SCORERS`.
+
+To add one from a package of your own, name its class in that package's pyproject.toml:
+
+    [project.entry-points."sdxl_flows.scorers"]
+    sharpness = "my_package.sharpness:Sharpness"
+"""
 
 from __future__ import annotations
 
 import operator
 from functools import reduce
-from typing import TYPE_CHECKING, Annotated
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Annotated, get_args
 
 from pydantic import Field
 
+from eval.errors import EvalError
 from eval.scorers.base import Metric
 from eval.scorers.clip_i import ClipI
 from eval.scorers.clip_score import ClipScore
 from eval.scorers.lpips import Lpips
 from eval.scorers.ssim import Ssim
 
-SCORERS: dict[str, type[Metric]] = {
+ENTRY_POINTS = "sdxl_flows.scorers"
+OWN: dict[str, type[Metric]] = {
     "clip_score": ClipScore,
     "clip_i": ClipI,
     "lpips": Lpips,
     "ssim": Ssim,
 }
+
+
+def _from_packages() -> dict[str, type[Metric]]:
+    """Metrics of other installed packages.
+
+    Raises:
+        EvalError: one cannot be imported, is no `Metric`, or takes a name that is taken.
+    """
+    found: dict[str, type[Metric]] = {}
+    for point in entry_points(group=ENTRY_POINTS):
+        where = f"entry point {ENTRY_POINTS}: {point.name} = {point.value}"
+        try:
+            metric = point.load()
+        except Exception as problem:  # other people's code
+            raise EvalError(f"{where}: cannot be imported ({type(problem).__name__}: {problem})") from problem
+        if not (isinstance(metric, type) and issubclass(metric, Metric)):
+            raise EvalError(f"{where}: expected a subclass of eval.scorers.base.Metric, got {metric!r}")
+        if get_args(metric.model_fields["metric"].annotation) != (point.name,):
+            raise EvalError(f'{where}: its field `metric` should be Literal["{point.name}"]')
+        if point.name in OWN or point.name in found:
+            raise EvalError(f"{where}: there is a metric of that name already")
+        found[point.name] = metric
+    return found
+
+
+SCORERS: dict[str, type[Metric]] = OWN | _from_packages()
 
 if TYPE_CHECKING:
     MetricConfig = Metric

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from eval.clip import VERSION, ClipEncoder
-from eval.errors import EvalError, NotScored
-from eval.images import Picture
-from eval.scorers.base import Direction, Judge, Metric, Needs, Resources, Sample, Score
-
-if TYPE_CHECKING:
-    import numpy as np
+from eval.clip import VERSION, ClipVision
+from eval.embeddings import about_references, reference_vectors, vector_D
+from eval.questions import Answers, about_each
+from eval.scorers.base import Direction, Judge, Metric, Resources, Sample, Score
 
 
 class ClipI(Metric):
@@ -20,7 +17,7 @@ class ClipI(Metric):
     """
 
     title: ClassVar[str] = "CLIP-I"
-    needs: ClassVar[Needs] = "references"
+    needs_references: ClassVar[bool] = True
     direction: ClassVar[Direction] = 1
     unit: ClassVar[str] = "cosine"
     convention: ClassVar[str] = "mean cosine to all instance pictures, whole pictures, not clamped"
@@ -37,21 +34,12 @@ class ClipI(Metric):
     """Hub commit or tag."""
 
     def judge(self, resources: Resources) -> Judge:
-        import numpy as np
+        vision = ClipVision(resources.weights["model"], resources.digests["model"], resources.device)
+        references_ND = reference_vectors(vision, resources.references)
 
-        clip = ClipEncoder(resources.weights["model"], resources.digests["model"], resources.cells, resources.device)
-        # the mean of cosines to unit vectors is the product with their mean
-        reference_D = np.mean([_reference_D(clip, picture) for picture in resources.references], axis=0)
-
-        def score(sample: Sample) -> Score:
+        def score(sample: Sample, answers: Answers) -> Score:
             (picture,) = sample.pictures
-            return Score(float(clip.image_D(picture) @ reference_D))
+            # the mean of cosines to unit vectors is the product with their mean
+            return Score(float(references_ND(answers).mean(axis=0) @ vector_D(answers(vision, picture))))
 
-        return score
-
-
-def _reference_D(clip: ClipEncoder, picture: Picture) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    try:
-        return clip.image_D(picture)
-    except NotScored as problem:
-        raise EvalError(f"instance picture {picture.path.name}: {problem}; prepare the dataset again") from problem
+        return Judge(score, about_each(vision), references=about_references(vision, resources.references))

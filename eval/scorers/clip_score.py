@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from eval.clip import VERSION, ClipEncoder
-from eval.scorers.base import Direction, Judge, Metric, Needs, Resources, Sample, Score
+from eval.clip import VERSION, ClipText, ClipVision
+from eval.embeddings import vector_D
+from eval.questions import Answers, about_each
+from eval.scorers.base import Direction, Judge, Metric, Resources, Sample, Score
 
 
 class ClipScore(Metric):
@@ -15,7 +17,6 @@ class ClipScore(Metric):
     """
 
     title: ClassVar[str] = "CLIP score"
-    needs: ClassVar[Needs] = "prompt"
     direction: ClassVar[Direction] = 1
     unit: ClassVar[str] = "100 x cosine"
     convention: ClassVar[str] = "100 x cos(picture, prompt), not clamped, no prefix; divide by 100 for the raw cosine"
@@ -32,11 +33,13 @@ class ClipScore(Metric):
     """Hub commit or tag."""
 
     def judge(self, resources: Resources) -> Judge:
-        clip = ClipEncoder(resources.weights["model"], resources.digests["model"], resources.cells, resources.device)
+        place, digest = resources.weights["model"], resources.digests["model"]
+        vision = ClipVision(place, digest, resources.device)
+        text = ClipText(place, digest, resources.cells, resources.device)
 
-        def score(sample: Sample) -> Score:
+        def score(sample: Sample, answers: Answers) -> Score:
             (picture,) = sample.pictures
-            cosine = float(clip.image_D(picture) @ clip.text_D(picture.prompt))
-            return Score(100 * cosine, truncated=clip.is_truncated(picture.prompt))
+            cosine = float(vector_D(answers(vision, picture)) @ text.embedding_D(picture.prompt))
+            return Score(100 * cosine, truncated=text.is_truncated(picture.prompt))
 
-        return score
+        return Judge(score, about_each(vision))

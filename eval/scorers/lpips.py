@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import warnings
-from functools import cache
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from eval.cells import cell_key, remembered_float
+from eval.cells import cell_key, number_bytes
 from eval.errors import EvalError
-from eval.pixels import pixels_1CHW, same_size_pair
-from eval.scorers.base import Direction, Judge, Metric, Needs, Resources, Sample, Score
+from eval.images import Picture
+from eval.pixels import pixels_1CHW, same_size
+from eval.questions import Question, about_all
+from eval.scorers.base import Direction, Judge, Kind, Metric, Resources, number_told
 
 if TYPE_CHECKING:
     import torch
+    from PIL import Image
 
 Net = Literal["alex", "vgg", "squeeze"]
 
@@ -22,7 +26,7 @@ class Lpips(Metric):
     """Learned perceptual distance (Zhang et al. 2018, arXiv:1801.03924, version 0.1), 0 for equal pictures."""
 
     title: ClassVar[str] = "LPIPS"
-    needs: ClassVar[Needs] = "pair"
+    scored: ClassVar[Kind] = "pair"
     direction: ClassVar[Direction] = 0
     unit: ClassVar[str] = "distance"
     convention: ClassVar[str] = "base against candidate from the same noise, at full size; 0 means the same picture"
@@ -41,29 +45,40 @@ class Lpips(Metric):
     other trunk say false, and all channels count alike."""
 
     def judge(self, resources: Resources) -> Judge:
-        @cache
-        def network() -> Any:
-            return load_lpips(self.net, resources.weights["trunk"], self.linear).to(resources.device)
+        trunk, digest = resources.weights["trunk"], resources.digests["trunk"]
+        distance = LpipsDistance(self.net, trunk, digest, self.linear, resources.device)
+        return Judge(number_told(distance), about_all(distance))
 
-        def distance(sample: Sample) -> float:
-            import torch
 
-            first, second = (pixels_1CHW(image).to(resources.device) for image in same_size_pair(sample.pictures))
-            with torch.inference_mode():
-                return float(network()(first, second, normalize=True))  # normalize: [0, 1] => [-1, 1]
+class LpipsDistance(Question["tuple[torch.Tensor, torch.Tensor]"]):
+    """Between two pictures of one size."""
 
-        def score(sample: Sample) -> Score:
-            key = cell_key(
-                "lpips",
-                images=[picture.identity for picture in sample.pictures],
-                trunk=resources.digests["trunk"],
-                net=self.net,
-                linear=self.linear,
-                version=self.version,
-            )
-            return Score(remembered_float(resources.cells, key, lambda: distance(sample)))
+    rows_at_once = 1
+    keeps_pixels = True
 
-        return score
+    def __init__(self, net: Net, trunk: Path, digest: str, linear: bool, device: str) -> None:
+        self._net, self._trunk, self._linear, self._device = net, trunk, linear, device
+        self.spec = cell_key("lpips", trunk=digest, net=net, linear=linear, version=Lpips.version)
+
+    def prepare(self, pictures: Sequence[Picture], images: Sequence[Image.Image]) -> tuple[torch.Tensor, torch.Tensor]:
+        first, second = same_size(images)
+        return pixels_1CHW(first), pixels_1CHW(second)
+
+    def answer(self, rows: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> list[bytes]:
+        import torch
+
+        ((first, second),) = rows
+        with torch.inference_mode():
+            # normalize: [0, 1] => [-1, 1]
+            value = self._network(first.to(self._device), second.to(self._device), normalize=True)
+        return [number_bytes(float(value))]
+
+    def free(self) -> None:
+        self.__dict__.pop("_network", None)
+
+    @cached_property
+    def _network(self) -> Any:
+        return load_lpips(self._net, self._trunk, self._linear).to(self._device)
 
 
 def load_lpips(net: Net, trunk: Path, linear: bool) -> Any:

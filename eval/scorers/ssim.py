@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from eval.cells import cell_key, remembered_float
+from eval.cells import cell_key, number_bytes
 from eval.errors import NotScored
-from eval.pixels import pixels_1CHW, same_size_pair
-from eval.scorers.base import Direction, Judge, Metric, Needs, Resources, Sample, Score
+from eval.images import Picture
+from eval.pixels import pixels_1CHW, same_size
+from eval.questions import Question, about_all
+from eval.scorers.base import Direction, Judge, Kind, Metric, Resources, number_told
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
 
 WINDOW_PX = 11
 
@@ -16,7 +23,7 @@ class Ssim(Metric):
     """Structural similarity (Wang et al. 2004): Gaussian window of 11 px with sigma 1.5, 1 for equal pictures."""
 
     title: ClassVar[str] = "SSIM"
-    needs: ClassVar[Needs] = "pair"
+    scored: ClassVar[Kind] = "pair"
     direction: ClassVar[Direction] = 0
     unit: ClassVar[str] = "similarity"
     convention: ClassVar[str] = (
@@ -29,21 +36,31 @@ class Ssim(Metric):
     metric: Literal["ssim"]
 
     def judge(self, resources: Resources) -> Judge:
-        def similarity(sample: Sample) -> float:
-            import torch
-            from torchmetrics.functional.image import structural_similarity_index_measure
+        similarity = Similarity(resources.device)
+        return Judge(number_told(similarity), about_all(similarity))
 
-            first, second = same_size_pair(sample.pictures)
-            if min(first.size) < WINDOW_PX:
-                raise NotScored(f"smaller than the window of {WINDOW_PX} px")
-            base, candidate = (pixels_1CHW(image).to(resources.device) for image in (first, second))
-            value = structural_similarity_index_measure(base, candidate, data_range=1.0)
-            assert isinstance(value, torch.Tensor)  # a tuple only when the whole map is asked for
-            return float(value)
 
-        def score(sample: Sample) -> Score:
-            images = [picture.identity for picture in sample.pictures]
-            key = cell_key("ssim", images=images, version=self.version)
-            return Score(remembered_float(resources.cells, key, lambda: similarity(sample)))
+class Similarity(Question["tuple[torch.Tensor, torch.Tensor]"]):
+    """Of two pictures of one size."""
 
-        return score
+    rows_at_once = 1
+    keeps_pixels = True
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self.spec = cell_key("ssim", version=Ssim.version)
+
+    def prepare(self, pictures: Sequence[Picture], images: Sequence[Image.Image]) -> tuple[torch.Tensor, torch.Tensor]:
+        first, second = same_size(images)
+        if min(first.size) < WINDOW_PX:
+            raise NotScored(f"smaller than the window of {WINDOW_PX} px")
+        return pixels_1CHW(first), pixels_1CHW(second)
+
+    def answer(self, rows: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> list[bytes]:
+        import torch
+        from torchmetrics.functional.image import structural_similarity_index_measure
+
+        ((base, candidate),) = rows
+        value = structural_similarity_index_measure(base.to(self._device), candidate.to(self._device), data_range=1.0)
+        assert isinstance(value, torch.Tensor)  # a tuple only when the whole map is asked for
+        return [number_bytes(float(value))]

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +17,7 @@ from PIL import Image
 
 from eval.config import EvaluationConfig
 from eval.images import pixel_digest
-from eval.score import score_metric
+from eval.score import Weights, score_metrics
 from eval.scorers.base import Metric
 
 torch.set_num_threads(1)
@@ -91,60 +94,30 @@ def toys() -> Toys:
 
 
 @pytest.fixture(scope="session")
-def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CLIPModel folder with processor and byte-level tokenizer; random weights, real classes."""
-    from tokenizers import pre_tokenizers
-    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
+def toy_weights(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Mapping[str, Path]]:
+    """Metric -> weight field -> toy weights."""
 
-    folder = tmp_path_factory.mktemp("clip")
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    tokenizer = CLIPTokenizer(
-        vocab={token: number for number, token in enumerate(tokens)}, merges=[], model_max_length=77
-    )
-    torch.manual_seed(0)
-    width = {
-        "hidden_size": 16,
-        "intermediate_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "projection_dim": 12,
-    }
-    special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    model = CLIPModel(
-        CLIPConfig(
-            text_config={**width, "vocab_size": len(tokenizer), "max_position_embeddings": 77, **special},
-            vision_config={**width, "image_size": 32, "patch_size": 8},
-            projection_dim=12,
-        )
-    )
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.normal_(0, 0.3)
-    model.eval().save_pretrained(folder)
-    size = {"height": 32, "width": 32}
-    CLIPProcessor(
-        image_processor=CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=size), tokenizer=tokenizer
-    ).save_pretrained(folder)
-    return folder
+    @cache
+    def written(name: str) -> Mapping[str, Path]:
+        found: Mapping[str, Path] = reference_of(name).weights(tmp_path_factory.mktemp(name))
+        return found
+
+    return written
+
+
+def reference_of(name: str) -> Any:
+    """The module with a metric's toy weights and slow reference."""
+    return import_module(f"tests.eval.references.{name}")
 
 
 @pytest.fixture(scope="session")
-def squeeze_trunk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from safetensors.torch import save_file
-    from torchvision.models import squeezenet1_1
-
-    torch.manual_seed(1)
-    path = tmp_path_factory.mktemp("trunk") / "trunk.safetensors"
-    save_file(squeezenet1_1(weights=None).features.state_dict(), path)
-    return path
+def clip_folder(toy_weights: Callable[[str], Mapping[str, Path]]) -> Path:
+    return toy_weights("clip_score")["model"]
 
 
 @pytest.fixture(scope="session")
-def weights_of(clip_folder: Path, squeeze_trunk: Path) -> dict[str, Path]:
-    """Weight field -> toy weights, for every weight field that any metric has."""
-    return {"model": clip_folder, "trunk": squeeze_trunk}
+def squeeze_trunk(toy_weights: Callable[[str], Mapping[str, Path]]) -> Path:
+    return toy_weights("lpips")["trunk"]
 
 
 @pytest.fixture(scope="session")
@@ -166,32 +139,30 @@ def evaluation(clip_folder: Path, squeeze_trunk: Path) -> EvaluationConfig:
 
 
 @pytest.fixture(scope="session")
-def score(weights_of: dict[str, Path]) -> Callable[..., Path]:
-    """Score one or two sets with toy weights; the keywords are `score_metric`'s."""
+def score() -> Callable[..., Path]:
+    """Score one or two sets by one or several metrics, with the weights that they name; the keywords are
+    `score_metrics`'s."""
 
-    def run(metric: Metric, out: Path, **inputs: object) -> Path:
-        weights = {field: weights_of[field] for field in metric.locations()}
-        digests = {field: f"digest of {field}" for field in weights}
-        inputs.setdefault("cells", {})
-        score_metric(metric=metric, weights=weights, weights_digests=digests, out=out, device="cpu", **inputs)
+    def run(metrics: Metric | Sequence[Metric], out: Path, *, references: Path | None = None, **more: Any) -> Path:
+        asked = (metrics,) if isinstance(metrics, Metric) else tuple(metrics)
+        sets = {role: more.pop(role) for role in ("base", "candidate") if role in more}
+        more = {"cells": {}, "weights": {metric.id: located(metric) for metric in asked}, **more}
+        score_metrics(metrics=asked, sets=sets, references=references, out=out, device="cpu", **more)
         return out
 
     return run
 
 
-@pytest.fixture(scope="session")
-def score_all(score: Callable[..., Path]) -> Callable[..., list[Path]]:
-    """All score artifacts that comparing `base` with `candidate` takes."""
+def located(metric: Metric) -> Weights:
+    places = {field: Path(place) for field, place in metric.locations().items()}
+    return Weights(places, {field: f"digest of {place}" for field, place in places.items()})
 
-    def run(evaluation: EvaluationConfig, base: Path, candidate: Path, references: Path, out: Path) -> list[Path]:
-        cells: dict[str, bytes] = {}
-        folders = []
-        for metric in evaluation.metrics:
-            both = [{"base": base, "candidate": candidate}]
-            each = [{"base": base}, {"candidate": candidate}]
-            for place, sets in enumerate(both if metric.needs == "pair" else each):
-                folder = out / f"{metric.id}-{place}"
-                folders.append(score(metric, folder, references=references, cells=cells, **sets))
-        return folders
+
+@pytest.fixture(scope="session")
+def score_all(score: Callable[..., Path]) -> Callable[..., Path]:
+    """The score artifact that comparing `base` with `candidate` takes."""
+
+    def run(evaluation: EvaluationConfig, base: Path, candidate: Path, references: Path, out: Path) -> Path:
+        return score(evaluation.metrics, out / "scores", base=base, candidate=candidate, references=references)
 
     return run

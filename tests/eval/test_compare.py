@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from eval import wording
 from eval.compare import compare
 from eval.config import EvaluationConfig
 from eval.errors import EvalError
+from eval.images import GeneratedImage
 from eval.result import Comparison, read_comparison
-from eval.score import describe
-from eval.table import Row, write_scores
+from eval.score import METRICS_FILE, describe
+from eval.scorers.base import Metric
+from eval.summary import summary_markdown
+from eval.table import Row, write_pictures, write_scores
 
 
 @pytest.fixture
@@ -24,19 +28,35 @@ def judged(tmp_path: Path) -> Callable[..., Comparison]:
 
     def run(truncated: Sequence[str] = (), seeds: int = 0, out: str = "one", **scores: tuple[Any, Any]) -> Comparison:
         evaluation = two_primaries(*scores)
-        folders = []
-        for metric in evaluation.metrics:
-            for side, model_id in enumerate(("base", "candidate")):
-                folder = tmp_path / out / f"{metric.id}-{model_id}"
-                folder.mkdir(parents=True)
-                write_scores(list(rows(metric.id, model_id, scores[metric.id][side], seeds * side)), folder)
-                facts = {**describe(metric), "weights": {"model": "digest"}, "truncated_prompts": list(truncated)}
-                (folder / "metric.json").write_text(json.dumps(facts))
-                folders.append(folder)
-        compare(evaluation=evaluation, scores=folders, out=tmp_path / out / "comparison")
+        found = {
+            side: [row for name, sides in scores.items() for row in rows(name, side, sides[place], seeds * place)]
+            for place, side in enumerate(("base", "candidate"))
+        }
+        facts = [facts_of(metric, truncated) for metric in evaluation.metrics]
+        folder = score_artifact(tmp_path / out / "scores", found, facts)
+        compare(evaluation=evaluation, scores=folder, out=tmp_path / out / "comparison")
         return read_comparison(tmp_path / out / "comparison")
 
     return run
+
+
+def facts_of(metric: Metric, truncated: Sequence[str] = (), not_run: str = "") -> dict[str, Any]:
+    return {**describe(metric), "weights": {}, "truncated_prompts": list(truncated), "not_run": not_run}
+
+
+def score_artifact(folder: Path, found: Mapping[str, Sequence[Row]], facts: Sequence[dict[str, Any]]) -> Path:
+    """`found`: model -> its rows, one a picture."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_scores([row for mine in found.values() for row in mine], folder)
+    pictures = {
+        model_id: [
+            GeneratedImage(Path(), row.image_digest, row.prompt_id, "", "", row.replicate, row.seed) for row in mine
+        ]
+        for model_id, mine in found.items()
+    }
+    write_pictures(pictures, folder)
+    (folder / METRICS_FILE).write_text(json.dumps(facts))
+    return folder
 
 
 def two_primaries(*names: str) -> EvaluationConfig:
@@ -127,21 +147,39 @@ def test_different_seeds_are_refused(judged: Callable[..., Comparison]) -> None:
         judged(seeds=1, one=([1.0, 2], [2.0, 3]))
 
 
-def test_nothing_scored_is_refused_with_the_reason(judged: Callable[..., Comparison]) -> None:
-    with pytest.raises(EvalError, match=r"metric one: no prompt is scored on both sides \(picture file missing\)"):
-        judged(one=([np.nan, np.nan], [1.0, 2.0]))
+def test_a_primary_metric_with_no_scores_leaves_no_verdict(judged: Callable[..., Comparison]) -> None:
+    base = np.linspace(10, 20, 20)
+    found = judged(one=(np.full(20, np.nan), base), two=(base, base + 1))
+    (missing,) = found.not_run
+    assert missing.reason == "no prompt is scored on both sides (picture file missing)"
+    assert (found.outcome, found.judged[0].outcome) == ("not_judged", "better")
+    assert "Declared primary and not run: CLIP score (one)." in wording.summary(found)[0]
+
+
+def test_a_metric_that_was_not_run_keeps_its_reason_and_strict_refuses(tmp_path: Path) -> None:
+    evaluation = two_primaries("one", "two")
+    evaluation = evaluation.model_copy(
+        update={"metrics": (evaluation.metrics[0], evaluation.metrics[1].model_copy(update={"primary": False}))}
+    )
+    found = {side: list(rows("one", side, np.arange(6) + place, 0)) for place, side in enumerate(("base", "candidate"))}
+    facts = [facts_of(evaluation.metrics[0]), facts_of(evaluation.metrics[1], not_run="no weights: get them")]
+    folder = score_artifact(tmp_path / "scores", found, facts)
+    assert compare(evaluation=evaluation, scores=folder, out=tmp_path)["not_run"] == {"two": "no weights: get them"}
+    found_here = read_comparison(tmp_path)
+    assert found_here.outcome == "better"
+    assert "Not run: CLIP score (two)." in wording.summary(found_here)
+    assert "not run: no weights: get them" in summary_markdown("t", found_here)
+    with pytest.raises(EvalError, match=r"evaluation\.strict: not all metrics were run: two: no weights: get them"):
+        compare(evaluation=evaluation.model_copy(update={"strict": True}), scores=folder, out=tmp_path)
 
 
 def test_missing_and_unknown_metrics_are_named(tmp_path: Path, evaluation: EvaluationConfig) -> None:
+    folder = score_artifact(tmp_path / "scores", {}, [])
     with pytest.raises(EvalError, match="no scores of metric clip_i, clip_score, lpips, ssim"):
-        compare(evaluation=evaluation, scores=[], out=tmp_path)
-    folder = tmp_path / "scores"
-    folder.mkdir()
-    write_scores([], folder)
-    facts = {**describe(evaluation.metrics[3]), "name": "psnr", "weights": {}, "truncated_prompts": []}
-    (folder / "metric.json").write_text(json.dumps(facts))
+        compare(evaluation=evaluation, scores=folder, out=tmp_path)
+    score_artifact(folder, {}, [{**facts_of(evaluation.metrics[3]), "name": "psnr"}])
     with pytest.raises(EvalError, match="metric 'psnr' were given; the evaluation has"):
-        compare(evaluation=evaluation, scores=[folder], out=tmp_path)
+        compare(evaluation=evaluation, scores=folder, out=tmp_path)
 
 
 def test_the_same_pictures_on_both_sides_differ_by_exactly_nothing(
@@ -149,8 +187,8 @@ def test_the_same_pictures_on_both_sides_differ_by_exactly_nothing(
 ) -> None:
     base, candidate = (toys.image_set(tmp_path / name, toys.paint(1), replicates=2) for name in ("b", "c"))
     references = toys.dataset(tmp_path / "r", [toys.paint(3)(0, 0)])
-    folders = score_all(evaluation, base, candidate, references, tmp_path)
-    assert compare(evaluation=evaluation, scores=folders, out=tmp_path / "out")["outcome"] == "no_difference"
+    scores = score_all(evaluation, base, candidate, references, tmp_path)
+    assert compare(evaluation=evaluation, scores=scores, out=tmp_path / "out")["outcome"] == "no_difference"
     found = read_comparison(tmp_path / "out")
     assert [metric.delta for metric in found.judged] == [0.0, 0.0]
     assert [(metric.lowest, metric.mean, metric.highest) for metric in found.described] == [(0, 0, 0), (1, 1, 1)]

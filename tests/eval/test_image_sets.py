@@ -13,8 +13,10 @@ from PIL import Image
 from eval.config import EvaluationConfig
 from eval.errors import EvalError
 from eval.images import open_rgb, read_image_set, read_references
-from eval.score import score_metric
+from eval.score import METRICS_FILE, Weights
+from eval.scorers.base import Metric
 from eval.scorers.ssim import Ssim
+from eval.table import read_scores
 
 SSIM = Ssim(metric="ssim")
 
@@ -47,38 +49,49 @@ def test_a_repeated_record_is_refused(tmp_path: Path, toys: Any) -> None:
         read_image_set(tmp_path / "set")
 
 
-def test_changed_pixels_are_refused(tmp_path: Path, toys: Any) -> None:
-    folders = {name: toys.image_set(tmp_path / name, toys.paint(1), ["one"]) for name in ("base", "candidate")}
+def test_changed_pixels_are_refused(tmp_path: Path, toys: Any, score: Any) -> None:
+    painters = {"base": toys.paint(1), "candidate": toys.paint(3)}
+    folders = {name: toys.image_set(tmp_path / name, painter, ["one"]) for name, painter in painters.items()}
     Image.fromarray(toys.paint(2)(0, 0)).save(folders["base"] / "images/p0-0.png")
     with pytest.raises(EvalError, match=r"p0-0\.png: .*changed after it was made"):
-        score_metric(metric=SSIM, weights={}, weights_digests={}, out=tmp_path / "out", cells={}, **folders)
+        score(SSIM, tmp_path / "out", **folders)
 
 
-def test_pairs_from_different_noise_or_of_different_size(tmp_path: Path, toys: Any) -> None:
+def test_pairs_from_different_noise_or_of_different_size(tmp_path: Path, toys: Any, score: Any) -> None:
     base = toys.image_set(tmp_path / "base", toys.paint(1), ["one", "two"])
     small = toys.image_set(tmp_path / "small", toys.paint(1, side_px=16), ["one", "two"])
-    run = {"metric": SSIM, "weights": {}, "weights_digests": {}, "cells": {}}
-    summary = score_metric(**run, base=base, candidate=small, out=tmp_path / "out")
-    assert summary == {"metric": "ssim", "model_id": "pair", "scored": 0, "not_scored": 2, "truncated_prompts": 0}
+    reasons = {row.reason for row in read_scores(score(SSIM, tmp_path / "out", base=base, candidate=small))}
+    assert reasons == {"sizes differ: 32x32 against 16x16"}
     records = small / "records.jsonl"
     lines = [json.loads(line) for line in records.read_text().splitlines()]
     toys.lines(records, [{**line, "seed": 5} for line in lines])
     with pytest.raises(EvalError, match=r"'p0', replicate 0: .*differ in prompt or seed \(0 against 5\)"):
-        score_metric(**run, base=base, candidate=small, out=tmp_path / "out")
+        score(SSIM, tmp_path / "out", base=base, candidate=small)
 
 
-def test_missing_weights_and_references_are_named(tmp_path: Path, toys: Any, evaluation: EvaluationConfig) -> None:
+def test_a_metric_that_cannot_be_measured_says_why_and_leaves_the_others_alone(
+    tmp_path: Path, toys: Any, evaluation: EvaluationConfig, score: Any
+) -> None:
     base = toys.image_set(tmp_path / "base", toys.paint(1), ["one"])
-    clip_i = evaluation.metrics[0]
-    run = {"metric": clip_i, "weights_digests": {"model": "0"}, "base": base, "out": tmp_path / "out", "cells": {}}
-    with pytest.raises(EvalError, match="metric clip_i: model: no such file or folder: nowhere"):
-        score_metric(**run, weights={"model": tmp_path / "nowhere"})
-    with pytest.raises(EvalError, match="metric clip_i: needs instance pictures"):
-        score_metric(**run, weights={"model": tmp_path})
-    with pytest.raises(EvalError, match=r"no config\.json in it; expected a transformers CLIP model folder"):
-        score_metric(
-            **run, weights={"model": tmp_path}, references=toys.dataset(tmp_path / "r", [np.zeros((4, 4, 3), np.uint8)])
-        )
+    clip_i, clip_score, lpips, _ = evaluation.metrics
+    one_picture = toys.dataset(tmp_path / "r", [np.zeros((4, 4, 3), np.uint8)])
+
+    def not_run(metric: Metric, references: Path | None = one_picture, **places: Path) -> str:
+        weights = {"ssim": Weights({}, {}), metric.id: Weights(places, dict.fromkeys(places, "0"))}
+        both = {"base": base, "candidate": base, "references": references}
+        out = score([metric, SSIM], tmp_path / "out", weights=weights, **both)
+        assert [row.value for row in read_scores(out) if row.metric_id == "ssim"] == [1.0]
+        assert not [row for row in read_scores(out) if row.metric_id == metric.id]
+        reasons = {facts["name"]: facts["not_run"] for facts in json.loads((out / METRICS_FILE).read_text())}
+        assert reasons["ssim"] == ""
+        return str(reasons[metric.id])
+
+    assert not_run(clip_i, model=tmp_path / "nowhere") == "model: no such file or folder: nowhere"
+    assert not_run(clip_i, None, model=tmp_path) == "needs instance pictures to compare with, and there are none"
+    assert "no config.json in it; expected a transformers CLIP model folder" in not_run(clip_score, model=tmp_path)
+    broken = tmp_path / "trunk.safetensors"
+    broken.write_bytes(b"junk")
+    assert "trunk.safetensors: cannot be read" in not_run(lpips, trunk=broken)
 
 
 def test_an_empty_dataset_is_no_reference(tmp_path: Path, toys: Any) -> None:
@@ -86,20 +99,15 @@ def test_an_empty_dataset_is_no_reference(tmp_path: Path, toys: Any) -> None:
         read_references(toys.dataset(tmp_path / "empty", []))
 
 
-def test_progress_counts_every_picture(tmp_path: Path, toys: Any) -> None:
+def test_progress_counts_what_is_open(tmp_path: Path, toys: Any, score: Any) -> None:
     base = toys.image_set(tmp_path / "base", toys.paint(1), ["one", "two"])
     seen: list[tuple[int, int]] = []
-    score_metric(
-        metric=SSIM,
-        weights={},
-        weights_digests={},
-        base=base,
-        candidate=base,
-        out=tmp_path / "out",
-        cells={},
-        progress=lambda done, total: seen.append((done, total)),
-    )
+    cells: dict[str, bytes] = {}
+    run = {"base": base, "candidate": base, "cells": cells, "progress": lambda *counts: seen.append(counts)}
+    score(SSIM, tmp_path / "out", **run)
     assert seen == [(1, 2), (2, 2)]
+    score(SSIM, tmp_path / "out", **run)
+    assert len(seen) == 2
 
 
 def test_photographs_of_every_kind_are_read_as_they_look(tmp_path: Path) -> None:

@@ -2,105 +2,38 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import os
 import pkgutil
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
 import lpips
-import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
-from transformers import AutoProcessor, CLIPModel
 
 import eval.scorers
+import tests.eval.references
 from eval.config import EvaluationConfig
 from eval.scorers import SCORERS
-from eval.scorers.base import Metric
+from eval.scorers.base import Kind, Metric
 from eval.table import Row, read_scores
-
-SETTINGS: dict[str, dict[str, Any]] = {"lpips": {"net": "squeeze", "linear": False}}
-"""What a metric needs beside its weights to be built for these tests."""
-
-
-def build(name: str, weights_of: dict[str, Path]) -> Metric:
-    cls = SCORERS[name]
-    weights = {field: str(weights_of[field]) for field in cls.weight_fields}
-    return cls.model_validate({"metric": name, **weights, **SETTINGS.get(name, {})})
+from tests.eval.conftest import reference_of
+from tests.eval.references import Case
 
 
-# Slow, obvious references: each takes the base's and the candidate's picture, the prompt and the instance pictures.
+def build(name: str, toy_weights: ToyWeights) -> Metric:
+    places = {field: str(place) for field, place in toy_weights(name).items()}
+    return SCORERS[name].model_validate({"metric": name, **places, **getattr(reference_of(name), "SETTINGS", {})})
 
 
-def clip_logits(weights_of: dict[str, Path], images: list[np.ndarray], text: str) -> tuple[np.ndarray, float]:
-    """CLIPModel's own logits, and its scale."""
-    folder = weights_of["model"]
-    model = CLIPModel.from_pretrained(folder).eval()
-    inputs = AutoProcessor.from_pretrained(folder, backend="pil")(
-        text=[text], images=list(images), return_tensors="pt", padding=True, truncation=True, max_length=77
-    )
-    with torch.no_grad():
-        return model(**inputs).logits_per_image[:, 0].numpy(), float(model.logit_scale.exp())
-
-
-def reference_clip_score(weights_of: dict[str, Path], base: Any, candidate: Any, prompt: str, _: Any) -> float:
-    logits, scale = clip_logits(weights_of, [base], prompt)
-    return 100 * float(logits[0]) / scale
-
-
-def reference_clip_i(weights_of: dict[str, Path], base: Any, candidate: Any, prompt: str, instances: Any) -> float:
-    folder = weights_of["model"]
-    model = CLIPModel.from_pretrained(folder).eval()
-    pixels = AutoProcessor.from_pretrained(folder, backend="pil").image_processor(
-        images=[base, *instances], return_tensors="pt"
-    )
-    with torch.no_grad():
-        features = model.visual_projection(model.vision_model(**pixels).pooler_output)
-    cosines = [torch.cosine_similarity(features[0], other, dim=0) for other in features[1:]]
-    return float(sum(cosines) / len(cosines))
-
-
-def reference_lpips(weights_of: dict[str, Path], base: Any, candidate: Any, prompt: str, _: Any) -> float:
-    model = lpips.LPIPS(net="squeeze", pnet_rand=True, lpips=False, verbose=False)
-    trunk = load_file(weights_of["trunk"])
-    for name, parameter in model.net.named_parameters():
-        parameter.data = trunk[name.split(".", 1)[1]]
-    first, second = (torch.tensor(image).permute(2, 0, 1)[None] / 127.5 - 1 for image in (base, candidate))
-    with torch.no_grad():
-        return float(model(first, second))
-
-
-def reference_ssim(weights_of: dict[str, Path], base: Any, candidate: Any, prompt: str, _: Any) -> float:
-    """Wang et al. 2004, equation 13, window by window; the border is reflected so that every pixel has a window."""
-    bell = np.exp(-((np.arange(11) - 5) ** 2) / (2 * 1.5**2))
-    window = np.outer(bell, bell) / bell.sum() ** 2
-    first, second = (np.pad(image / 255.0, ((5, 5), (5, 5), (0, 0)), "reflect") for image in (base, candidate))
-    values = []
-    for top, left, channel in itertools.product(range(base.shape[0]), range(base.shape[1]), range(3)):
-        x, y = (image[top : top + 11, left : left + 11, channel] for image in (first, second))
-        mean_x, mean_y = (window * x).sum(), (window * y).sum()
-        var_x, var_y = (window * (x - mean_x) ** 2).sum(), (window * (y - mean_y) ** 2).sum()
-        both = (window * (x - mean_x) * (y - mean_y)).sum()
-        values.append(
-            (2 * mean_x * mean_y + 0.01**2)
-            * (2 * both + 0.03**2)
-            / ((mean_x**2 + mean_y**2 + 0.01**2) * (var_x + var_y + 0.03**2))
-        )
-    return float(np.mean(values))
-
-
-REFERENCES = {
-    "clip_score": reference_clip_score,
-    "clip_i": reference_clip_i,
-    "lpips": reference_lpips,
-    "ssim": reference_ssim,
-}
+ToyWeights = Callable[[str], Mapping[str, Path]]
+SIMPLE = [name for name, cls in SCORERS.items() if cls.scored in ("picture", "pair")]
 PROMPTS = ("a photo of a person", "a drawing " * 30)  # the second is longer than 77 tokens
 
 
@@ -115,7 +48,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, toys: Any) -> dict[str, Path
 
 
 def sets_for(metric: Metric, world: dict[str, Path]) -> dict[str, Path]:
-    return world if metric.needs == "pair" else {key: world[key] for key in ("base", "references")}
+    return world if metric.scored == "pair" else {key: world[key] for key in ("base", "references")}
 
 
 def rows_of(metric: Metric, world: dict[str, Path], score: Any, out: Path, **more: Any) -> tuple[Row, ...]:
@@ -124,7 +57,8 @@ def rows_of(metric: Metric, world: dict[str, Path], score: Any, out: Path, **mor
 
 def test_every_file_among_the_scorers_is_registered_and_tested() -> None:
     modules = {module.name for module in pkgutil.iter_modules(eval.scorers.__path__)} - {"base"}
-    assert modules == set(SCORERS) == set(REFERENCES)
+    references = {module.name for module in pkgutil.iter_modules(tests.eval.references.__path__)}
+    assert modules == set(SCORERS) == references
 
 
 @pytest.mark.parametrize("name", SCORERS)
@@ -136,30 +70,36 @@ def test_a_metric_is_registered_under_its_own_name(name: str) -> None:
 def test_a_metric_states_its_facts(name: str) -> None:
     cls = SCORERS[name]
     assert cls.direction in (1, -1, 0)
-    assert cls.needs in ("prompt", "references", "pair")
+    assert cls.scored in get_args(Kind)
     assert all((cls.title, cls.unit, cls.convention, cls.licence, cls.version))
     assert set(cls.weight_fields) <= set(cls.model_fields)
 
 
 @pytest.mark.parametrize("name", SCORERS)
 def test_scores_equal_a_slow_reference(
-    name: str, world: dict[str, Path], weights_of: dict[str, Path], score: Any, toys: Any, tmp_path: Path
+    name: str, world: dict[str, Path], toy_weights: ToyWeights, score: Any, toys: Any, tmp_path: Path
 ) -> None:
-    rows = rows_of(build(name, weights_of), world, score, tmp_path)
-    assert len(rows) == 4
+    metric = build(name, toy_weights)
+    rows = rows_of(metric, world, score, tmp_path)
+    assert len(rows) == {"picture": 4, "pair": 4, "prompt": 2, "set": 1}[metric.scored]
     instances = [toys.paint(3)(number, 0) for number in range(3)]
     for row in rows:
-        prompt = int(row.prompt_id[1:])
-        pictures = (toys.paint(seed)(prompt, row.replicate) for seed in (1, 2))
-        expected = REFERENCES[name](weights_of, *pictures, PROMPTS[prompt], instances)
-        assert row.value == pytest.approx(expected, abs=2e-5 * max(1, abs(expected)))
+        prompt = int(row.prompt_id[1:] or 0)
+        pictures = {
+            "picture": lambda p=prompt, r=row.replicate: [toys.paint(1)(p, r)],
+            "pair": lambda p=prompt, r=row.replicate: [toys.paint(seed)(p, r) for seed in (1, 2)],
+            "prompt": lambda p=prompt: [toys.paint(1)(p, replicate) for replicate in (0, 1)],
+            "set": lambda: [toys.paint(1)(p, replicate) for p in (0, 1) for replicate in (0, 1)],
+        }[metric.scored]()
+        expected = reference_of(name).reference(Case(toy_weights(name), pictures, PROMPTS[prompt], instances))
+        assert row.value == pytest.approx(expected, abs=2e-5 * max(1, abs(expected))), row.reason
 
 
 @pytest.mark.parametrize("name", SCORERS)
 def test_a_score_does_not_depend_on_what_is_known_already(
-    name: str, world: dict[str, Path], weights_of: dict[str, Path], score: Any, tmp_path: Path
+    name: str, world: dict[str, Path], toy_weights: ToyWeights, score: Any, tmp_path: Path
 ) -> None:
-    metric = build(name, weights_of)
+    metric = build(name, toy_weights)
     cells: dict[str, bytes] = {}
     fresh = rows_of(metric, world, score, tmp_path / "fresh", cells=cells)
     half = dict(list(cells.items())[::2])
@@ -169,9 +109,9 @@ def test_a_score_does_not_depend_on_what_is_known_already(
 
 @pytest.mark.parametrize("name", SCORERS)
 def test_known_pictures_are_never_opened_again(
-    name: str, world: dict[str, Path], weights_of: dict[str, Path], score: Any, tmp_path: Path, toys: Any
+    name: str, world: dict[str, Path], toy_weights: ToyWeights, score: Any, tmp_path: Path, toys: Any
 ) -> None:
-    metric, cells = build(name, weights_of), {}
+    metric, cells = build(name, toy_weights), {}
     fresh = rows_of(metric, world, score, tmp_path / "fresh", cells=cells)
     gone = {key: tmp_path / key for key in world}
     for key, folder in gone.items():
@@ -180,31 +120,31 @@ def test_known_pictures_are_never_opened_again(
     assert rows_of(metric, gone, score, tmp_path / "again", cells=cells) == fresh
 
 
-@pytest.mark.parametrize("name", [name for name, cls in SCORERS.items() if cls.needs == "pair"])
+@pytest.mark.parametrize("name", [name for name, cls in SCORERS.items() if cls.scored == "pair"])
 def test_pair_metrics_know_equal_pictures(
-    name: str, world: dict[str, Path], weights_of: dict[str, Path], score: Any, tmp_path: Path
+    name: str, world: dict[str, Path], toy_weights: ToyWeights, score: Any, tmp_path: Path
 ) -> None:
     same = {**world, "candidate": world["base"]}
-    values = {row.value for row in rows_of(build(name, weights_of), same, score, tmp_path)}
+    values = {row.value for row in rows_of(build(name, toy_weights), same, score, tmp_path)}
     assert values == {{"lpips": 0.0, "ssim": 1.0}[name]}
 
 
-@pytest.mark.parametrize("name", SCORERS)
+@pytest.mark.parametrize("name", SIMPLE)
 def test_a_missing_picture_is_a_row_with_its_reason(
-    name: str, weights_of: dict[str, Path], score: Any, tmp_path: Path, toys: Any, world: dict[str, Path]
+    name: str, toy_weights: ToyWeights, score: Any, tmp_path: Path, toys: Any, world: dict[str, Path]
 ) -> None:
     holed = toys.image_set(tmp_path / "holed", toys.paint(1), PROMPTS, replicates=2)
     (holed / "images/p1-0.png").unlink()
     (holed / "images/p0-1.png").write_bytes(b"not a picture")
-    rows = rows_of(build(name, weights_of), {**world, "base": holed}, score, tmp_path / "out")
+    rows = rows_of(build(name, toy_weights), {**world, "base": holed}, score, tmp_path / "out")
     failed = {row.key: row.reason for row in rows if math.isnan(row.value)}
     assert failed == {("p1", 0): "picture file missing", ("p0", 1): "picture unreadable: UnidentifiedImageError"}
     assert all(row.reason == "" for row in rows if row.key not in failed)
 
 
 @pytest.mark.parametrize("name", SCORERS)
-def test_identity_ignores_what_cannot_change_a_score(name: str, weights_of: dict[str, Path]) -> None:
-    metric = build(name, weights_of)
+def test_identity_ignores_what_cannot_change_a_score(name: str, toy_weights: ToyWeights) -> None:
+    metric = build(name, toy_weights)
     moved = {field: "somewhere/else" for field in metric.weight_fields}
     primary = {"primary": True} if metric.direction else {}
     assert metric.model_copy(update={**moved, **primary}).identity() == metric.identity()
@@ -239,8 +179,8 @@ def test_lpips_reads_torchvision_checkpoints_and_refuses_others(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("name", [name for name, cls in SCORERS.items() if cls.direction == 0])
-def test_a_describing_metric_cannot_be_primary(name: str, weights_of: dict[str, Path]) -> None:
-    settings = {**build(name, weights_of).model_dump(), "primary": True}
+def test_a_describing_metric_cannot_be_primary(name: str, toy_weights: ToyWeights) -> None:
+    settings = {**build(name, toy_weights).model_dump(), "primary": True}
     with pytest.raises(ValidationError, match="cannot be primary"):
         SCORERS[name].model_validate(settings)
 

@@ -1,0 +1,58 @@
+"""Vectors that networks make of pictures, and what scorers that compare them share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from eval.errors import EvalError, NotScored
+from eval.images import Picture
+from eval.questions import Answers, Ask, Question
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+# B rows, D width of the embedding
+
+
+def unit_rows(embeddings_BD: torch.Tensor) -> list[bytes]:
+    """Each row at unit length, as little-endian float32."""
+    import torch
+
+    rows_BD: NDArray[np.float32] = torch.nn.functional.normalize(embeddings_BD.float(), dim=1).cpu().numpy()
+    return [row_D.astype("<f4").tobytes() for row_D in rows_BD]
+
+
+def vector_D(answer: bytes) -> NDArray[np.float64]:
+    import numpy as np
+
+    return np.frombuffer(answer, dtype="<f4").astype(np.float64)
+
+
+def about_references(question: Question[Any], references: Sequence[Picture]) -> tuple[Ask, ...]:
+    return tuple(Ask(question, (picture,)) for picture in references)
+
+
+def reference_vectors(
+    question: Question[Any], references: Sequence[Picture]
+) -> Callable[[Answers], NDArray[np.float64]]:
+    """A function that gives the instance pictures' vectors, one a row; it raises EvalError for an unreadable one."""
+    known: list[NDArray[np.float64]] = []
+
+    def vectors_ND(answers: Answers) -> NDArray[np.float64]:
+        import numpy as np
+
+        if not known:
+            known.append(np.stack([_reference_D(question, picture, answers) for picture in references]))
+        return known[0]
+
+    return vectors_ND
+
+
+def _reference_D(question: Question[Any], picture: Picture, answers: Answers) -> NDArray[np.float64]:
+    try:
+        return vector_D(answers(question, picture))
+    except NotScored as problem:
+        raise EvalError(f"instance picture {picture.path.name}: {problem}; prepare the dataset again") from problem
