@@ -126,14 +126,15 @@ def locate_metric_weights(evaluation: EvaluationConfig, digests: FileDigests) ->
         except ConfigError as problem:
             if evaluation.strict:
                 raise
-            _LOG.warning("%s is not run: %s", metric.id, problem)
+            then = ", and as it is primary there will be no verdict" if metric.primary else ""
+            _LOG.warning("%s is not run%s: %s", metric.id, then, problem)
             found[metric.id] = MetricWeights({}, {}, str(problem))
     return found
 
 
 def _metric_weights(where: str, metric: Metric, digests: FileDigests) -> MetricWeights:
     if missing := missing_package(metric):
-        raise ConfigError(f"{where}: {metric.metric} needs more than is installed: {missing}")
+        raise ConfigError(f"{where}: {metric.metric} {missing}")
     places, found = {}, {}
     revision = getattr(metric, "revision", None)
     for field, location in metric.locations().items():

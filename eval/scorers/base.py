@@ -128,6 +128,8 @@ class Metric(Config):
 
 
 def missing_package(metric: Metric) -> str:
-    """What is not installed that the metric needs, and how to get it; empty where nothing is missing."""
-    missing = [f"{module} is not installed ({how})" for module, how in metric.packages.items() if not find_spec(module)]
-    return "; ".join(missing)
+    """`needs ..., which is not installed: how to get it`; empty where nothing is missing."""
+    missing = {module: how for module, how in metric.packages.items() if find_spec(module) is None}
+    if not missing:
+        return ""
+    return f"needs {', '.join(missing)}, which is not installed: {'; '.join(dict.fromkeys(missing.values()))}"
