@@ -1,8 +1,8 @@
 """What scoring costs: `python -m benchmarks.score [--pictures 24] [--side 1024] [--write]`.
 
-All metrics together as the stage `scores` runs them, against the floor (each picture decoded once, CLIP run once on pixels
-that are there) and against the same metrics one by one, as separate tools would run them. Then once more with all
-answers known, and with one prompt more. CLIP has the size of `openai/clip-vit-base-patch32` and random weights.
+All metrics together as the stage `scores` runs them, against the floor (each picture decoded once, CLIP run once on
+pixels that are there) and against the same metrics one by one, as separate tools would run them. Then once more with
+all answers known, and with one prompt more. CLIP has the size of `openai/clip-vit-base-patch32` and random weights.
 """
 
 from __future__ import annotations
