@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,7 +111,7 @@ def _compared(evaluation: EvaluationConfig, found: _Scored) -> Comparison:
         shifted=tuple(shifted),
         sets=tuple(sets),
         not_run=tuple(not_run),
-        health=_health(found),
+        health=_health(found, {metric.name for metric in not_run}),
     )
 
 
@@ -137,7 +137,7 @@ def _read(evaluation: EvaluationConfig, folder: Path) -> _Scored:
 def _nothing(facts: MetricFacts, rows: Sequence[Row]) -> str:
     """Why there is nothing to compare; empty where there is something."""
     if facts.scored == "set":
-        return ""  # says so itself
+        return "" if any(row.is_scored for row in rows) else _set_reasons(rows)
     sides: dict[str, set[Key]] = defaultdict(set)
     for row in rows:
         if row.is_scored:
@@ -265,11 +265,20 @@ def _shift(rows: Sequence[Row], facts: MetricFacts, evaluation: EvaluationConfig
 
 def _of_sets(rows: Sequence[Row], facts: MetricFacts) -> SetMetric:
     values = {row.model_id: row.value for row in rows if row.is_scored}
-    reasons = "; ".join(sorted({f"{row.model_id}: {row.reason}" for row in rows if row.reason}))
-    return SetMetric(facts=facts, base=values.get("base"), candidate=values.get("candidate"), reason=reasons)
+    return SetMetric(facts=facts, base=values.get("base"), candidate=values.get("candidate"), reason=_set_reasons(rows))
 
 
-def _health(found: _Scored) -> Health:
+def _set_reasons(rows: Sequence[Row]) -> str:
+    """Why sides have no number; what holds for both is said once."""
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        if row.reason:
+            reasons[row.reason].append(row.model_id)
+    return "; ".join(f"{' and '.join(sorted(sides))}: {reason}" for reason, sides in reasons.items())
+
+
+def _health(found: _Scored, not_run: Set[str]) -> Health:
+    """`not_run`: metrics that gave nothing at all; their reason stands beside them, not once for every picture."""
     base, candidate = (found.pictures.get(model_id, {}) for model_id in ("base", "candidate"))
     absent = [
         Unscored(prompt_id=prompt, replicate=replicate, model_id=model_id, metric="all", reason="not in the image set")
@@ -286,7 +295,7 @@ def _health(found: _Scored) -> Health:
             reason=row.reason,
         )
         for row in found.rows
-        if not row.is_scored and row.prompt_id  # a whole set's reason stands beside its number
+        if not row.is_scored and row.prompt_id and row.metric_id not in not_run  # a whole set's reason has no prompt
     ]
     return Health(
         pictures={"base": len(base), "candidate": len(candidate)},

@@ -38,7 +38,8 @@ def about_references(question: Question[Any], references: Sequence[Picture]) -> 
 def reference_vectors(
     question: Question[Any], references: Sequence[Picture]
 ) -> Callable[[Answers], NDArray[np.float64]]:
-    """A function that gives the instance pictures' vectors, one a row; it raises EvalError for an unreadable one."""
+    """A function that gives the vectors of the pictures that are compared with, one a row; it raises EvalError for an
+    unreadable one."""
     known: list[NDArray[np.float64]] = []
 
     def vectors_ND(answers: Answers) -> NDArray[np.float64]:
@@ -55,4 +56,5 @@ def _reference_D(question: Question[Any], picture: Picture, answers: Answers) ->
     try:
         return vector_D(answers(question, picture))
     except NotScored as problem:
-        raise EvalError(f"instance picture {picture.path.name}: {problem}; prepare the dataset again") from problem
+        advice = "prepare the dataset again, or take it out of the folder"
+        raise EvalError(f"{picture.path.name}, to compare with: {problem}; {advice}") from problem

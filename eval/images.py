@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 RECORDS = "records.jsonl"
+PICTURE_SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,24 @@ def read_references(folder: Path) -> tuple[Picture, ...]:
     if not paths:
         raise EvalError(f"{folder.name}/{RECORDS}: the dataset has no picture to compare with")
     return tuple(Picture(path, digest) for digest, path in paths.items())
+
+
+def picture_files(folder: Path) -> list[Path]:
+    """The pictures of a folder and of those below it, by their suffixes; hidden ones are left out."""
+    visible = (path for path in folder.rglob("*") if not any(p.startswith(".") for p in path.relative_to(folder).parts))
+    return sorted(path for path in visible if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file())
+
+
+def read_folder(folder: Path, field: str) -> tuple[Picture, ...]:
+    """The pictures of any folder, each once, in an order that their bytes decide.
+
+    Raises:
+        EvalError: there is none; it names `field`.
+    """
+    files = {hashlib.sha256(path.read_bytes()).hexdigest(): path for path in picture_files(folder)}
+    if not files:
+        raise EvalError(f"{field}: no picture in {folder.name}; expected {', '.join(sorted(PICTURE_SUFFIXES))}")
+    return tuple(Picture(files[digest], digest) for digest in sorted(files))
 
 
 def read_left_out(folder: Path) -> list[dict[str, str]]:

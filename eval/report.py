@@ -106,6 +106,7 @@ def build_report(
         provenance_lines=_flat(provenance),
         tabs={tab: label for tab, label in TABS.items() if _tab_keys(cards, tab)},
         cards=shown_cards(cards, found, rows, paired, sizes),
+        prompt_wise={metric.facts.name for metric in found.measured if metric.facts.scored == "prompt"},
         prompts={image.prompt_id: image.prompt for image in images["base"]},
         references=_references(references, sizes),
         left_out=read_left_out(references) if references else [],

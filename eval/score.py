@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eval.errors import EvalError, NotScored
-from eval.images import GeneratedImage, Picture, read_image_set, read_references
+from eval.images import GeneratedImage, Picture, read_folder, read_image_set, read_references
 from eval.questions import Answers, Ask, Progress, ask_all, no_progress
 from eval.scorers.base import Judge, Metric, Resources, Sample, Score, missing_package
 from eval.table import Row, write_pictures, write_scores
@@ -20,7 +20,7 @@ PAIR = "pair"
 
 @dataclass(frozen=True)
 class Weights:
-    """What one metric measures with, by weight field; or why it cannot measure."""
+    """What one metric measures with, by weight or picture field; or why it cannot measure."""
 
     places: Mapping[str, Path]
     digests: Mapping[str, str]
@@ -151,14 +151,15 @@ def _resources(
     for field, path in weights.places.items():
         if not path.exists():
             raise EvalError(f"{field}: no such file or folder: {path.name}")
-    if metric.needs_references and not references:
+    if metric.wants_instances and not references:
         raise EvalError("needs instance pictures to compare with, and there are none")
     return Resources(
-        weights=weights.places,
+        weights={field: place for field, place in weights.places.items() if field in metric.weight_fields},
         digests=weights.digests,
-        references=references if metric.needs_references else (),
+        references=references if metric.wants_instances else (),
         cells=cells,
         device=device,
+        pictures={field: read_folder(weights.places[field], field) for field in wanted & set(metric.picture_fields)},
     )
 
 
@@ -246,6 +247,8 @@ def _row(sample: Sample, model_id: str, metric: Metric, value: float, reason: st
     if metric.scored == "set":
         return Row("", "", 0, 0, model_id, metric.id, value, reason)
     digest = "+".join(picture.identity for picture in sample.pictures)
+    if metric.scored == "prompt":
+        return Row(digest, first.prompt_id, 0, 0, model_id, metric.id, value, reason)
     return Row(digest, first.prompt_id, first.seed, first.replicate, model_id, metric.id, value, reason)
 
 

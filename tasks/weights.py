@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from eval.config import EvaluationConfig
+from eval.images import PICTURE_SUFFIXES, picture_files
 from eval.scorers.base import Metric, missing_package
 from sdxl_core.config import ModelConfig
 from tasks.checkpoint import SDXL_COMPONENTS, check_checkpoint
@@ -20,6 +21,7 @@ _LOG = logging.getLogger("sdxl_flows")
 TEXT_PARTS = ("index", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
 """Components that decide what a text means; the index says whether an empty prompt stands for zeros."""
 _READ_SUFFIXES = (".json", ".txt", ".model", ".safetensors")
+_LOCAL_PATH = "A local path begins with /, ./, ../ or ~/."
 
 
 class LocatedModel(TypedDict):
@@ -54,7 +56,7 @@ class BaseModel:
 
 @dataclass(frozen=True)
 class MetricWeights:
-    """What one metric measures with: local place and digest by weight field."""
+    """What one metric measures with: local place and digest by weight or picture field."""
 
     places: Mapping[str, str]
     digests: Mapping[str, str]
@@ -138,10 +140,25 @@ def _metric_weights(where: str, metric: Metric, digests: FileDigests) -> MetricW
     places, found = {}, {}
     revision = getattr(metric, "revision", None)
     for field, location in metric.locations().items():
+        if field in metric.picture_fields:
+            places[field], found[field] = location, _digest_pictures(location, f"{where}.{field}", digests)
+            continue
         place = _local_or_hub(location, revision, f"{where}.{field}")
         places[field] = str(place)
         found[field] = _digest_folder(place, digests) if place.is_dir() else digests(place)
     return MetricWeights(places, found)
+
+
+def _digest_pictures(location: str, where: str, digests: FileDigests) -> str:
+    """Digest of the pictures' bytes; neither their names nor how often each is there matters."""
+    if not location.startswith("/"):
+        raise ConfigError.about(where, expected="a local folder of pictures", got=repr(location), fix=_LOCAL_PATH)
+    folder = _local_or_hub(location, None, where)
+    files = picture_files(folder)
+    if not files:
+        suffixes = ", ".join(sorted(PICTURE_SUFFIXES))
+        raise ConfigError.about(where, expected=f"a folder with pictures ({suffixes})", got=f"none in {folder}")
+    return digest_json(sorted(set(digests.many(files))))
 
 
 def _local_or_hub(
@@ -172,8 +189,9 @@ def _download(repository: str, revision: str | None, where: str, variant: str | 
         found = snapshot_download(repository, revision=revision, allow_patterns=list(patterns), ignore_patterns=ignored)
         return Path(found)
     except HFValidationError:
-        fix = "A local path begins with /, ./, ../ or ~/."
-        raise ConfigError.about(where, expected="a local path or a hub id", got=repr(repository), fix=fix) from None
+        raise ConfigError.about(
+            where, expected="a local path or a hub id", got=repr(repository), fix=_LOCAL_PATH
+        ) from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         fix = "Check the name, `hf auth login` and the network; or name a local folder, beginning with ./"
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -17,9 +17,15 @@ from pydantic import Field
 
 from eval.errors import EvalError
 from eval.scorers.base import Metric
+from eval.scorers.blank import Blank
 from eval.scorers.clip_i import ClipI
 from eval.scorers.clip_score import ClipScore
+from eval.scorers.cmmd import Cmmd
+from eval.scorers.contrast import Contrast
+from eval.scorers.diversity import Diversity
+from eval.scorers.kid import Kid
 from eval.scorers.lpips import Lpips
+from eval.scorers.saturation import Saturation
 from eval.scorers.ssim import Ssim
 
 ENTRY_POINTS = "sdxl_flows.scorers"
@@ -28,6 +34,12 @@ OWN: dict[str, type[Metric]] = {
     "clip_i": ClipI,
     "lpips": Lpips,
     "ssim": Ssim,
+    "kid": Kid,
+    "cmmd": Cmmd,
+    "diversity": Diversity,
+    "saturation": Saturation,
+    "contrast": Contrast,
+    "blank": Blank,
 }
 
 

@@ -36,14 +36,18 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What a metric measures with. `weights` and `digests` have one entry per weight field that is set."""
+    """What a metric measures with."""
 
     weights: Mapping[str, Path]
+    """By weight field, of those that are set."""
     digests: Mapping[str, str]
+    """The same, and by picture field."""
     references: tuple[Picture, ...]
     """The instance pictures; empty where there are none, and for metrics that need none."""
     cells: MutableMapping[str, bytes]
     device: str
+    pictures: Mapping[str, tuple[Picture, ...]] = field(default_factory=dict)
+    """By picture field that is set: what is in the folder, each picture once."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,8 @@ class Metric(Config):
     """Raise it whenever the same picture would get another number."""
     weight_fields: ClassVar[tuple[str, ...]] = ()
     """Fields that hold the location of weights: a local path or a hub id."""
+    picture_fields: ClassVar[tuple[str, ...]] = ()
+    """Fields that hold a local folder of pictures to compare with, in place of the instance pictures."""
     packages: ClassVar[Mapping[str, str]] = {}
     """Module that it needs -> how to install it, for what this project does not install by itself."""
 
@@ -109,13 +115,22 @@ class Metric(Config):
     def id(self) -> str:
         return self.name or self.metric
 
+    @property
+    def wants_instances(self) -> bool:
+        """Whether it cannot do without the instance pictures."""
+        return self.needs_references and all(getattr(self, field) is None for field in self.picture_fields)
+
     def locations(self) -> dict[str, str]:
-        """Weight field -> location, of those that are set."""
-        return {field: getattr(self, field) for field in self.weight_fields if getattr(self, field) is not None}
+        """Weight or picture field -> location, of those that are set."""
+        fields = (*self.weight_fields, *self.picture_fields)
+        return {field: getattr(self, field) for field in fields if getattr(self, field) is not None}
 
     def identity(self) -> dict[str, object]:
-        """Everything here that decides the scores' bytes, for cache keys. Weights enter a key by digest, not here."""
-        cosmetic = {"primary", "revision", "name", *self.weight_fields}
+        """Everything here that decides the scores' bytes, for cache keys.
+
+        Weights and folders of pictures enter a key by digest, not here.
+        """
+        cosmetic = {"primary", "revision", "name", *self.weight_fields, *self.picture_fields}
         return {**self.model_dump(mode="json", exclude=cosmetic), "name": self.id, "version": self.version}
 
     def judge(self, resources: Resources) -> Judge:
