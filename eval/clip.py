@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -33,6 +35,8 @@ PREPROCESSING_FILES = (
     "vocab.json",
     "merges.txt",
 )
+PICTURE_FILES = ("preprocessor_config.json", "processor_config.json")
+PROMPT_FILES = ("tokenizer.json", "vocab.json")
 
 # D: width of the embedding space
 
@@ -41,7 +45,7 @@ class ClipVision(Question["NDArray[np.float32]"]):
     """Unit-length embeddings of pictures by a transformers CLIPModel folder."""
 
     def __init__(self, folder: Path, digest: str, device: str) -> None:
-        _require_clip(folder)
+        _require_clip(folder, PICTURE_FILES)
         self._folder, self._device = folder, device
         self.spec = cell_key("clip-image", rows=self.rows_at_once, **_spec(folder, digest))
 
@@ -81,14 +85,14 @@ class ClipVision(Question["NDArray[np.float32]"]):
     def _tower(self) -> Any:
         from transformers import CLIPVisionModelWithProjection
 
-        return load_pretrained(CLIPVisionModelWithProjection, self._folder, "a CLIP model", self._device)
+        return _load_tower(CLIPVisionModelWithProjection, self._folder, self._device)
 
 
 class ClipText:
     """Unit-length embeddings of prompts by the same folder, each prompt by itself and once."""
 
     def __init__(self, folder: Path, digest: str, cells: MutableMapping[str, bytes], device: str) -> None:
-        _require_clip(folder)
+        _require_clip(folder, PROMPT_FILES)
         self._folder, self._cells, self._device = folder, cells, device
         self._spec = _spec(folder, digest)
 
@@ -125,7 +129,38 @@ class ClipText:
     def _tower(self) -> Any:
         from transformers import CLIPTextModelWithProjection
 
-        return load_pretrained(CLIPTextModelWithProjection, self._folder, "a CLIP model", self._device)
+        return _load_tower(CLIPTextModelWithProjection, self._folder, self._device)
+
+
+def embedding_width(folder: Path) -> int:
+    """D of a CLIPModel folder."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return int(config.get("projection_dim", 512))  # transformers' default
+
+
+def learned_scale(folder: Path) -> float:
+    """exp(logit_scale): what CLIP's training multiplied cosines by.
+
+    Raises:
+        EvalError: the weights have no such number.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    for file in (folder / "model.safetensors", *sorted(folder.glob("model-*.safetensors"))):
+        try:
+            with safe_open(file, "pt") as stored:
+                if "logit_scale" in stored.keys():  # noqa: SIM118 - not a mapping
+                    return math.exp(float(stored.get_tensor("logit_scale")))
+        except FileNotFoundError:
+            continue
+        except SafetensorError as problem:
+            raise EvalError(f"{folder.name}/{file.name}: cannot be read ({problem})") from problem
+    raise EvalError(f"{folder.name}: no logit_scale in its safetensors; expected a whole CLIPModel")
+
+
+def _load_tower(kind: Any, folder: Path, device: str) -> Any:
+    # both towers of a CLIPModel project to its own projection_dim, which LAION's folders do not repeat for each tower
+    return load_pretrained(kind, folder, "a CLIP model", device, projection_dim=embedding_width(folder))
 
 
 def load_pretrained(kind: Any, folder: Path, what: str, device: str, **settings: Any) -> Any:
@@ -135,20 +170,28 @@ def load_pretrained(kind: Any, folder: Path, what: str, device: str, **settings:
         EvalError: the folder does not hold `what`.
     """
     import torch
+    from safetensors import SafetensorError
 
+    settings = {"local_files_only": True, "use_safetensors": True, "dtype": torch.float32, **settings}
     try:
         with quiet_transformers():
-            model = kind.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, **settings
-            )
-    except OSError as problem:
+            model, report = kind.from_pretrained(folder, output_loading_info=True, **settings)
+    except (OSError, RuntimeError, SafetensorError) as problem:
         raise EvalError(f"{folder.name}: not {what} in safetensors ({problem})") from problem
+    if absent := sorted(report["missing_keys"]):  # transformers would draw them at random
+        raise EvalError(f"{folder.name}: not {what}: {len(absent)} tensors are missing, first {absent[0]!r}")
     return model.to(device).eval()
 
 
-def _require_clip(folder: Path) -> None:
+def _require_clip(folder: Path, settings: Sequence[str]) -> None:
+    """`settings`: of which one at least must be there."""
     if not (folder / "config.json").is_file():
         raise EvalError(f"{folder.name}: no config.json in it; expected a transformers CLIP model folder")
+    if not any((folder / name).is_file() for name in settings):
+        raise EvalError(
+            f"{folder.name}: neither {' nor '.join(settings)} in it; put the files of the CLIP model that it was made "
+            "from beside its weights"
+        )
 
 
 def _spec(folder: Path, digest: str) -> dict[str, object]:

@@ -92,9 +92,10 @@ def score_metrics(
 
 def describe(metric: Metric) -> dict[str, object]:
     """The facts about a metric that a reader of its numbers needs."""
+    title = f"{metric.title} {metric.variant}".rstrip()
     return {
         "name": metric.id,
-        "title": metric.title if metric.name is None else f"{metric.title} ({metric.name})",
+        "title": title if metric.name is None else f"{title} ({metric.name})",
         "scored": metric.scored,
         "direction": metric.direction,
         "unit": metric.unit,

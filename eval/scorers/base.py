@@ -6,14 +6,19 @@ from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
 from pydantic import Field, model_validator
 
 from eval.cells import number
+from eval.embeddings import vector_D
 from eval.images import GeneratedImage, Picture
-from eval.questions import Answers, Ask, Question
+from eval.questions import Answers, Ask, Question, about_each
 from eval.settings import Config
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Direction = Literal[1, -1, 0]
 Kind = Literal["picture", "pair", "prompt", "set"]
@@ -65,6 +70,25 @@ class Judge:
 def number_told(question: Question[Any]) -> Callable[[Sample, Answers], Score]:
     """The score is the answer to one question about all of a sample's pictures."""
     return lambda sample, answers: Score(number(answers(question, *sample.pictures)))
+
+
+class PromptEmbeddings(Protocol):
+    def embedding_D(self, prompt: str) -> NDArray[np.float64]:
+        """Of unit length and width D."""
+
+    def is_truncated(self, prompt: str) -> bool:
+        """The network sees only its beginning."""
+
+
+def cosine_with_prompt(vision: Question[Any], text: PromptEmbeddings, scale: float) -> Judge:
+    """The score is `scale` times the cosine between what `vision` makes of a picture and `text` of its prompt."""
+
+    def score(sample: Sample, answers: Answers) -> Score:
+        (picture,) = sample.pictures
+        cosine = float(vector_D(answers(vision, picture)) @ text.embedding_D(picture.prompt))
+        return Score(scale * cosine, truncated=text.is_truncated(picture.prompt))
+
+    return Judge(score, about_each(vision))
 
 
 class Metric(Config):
@@ -119,6 +143,11 @@ class Metric(Config):
     def wants_instances(self) -> bool:
         """Whether it cannot do without the instance pictures."""
         return self.needs_references and all(getattr(self, field) is None for field in self.picture_fields)
+
+    @property
+    def variant(self) -> str:
+        """What of the settings makes another metric of it, behind the title in reports; empty where nothing does."""
+        return ""
 
     def locations(self) -> dict[str, str]:
         """Weight or picture field -> location, of those that are set."""
