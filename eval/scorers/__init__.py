@@ -19,13 +19,19 @@ from eval.errors import EvalError
 from eval.scorers.base import Metric
 from eval.scorers.clip_i import ClipI
 from eval.scorers.clip_score import ClipScore
+from eval.scorers.dino import Dino
+from eval.scorers.image_reward import ImageReward
 from eval.scorers.lpips import Lpips
+from eval.scorers.nearest_instance import NearestInstance
 from eval.scorers.ssim import Ssim
 
 ENTRY_POINTS = "sdxl_flows.scorers"
 OWN: dict[str, type[Metric]] = {
     "clip_score": ClipScore,
     "clip_i": ClipI,
+    "dino": Dino,
+    "nearest_instance": NearestInstance,
+    "image_reward": ImageReward,
     "lpips": Lpips,
     "ssim": Ssim,
 }

@@ -6,14 +6,19 @@ from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from eval.cells import number
+from eval.embeddings import about_references, reference_vectors, vector_D
 from eval.images import GeneratedImage, Picture
-from eval.questions import Answers, Ask, Question
+from eval.questions import Answers, Ask, Question, about_each
 from eval.settings import Config
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Direction = Literal[1, -1, 0]
 Kind = Literal["picture", "pair", "prompt", "set"]
@@ -61,6 +66,21 @@ class Judge:
 def number_told(question: Question[Any]) -> Callable[[Sample, Answers], Score]:
     """The score is the answer to one question about all of a sample's pictures."""
     return lambda sample, answers: Score(number(answers(question, *sample.pictures)))
+
+
+def compared_with_instances(
+    embedding: Question[Any],
+    instances: tuple[Picture, ...],
+    compare: Callable[[NDArray[np.float64], NDArray[np.float64]], float],
+) -> Judge:
+    """The score is what `compare` makes of the instance pictures' vectors, one a row, and the picture's own."""
+    instances_ND = reference_vectors(embedding, instances)
+
+    def score(sample: Sample, answers: Answers) -> Score:
+        (picture,) = sample.pictures
+        return Score(compare(instances_ND(answers), vector_D(answers(embedding, picture))))
+
+    return Judge(score, about_each(embedding), references=about_references(embedding, instances))
 
 
 class Metric(Config):

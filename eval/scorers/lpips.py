@@ -14,6 +14,7 @@ from eval.images import Picture
 from eval.pixels import pixels_1CHW, same_size
 from eval.questions import Question, about_all
 from eval.scorers.base import Direction, Judge, Kind, Metric, Resources, number_told
+from eval.tensors import read_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -91,7 +92,7 @@ def load_lpips(net: Net, trunk: Path, linear: bool) -> Any:
     with warnings.catch_warnings():  # lpips calls torchvision in a way that torchvision has deprecated
         warnings.simplefilter("ignore")
         model = lpips.LPIPS(net=net, pnet_rand=True, lpips=linear, verbose=False)
-    stored = {key.removeprefix("features."): tensor for key, tensor in _read_trunk(trunk).items()}
+    stored = {key.removeprefix("features."): tensor for key, tensor in read_tensors(trunk).items()}
     wanted = model.net.state_dict()  # sliceK.N.weight: slices keep torchvision's numbers N
     expected = {key: key.partition(".")[2] for key in wanted}
     wrong = sorted(
@@ -104,16 +105,3 @@ def load_lpips(net: Net, trunk: Path, linear: bool) -> Any:
         )
     model.net.load_state_dict({key: stored[name] for key, name in expected.items()})
     return model.eval()
-
-
-def _read_trunk(path: Path) -> dict[str, torch.Tensor]:
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        tensors = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
-    except Exception as problem:  # unpickling garbage raises nearly anything
-        kind = "a safetensors file" if isinstance(problem, SafetensorError) else "a file of plain tensors"
-        raise EvalError(f"{path.name}: cannot be read as {kind} ({type(problem).__name__})") from problem
-    return {key: tensor.float() for key, tensor in tensors.items()}
