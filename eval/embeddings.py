@@ -52,6 +52,16 @@ def reference_vectors(
     return vectors_ND
 
 
+def mean_cosine(instances_ND: NDArray[np.float64], picture_D: NDArray[np.float64]) -> float:
+    """Of unit-length vectors: the mean of cosines is the product with the mean."""
+    return float(instances_ND.mean(axis=0) @ picture_D)
+
+
+def highest_cosine(instances_ND: NDArray[np.float64], picture_D: NDArray[np.float64]) -> float:
+    """Of unit-length vectors."""
+    return float((instances_ND @ picture_D).max())
+
+
 def _reference_D(question: Question[Any], picture: Picture, answers: Answers) -> NDArray[np.float64]:
     try:
         return vector_D(answers(question, picture))

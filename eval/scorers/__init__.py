@@ -24,10 +24,13 @@ from eval.scorers.clip_score import ClipScore
 from eval.scorers.clip_t import ClipT
 from eval.scorers.cmmd import Cmmd
 from eval.scorers.contrast import Contrast
+from eval.scorers.dino import Dino
 from eval.scorers.diversity import Diversity
 from eval.scorers.hps import Hps
+from eval.scorers.image_reward import ImageReward
 from eval.scorers.kid import Kid
 from eval.scorers.lpips import Lpips
+from eval.scorers.nearest_instance import NearestInstance
 from eval.scorers.pick_score import PickScore
 from eval.scorers.saturation import Saturation
 from eval.scorers.ssim import Ssim
@@ -40,6 +43,9 @@ OWN: dict[str, type[Metric]] = {
     "pick_score": PickScore,
     "hps": Hps,
     "aesthetics": Aesthetics,
+    "dino": Dino,
+    "nearest_instance": NearestInstance,
+    "image_reward": ImageReward,
     "lpips": Lpips,
     "ssim": Ssim,
     "kid": Kid,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 from pydantic import Field, model_validator
 
 from eval.cells import number
-from eval.embeddings import vector_D
+from eval.embeddings import about_references, reference_vectors, vector_D
 from eval.images import GeneratedImage, Picture
 from eval.questions import Answers, Ask, Question, about_each
 from eval.settings import Config
@@ -89,6 +89,21 @@ def cosine_with_prompt(vision: Question[Any], text: PromptEmbeddings, scale: flo
         return Score(scale * cosine, truncated=text.is_truncated(picture.prompt))
 
     return Judge(score, about_each(vision))
+
+
+def compared_with_instances(
+    embedding: Question[Any],
+    instances: tuple[Picture, ...],
+    compare: Callable[[NDArray[np.float64], NDArray[np.float64]], float],
+) -> Judge:
+    """The score is what `compare` makes of the instance pictures' vectors, one a row, and the picture's own."""
+    instances_ND = reference_vectors(embedding, instances)
+
+    def score(sample: Sample, answers: Answers) -> Score:
+        (picture,) = sample.pictures
+        return Score(compare(instances_ND(answers), vector_D(answers(embedding, picture))))
+
+    return Judge(score, about_each(embedding), references=about_references(embedding, instances))
 
 
 class Metric(Config):
