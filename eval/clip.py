@@ -64,6 +64,9 @@ class ClipText:
     def is_truncated(self, prompt: str) -> bool:
         return len(self._tokenizer(prompt, verbose=False)["input_ids"]) > self._max_tokens
 
+    def free(self) -> None:
+        self.__dict__.pop("_tower", None)
+
     def _embed(self, prompt: str) -> bytes:
         import torch
 

@@ -79,6 +79,9 @@ class OpenClipText:
     def is_truncated(self, prompt: str) -> bool:
         return len(self._tokenizer.encode(prompt)) + 2 > self._network.max_tokens  # start and end
 
+    def free(self) -> None:
+        self.__dict__.pop("_tower", None)
+
     def _embed(self, prompt: str) -> bytes:
         import torch
 

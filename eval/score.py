@@ -167,6 +167,7 @@ def _rows(
         rows.append(_row(sample, model_id, metric, score.value, reason))
         if score.truncated:
             truncated.add(sample.pictures[0].prompt_id)
+    judge.free()
     return rows, sorted(truncated)
 
 

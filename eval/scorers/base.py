@@ -65,6 +65,8 @@ class Judge:
     """About a sample's pictures; answered before `score` is called."""
     references: tuple[Ask, ...] = field(default=())
     """About the instance pictures; answered, too."""
+    free: Callable[[], None] = lambda: None
+    """Let go of the networks that `score` asks."""
 
 
 def number_told(question: Question[Any]) -> Callable[[Sample, Answers], Score]:
@@ -79,6 +81,9 @@ class PromptEmbeddings(Protocol):
     def is_truncated(self, prompt: str) -> bool:
         """The network sees only its beginning."""
 
+    def free(self) -> None:
+        """Let go of the network."""
+
 
 def cosine_with_prompt(vision: Question[Any], text: PromptEmbeddings, scale: float) -> Judge:
     """The score is `scale` times the cosine between what `vision` makes of a picture and `text` of its prompt."""
@@ -88,7 +93,7 @@ def cosine_with_prompt(vision: Question[Any], text: PromptEmbeddings, scale: flo
         cosine = float(vector_D(answers(vision, picture)) @ text.embedding_D(picture.prompt))
         return Score(scale * cosine, truncated=text.is_truncated(picture.prompt))
 
-    return Judge(score, about_each(vision))
+    return Judge(score, about_each(vision), free=text.free)
 
 
 def compared_with_instances(
