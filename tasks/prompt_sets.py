@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from eval.config import EvaluationConfig, PromptSetConfig
@@ -11,6 +13,7 @@ from sdxl_core.prompt_sets.choice import of_categories, once_each, stratified
 from sdxl_core.prompt_sets.subject import fill
 from sdxl_core.prompts import Prompt
 from tasks.errors import ConfigError
+from tasks.yaml_config import build_section
 
 
 def drawn_prompts(evaluation: EvaluationConfig, sampling: SamplingConfig) -> tuple[Prompt, ...]:
@@ -34,6 +37,27 @@ def chosen_prompts(config: PromptSetConfig, subject: str | None) -> tuple[Prompt
             raise ConfigError(f"{where}: sample would tear storyboards apart; choose whole ones by categories")
         found = stratified(found, config.sample, config.seed, where)
     return fill(found, subject, where)
+
+
+def asked_prompts(asked: Mapping[str, object], subject: str | None) -> tuple[Prompt, ...]:
+    """The same for settings that stand in no configuration.
+
+    Raises:
+        ConfigError: also where one of them is none.
+    """
+    return chosen_prompts(build_section(PromptSetConfig, dict(asked), (), "prompts"), subject)
+
+
+@dataclass(frozen=True)
+class CategoryOfPrompts:
+    name: str
+    prompts: list[Prompt]
+
+
+def overview(prompts: Sequence[Prompt]) -> list[CategoryOfPrompts]:
+    """By category, in the set's order."""
+    names = dict.fromkeys(prompt.category for prompt in prompts)
+    return [CategoryOfPrompts(name or "no category", [p for p in prompts if p.category == name]) for name in names]
 
 
 def _read(config: PromptSetConfig) -> tuple[Prompt, ...]:

@@ -8,18 +8,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 
 from sdxl_core import plain_yaml
-from sdxl_core.config import Config
 from sdxl_core.errors import UserError, did_you_mean
 from sdxl_core.plain_yaml import MAX_CHARACTERS, shown
 from tasks.config import PipelineConfig, config_schema
 from tasks.errors import ConfigError
 
 _LOCAL = ("./", "../", "~/")
-Section = TypeVar("Section", bound=Config)
+Section = TypeVar("Section", bound=BaseModel)
 _MOST_MISTAKES = 20  # spelt out in one message; further ones are counted
 
 
