@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,12 @@ class GeneratedImage(Picture):
     category: str
     replicate: int
     seed: int
+    storyboard: str = ""
+    """Which one it is a frame of."""
+    frame: int = 0
+    """Its place there, from 1 on."""
+    own_settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """How it was drawn otherwise than the set says."""
 
     @property
     def key(self) -> tuple[str, int]:
@@ -99,6 +105,9 @@ def read_image_set(folder: Path) -> tuple[GeneratedImage, ...]:
                 category=line.get("category") or "",
                 replicate=int(line["replicate"]),
                 seed=int(line["seed"]),
+                storyboard=line.get("storyboard", ""),
+                frame=int(line.get("frame", 0)),
+                own_settings=_own_settings(line),
             )
         except KeyError as missing:
             raise EvalError(f"{place}: no field {missing}; it has {sorted(line)}") from None
@@ -106,6 +115,11 @@ def read_image_set(folder: Path) -> tuple[GeneratedImage, ...]:
             raise EvalError(f"{place}: prompt {image.prompt_id!r}, replicate {image.replicate} is there twice")
         images[image.key] = image
     return tuple(images.values())
+
+
+def _own_settings(line: Mapping[str, Any]) -> dict[str, Any]:
+    negative = {"negative_prompt": line["negative_prompt"]} if "negative_prompt" in line else {}
+    return {**negative, **line.get("settings", {})}
 
 
 def read_references(folder: Path) -> tuple[Picture, ...]:

@@ -219,8 +219,8 @@ class SamplingConfig(Config):
     steps: PositiveInt = 30
     guidance_scale: Annotated[float, Field(ge=0)] = 5.0
     scheduler: Literal["euler", "ddim", "dpmpp_2m"] = "euler"
-    width_px: Annotated[int, Field(ge=16, multiple_of=8)] = 1024
-    height_px: Annotated[int, Field(ge=16, multiple_of=8)] = 1024
+    width_px: Resolution = 1024
+    height_px: Resolution = 1024
     guidance_rescale: Probability = 0.0
     """How far guidance is scaled back to the picture's own contrast (Lin et al. 2023, arXiv:2305.08891, section 3.4);
     0.7 goes with training.schedule.zero_terminal_snr."""
@@ -246,6 +246,26 @@ class SamplingConfig(Config):
                 f"1, got {self.guidance_scale:g}"
             )
         return self
+
+
+class PictureSettings(Config):
+    """What a prompt may say of its own pictures. What it does not say is as in `sampling`."""
+
+    negative_prompt: str | None = None
+    steps: PositiveInt | None = None
+    guidance_scale: Annotated[float, Field(ge=0)] | None = None
+    guidance_rescale: Probability | None = None
+    width_px: Resolution | None = None
+    height_px: Resolution | None = None
+
+    def of(self, sampling: SamplingConfig) -> SamplingConfig:
+        """How such a picture is drawn. Raises ValueError where the two do not go together."""
+        said = self.model_dump(exclude_none=True)
+        return SamplingConfig.model_validate(sampling.model_dump() | said) if said else sampling
+
+
+AS_CONFIGURED = PictureSettings()
+"""Says nothing."""
 
 
 class PriorConfig(Config):

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sdxl_core.config import ModelConfig, SamplingConfig
+from sdxl_core.config import AS_CONFIGURED, ModelConfig, PictureSettings, SamplingConfig
 from sdxl_core.export_config import ExportConfig
 from tasks.manifest import Json
 
@@ -38,6 +38,7 @@ class Sample:
     seed: int
     base: str
     candidate: str
+    settings: PictureSettings = AS_CONFIGURED
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def snippet(facts: CardFacts) -> str:
         f"pipe.scheduler = {scheduler}.from_config(pipe.scheduler.config)",
         *load,
         'pipe.to("cuda" if torch.cuda.is_available() else "cpu")',
-        *_drawing(facts.sampling, facts.samples[0]),
+        *_drawing(facts.samples[0].settings.of(facts.sampling), facts.samples[0]),
         'image.save("picture.png")',
     ]
     return "\n".join(lines) + "\n"

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 from pydantic import ValidationError
 
-from sdxl_core.config import Precision, SamplingConfig
+from sdxl_core.config import PictureSettings, Precision, SamplingConfig
 from sdxl_core.disk import refuse_existing
 from sdxl_core.export_config import ExportConfig
 from tasks.card import CardFacts, Sample, model_card
@@ -140,7 +140,8 @@ def _copy_samples(store: ArtifactStore, finished: Finished, folder: Path) -> lis
         for side, name in names.items():
             shutil.copyfile(sets[side][key].path, folder / name)
         image = sets["candidate"][key]
-        samples.append(Sample(image.prompt, image.seed, *(f"{folder.name}/{names[side]}" for side in sets)))
+        files = (f"{folder.name}/{names[side]}" for side in sets)
+        samples.append(Sample(image.prompt, image.seed, *files, PictureSettings.model_validate(image.own_settings)))
     if not samples:
         raise ConfigError(f"{finished.name}: its report compares no pictures that both sides have")
     return samples
