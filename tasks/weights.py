@@ -143,7 +143,10 @@ def _metric_weights(where: str, metric: Metric, digests: FileDigests) -> MetricW
         if field in metric.picture_fields:
             places[field], found[field] = location, _digest_pictures(location, f"{where}.{field}", digests)
             continue
-        place = _local_or_hub(location, revision, f"{where}.{field}")
+        try:
+            place = _local_or_hub(location, revision, f"{where}.{field}")
+        except ConfigError as problem:
+            raise ConfigError(f"{problem}. {metric.title}'s weights: {metric.weights_from}") from None
         places[field] = str(place)
         found[field] = _digest_folder(place, digests) if place.is_dir() else digests(place)
     return MetricWeights(places, found)

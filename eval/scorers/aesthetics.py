@@ -44,6 +44,10 @@ class Aesthetics(Metric):
     tie: ClassVar[float] = 1e-4
     version: ClassVar[int] = 1
     weight_fields: ClassVar[tuple[str, ...]] = ("model", "head")
+    weights_from: ClassVar[str] = (
+        "the CLIP from the hub, openai/clip-vit-large-patch14; "
+        "the head from GitHub, christophschuhmann/improved-aesthetic-predictor"
+    )
 
     metric: Literal["aesthetics"]
     model: str

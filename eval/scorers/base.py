@@ -134,6 +134,8 @@ class Metric(Config):
     """Raise it whenever the same picture would get another number."""
     weight_fields: ClassVar[tuple[str, ...]] = ()
     """Fields that hold the location of weights: a local path or a hub id."""
+    weights_from: ClassVar[str] = ""
+    """Where one gets them; stands in the report where they are missing."""
     picture_fields: ClassVar[tuple[str, ...]] = ()
     """Fields that hold a local folder of pictures to compare with, in place of the instance pictures."""
     packages: ClassVar[Mapping[str, str]] = {}

@@ -25,6 +25,7 @@ class ClipI(Metric):
     tie: ClassVar[float] = 1e-5
     version: ClassVar[int] = VERSION
     weight_fields: ClassVar[tuple[str, ...]] = ("model",)
+    weights_from: ClassVar[str] = "from the hub, openai/clip-vit-base-patch32"
 
     metric: Literal["clip_i"]
     model: str

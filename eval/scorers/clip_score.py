@@ -23,6 +23,7 @@ class ClipScore(Metric):
     tie: ClassVar[float] = 1e-3
     version: ClassVar[int] = VERSION
     weight_fields: ClassVar[tuple[str, ...]] = ("model",)
+    weights_from: ClassVar[str] = "from the hub, openai/clip-vit-large-patch14"
 
     metric: Literal["clip_score"]
     model: str

@@ -23,6 +23,7 @@ class ClipT(Metric):
     tie: ClassVar[float] = 1e-5
     version: ClassVar[int] = VERSION
     weight_fields: ClassVar[tuple[str, ...]] = ("model",)
+    weights_from: ClassVar[str] = "from the hub, openai/clip-vit-base-patch32"
 
     metric: Literal["clip_t"]
     model: str

@@ -27,6 +27,7 @@ class Dino(Metric):
     tie: ClassVar[float] = 1e-5
     version: ClassVar[int] = VitVision.version
     weight_fields: ClassVar[tuple[str, ...]] = ("model",)
+    weights_from: ClassVar[str] = "from the hub, facebook/dino-vits16"
 
     metric: Literal["dino"]
     model: str

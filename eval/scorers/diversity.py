@@ -30,6 +30,7 @@ class Diversity(Metric):
     tie: ClassVar[float] = 1e-5
     version: ClassVar[int] = VERSION
     weight_fields: ClassVar[tuple[str, ...]] = ("trunk",)
+    weights_from: ClassVar[str] = "torchvision's alexnet-owt-7be5be79.pth"
 
     metric: Literal["diversity"]
     net: Net = "alex"

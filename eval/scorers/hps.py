@@ -42,6 +42,9 @@ class Hps(Metric):
     tie: ClassVar[float] = 1e-3
     version: ClassVar[int] = 1
     weight_fields: ClassVar[tuple[str, ...]] = ("checkpoint",)
+    weights_from: ClassVar[str] = (
+        "from the hub, xswu/HPSv2: HPS_v2_compressed.pt or HPS_v2.1_compressed.pt, as a local file"
+    )
 
     metric: Literal["hps"]
     release: Literal["v2.0", "v2.1"]

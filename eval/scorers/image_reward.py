@@ -41,6 +41,7 @@ class ImageReward(Metric):
     tie: ClassVar[float] = 1e-4
     version: ClassVar[int] = 1
     weight_fields: ClassVar[tuple[str, ...]] = ("model", "text")
+    weights_from: ClassVar[str] = "from the hub, THUDM/ImageReward: ImageReward.pt and med_config.json, as local files"
 
     metric: Literal["image_reward"]
     model: str

@@ -34,6 +34,7 @@ class Kid(Metric):
     decimals: ClassVar[int] = 4
     version: ClassVar[int] = VERSION
     weight_fields: ClassVar[tuple[str, ...]] = ("model",)
+    weights_from: ClassVar[str] = "from the hub, openai/clip-vit-large-patch14"
     picture_fields: ClassVar[tuple[str, ...]] = ("pictures",)
 
     metric: Literal["kid"]

@@ -21,6 +21,7 @@ class Lpips(Metric):
     decimals: ClassVar[int] = 3
     version: ClassVar[int] = VERSION
     weight_fields: ClassVar[tuple[str, ...]] = ("trunk",)
+    weights_from: ClassVar[str] = "torchvision's alexnet-owt-7be5be79.pth"
 
     metric: Literal["lpips"]
     net: Net = "alex"

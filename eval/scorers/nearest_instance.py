@@ -18,7 +18,7 @@ class NearestInstance(Metric):
     well. It describes: look at the pictures with the highest values.
     """
 
-    title: ClassVar[str] = "nearest instance"
+    title: ClassVar[str] = "Nearest instance"
     needs_references: ClassVar[bool] = True
     direction: ClassVar[Direction] = 0
     unit: ClassVar[str] = "cosine"
@@ -28,6 +28,7 @@ class NearestInstance(Metric):
     tie: ClassVar[float] = 1e-5
     version: ClassVar[int] = 1
     weight_fields: ClassVar[tuple[str, ...]] = ("model",)
+    weights_from: ClassVar[str] = "from the hub, facebook/dino-vits16 or openai/clip-vit-base-patch32"
 
     metric: Literal["nearest_instance"]
     model: str

@@ -27,6 +27,7 @@ class PickScore(Metric):
     tie: ClassVar[float] = 1e-3
     version: ClassVar[int] = VERSION
     weight_fields: ClassVar[tuple[str, ...]] = ("model",)
+    weights_from: ClassVar[str] = "from the hub, yuvalkirstain/PickScore_v1"
 
     metric: Literal["pick_score"]
     model: str

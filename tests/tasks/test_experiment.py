@@ -70,6 +70,7 @@ def test_a_metric_without_its_weights_is_left_out_and_says_so_unless_strict(
 ) -> None:
     weights = prepare("evaluation.metrics.0.model=/nowhere").metric_weights
     assert weights["clip_i"].missing.startswith("evaluation.metrics.0.model: expected a folder or file that exists")
+    assert weights["clip_i"].missing.endswith("CLIP-I's weights: from the hub, openai/clip-vit-base-patch32")
     assert not weights["clip_i"].places and not weights["ssim"].missing
     assert "clip_i is not run, and as it is primary there will be no verdict: evaluation.metrics.0.model" in caplog.text
     with pytest.raises(UserError, match=r"evaluation\.metrics\.0\.model: expected a folder"):
