@@ -9,8 +9,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from sdxl_core.config import AS_CONFIGURED, PictureSettings, SamplingConfig
+from sdxl_core.config import SamplingConfig
 from sdxl_core.errors import UserError
+from sdxl_core.picture_settings import AS_CONFIGURED, PictureSettings
 
 
 @dataclass(frozen=True)

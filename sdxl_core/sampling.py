@@ -11,9 +11,10 @@ from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 from torch import Tensor
 
-from sdxl_core.config import AS_CONFIGURED, PictureSettings, SamplingConfig
+from sdxl_core.config import SamplingConfig
 from sdxl_core.decoding import Decoder, Pixels
 from sdxl_core.errors import UserError
+from sdxl_core.picture_settings import AS_CONFIGURED, PictureSettings
 from sdxl_core.prompt_embeddings import Guidance, Prompts, encoder_of, needed_texts
 from sdxl_core.runtime import unless_out_of_memory
 

@@ -10,8 +10,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sdxl_core.config import AS_CONFIGURED, ModelConfig, PictureSettings, SamplingConfig
+from sdxl_core.config import ModelConfig, SamplingConfig
 from sdxl_core.export_config import ExportConfig
+from sdxl_core.picture_settings import AS_CONFIGURED, PictureSettings
 from tasks.manifest import Json
 
 _HUB_LICENSES = {

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
-from sdxl_core.config import Config, PictureSettings
+from sdxl_core.config import Config
 from sdxl_core.errors import UserError
+from sdxl_core.picture_settings import PictureSettings
 from sdxl_core.plain_yaml import parse_yaml
 from sdxl_core.prompt_sets.rows import WHERE, checked_id, parsed_json, read_text, said
 from sdxl_core.prompts import Prompt, picture_settings

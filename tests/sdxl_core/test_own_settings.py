@@ -13,11 +13,12 @@ from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionM
 from PIL import Image
 
 from sdxl_core.cached_pictures import CachedPictures, Caches
-from sdxl_core.config import PictureSettings, SamplingConfig
+from sdxl_core.config import SamplingConfig
 from sdxl_core.drawing_model import DrawingModel
 from sdxl_core.errors import UserError
 from sdxl_core.generate import generate_images
 from sdxl_core.model import load_pipeline
+from sdxl_core.picture_settings import PictureSettings
 from sdxl_core.prompts import Prompt, prompt_seed
 from sdxl_core.sampling import Request, sample
 from sdxl_core.tensor_files import cell_key

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sdxl_core.config import PictureSettings
 from sdxl_core.errors import UserError
+from sdxl_core.picture_settings import PictureSettings
 from sdxl_core.prompt_sets import read_prompts
 from sdxl_core.prompt_sets.subject import fill
 from sdxl_core.prompts import Prompt

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from sdxl_core.config import ModelConfig, PictureSettings, SamplingConfig
+from sdxl_core.config import ModelConfig, SamplingConfig
 from sdxl_core.export_config import ExportConfig
+from sdxl_core.picture_settings import PictureSettings
 from tasks.card import CardFacts, Sample, snippet
 
 
