@@ -16,9 +16,12 @@ from typing import TYPE_CHECKING, Annotated, get_args
 from pydantic import Field
 
 from eval.errors import EvalError
+from eval.scorers.background_ssim import BackgroundSsim
 from eval.scorers.base import Metric
 from eval.scorers.clip_i import ClipI
 from eval.scorers.clip_score import ClipScore
+from eval.scorers.face_detection import FaceDetection
+from eval.scorers.face_similarity import FaceSimilarity
 from eval.scorers.lpips import Lpips
 from eval.scorers.ssim import Ssim
 
@@ -28,6 +31,9 @@ OWN: dict[str, type[Metric]] = {
     "clip_i": ClipI,
     "lpips": Lpips,
     "ssim": Ssim,
+    "face_similarity": FaceSimilarity,
+    "face_detection": FaceDetection,
+    "background_ssim": BackgroundSsim,
 }
 
 

@@ -86,6 +86,8 @@ class Metric(Config):
     """Raise it whenever the same picture would get another number."""
     weight_fields: ClassVar[tuple[str, ...]] = ()
     """Fields that hold the location of weights: a local path or a hub id."""
+    weight_suffixes: ClassVar[tuple[str, ...]] = (".json", ".txt", ".model", ".safetensors")
+    """Of the files in a folder of weights that loading reads; they make its digest."""
     packages: ClassVar[Mapping[str, str]] = {}
     """Module that it needs -> how to install it, for what this project does not install by itself."""
 
@@ -127,7 +129,7 @@ class Metric(Config):
         raise NotImplementedError
 
 
-def missing_package(metric: Metric) -> str:
+def missing_package(metric: Metric | type[Metric]) -> str:
     """What is not installed that the metric needs, and how to get it; empty where nothing is missing."""
     missing = [f"{module} is not installed ({how})" for module, how in metric.packages.items() if not find_spec(module)]
     return "; ".join(missing)
