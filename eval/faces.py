@@ -89,9 +89,13 @@ class FindFaces(Question["NDArray[np.uint8]"]):
                 name=str(self._pack), allowed_modules=["detection", "recognition"], providers=providers
             )
         except AssertionError:  # how insightface says that no model finds faces
-            raise EvalError(f"pack: {self._pack.name} has no face detector; expected one such as det_10g.onnx") from None
+            raise EvalError(
+                f"pack: {self._pack.name} has no face detector; expected one such as det_10g.onnx"
+            ) from None
         except Exception as problem:  # other people's files: protobuf, ONNX Runtime and insightface each have their own
-            raise EvalError(f"pack: {self._pack.name} cannot be loaded ({type(problem).__name__}: {problem})") from problem
+            raise EvalError(
+                f"pack: {self._pack.name} cannot be loaded ({type(problem).__name__}: {problem})"
+            ) from problem
         if "recognition" in analysis.models and not analysis.det_model.use_kps:
             raise EvalError(f"pack: the detector in {self._pack.name} gives no landmarks to bring faces upright by")
         sizes = [(side_px, side_px) for side_px in self._det_size]
@@ -172,7 +176,7 @@ def _largest_faces(faces: FindFaces, references: Sequence[Picture], answers: Ans
             found.append(faces_of(answer).largest_D())
     if not found:
         raise EvalError(
-            f"no face found in any of the {len(references)} instance pictures; expected one at least. Lower det_thresh, "
-            "or leave this metric out"
+            f"no face found in any of the {len(references)} instance pictures; expected one at least. Lower "
+            "det_thresh, or leave this metric out"
         )
     return found

@@ -14,7 +14,7 @@ from eval.scorers.base import Direction, Judge, Metric, Resources, Sample, Score
 
 def _local(place: str) -> str:
     if not place.startswith("/"):
-        raise ValueError(f"expected a local folder, beginning with / or ./, got {place!r}; face packs are not downloaded")
+        raise ValueError(f"expected a local folder, beginning with / or ./, got {place!r}; no pack is ever downloaded")
     return place
 
 

@@ -20,6 +20,7 @@ SMALL_BOX = (0.70, 0.05, 0.95, 0.30)
 
 def write_pack(folder: Path, *, landmarks: bool = True, recogniser: bool = True) -> Path:
     """A detector and a recogniser; see `detector` and tests.sdxl_core.face_models.colour_reader."""
+    folder.mkdir(exist_ok=True)
     detector(folder / "det.onnx", landmarks)
     if recogniser:
         colour_reader(folder / "rec.onnx")
@@ -29,8 +30,8 @@ def write_pack(folder: Path, *, landmarks: bool = True, recogniser: bool = True)
 def detector(path: Path, landmarks: bool) -> None:
     """Finds two faces in any picture whose mean blue is above its mean red minus a half; else none.
 
-    The small one, always at SMALL_BOX, is the surer (0.9 against 0.8). The large one is a square of 0.4 of the side; its
-    left edge is at 0.05 + 0.3 of the mean green, its upper edge at 0.3 + 0.3 of the mean red.
+    The small one, always at SMALL_BOX, is the surer (0.9 against 0.8). The large one is a square of 0.4 of the side;
+    its left edge is at 0.05 + 0.3 of the mean green, its upper edge at 0.3 + 0.3 of the mean red.
     """
     g = Graph()
     mean_C = g.op("ReduceMean", "input.1", axes=[0, 2, 3], keepdims=0)
