@@ -148,7 +148,7 @@ def _metric_weights(where: str, metric: Metric, digests: FileDigests) -> MetricW
         except ConfigError as problem:
             raise ConfigError(f"{problem}. {metric.title}'s weights: {metric.weights_from}") from None
         places[field] = str(place)
-        found[field] = _digest_folder(place, digests) if place.is_dir() else digests(place)
+        found[field] = _digest_folder(place, digests, metric.weight_suffixes) if place.is_dir() else digests(place)
     return MetricWeights(places, found)
 
 
@@ -201,13 +201,13 @@ def _download(repository: str, revision: str | None, where: str, variant: str | 
         raise ConfigError(f"{where}: cannot get {repository!r} from the hub: {reason}. {fix}") from None
 
 
-def _digest_folder(folder: Path, digests: FileDigests) -> str:
+def _digest_folder(folder: Path, digests: FileDigests, suffixes: Sequence[str] = _READ_SUFFIXES) -> str:
     """Digest of the files that loading reads; notes, pictures and pickles beside them do not matter."""
-    return digests.folder(folder, sorted(_read_files(folder)))
+    return digests.folder(folder, sorted(_read_files(folder, suffixes)))
 
 
-def _read_files(folder: Path) -> Sequence[Path]:
-    return [path for path in folder.rglob("*") if path.suffix in _READ_SUFFIXES and path.is_file()]
+def _read_files(folder: Path, suffixes: Sequence[str]) -> Sequence[Path]:
+    return [path for path in folder.rglob("*") if path.suffix in suffixes and path.is_file()]
 
 
 def _nearest(path: Path) -> str:

@@ -17,6 +17,7 @@ from pydantic import Field
 
 from eval.errors import EvalError
 from eval.scorers.aesthetics import Aesthetics
+from eval.scorers.background_ssim import BackgroundSsim
 from eval.scorers.base import Metric
 from eval.scorers.blank import Blank
 from eval.scorers.clip_i import ClipI
@@ -26,6 +27,8 @@ from eval.scorers.cmmd import Cmmd
 from eval.scorers.contrast import Contrast
 from eval.scorers.dino import Dino
 from eval.scorers.diversity import Diversity
+from eval.scorers.face_detection import FaceDetection
+from eval.scorers.face_similarity import FaceSimilarity
 from eval.scorers.hps import Hps
 from eval.scorers.image_reward import ImageReward
 from eval.scorers.kid import Kid
@@ -54,6 +57,9 @@ OWN: dict[str, type[Metric]] = {
     "saturation": Saturation,
     "contrast": Contrast,
     "blank": Blank,
+    "face_similarity": FaceSimilarity,
+    "face_detection": FaceDetection,
+    "background_ssim": BackgroundSsim,
 }
 
 

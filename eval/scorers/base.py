@@ -138,6 +138,8 @@ class Metric(Config):
     """Where one gets them; stands in the report where they are missing."""
     picture_fields: ClassVar[tuple[str, ...]] = ()
     """Fields that hold a local folder of pictures to compare with, in place of the instance pictures."""
+    weight_suffixes: ClassVar[tuple[str, ...]] = (".json", ".txt", ".model", ".safetensors")
+    """Of the files in a folder of weights that loading reads; they make its digest."""
     packages: ClassVar[Mapping[str, str]] = {}
     """Module that it needs -> how to install it, for what this project does not install by itself."""
 
@@ -193,7 +195,7 @@ class Metric(Config):
         raise NotImplementedError
 
 
-def missing_package(metric: Metric) -> str:
+def missing_package(metric: Metric | type[Metric]) -> str:
     """`needs ..., which is not installed: how to get it`; empty where nothing is missing."""
     missing = {module: how for module, how in metric.packages.items() if find_spec(module) is None}
     if not missing:
