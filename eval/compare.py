@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,41 +13,47 @@ import numpy as np
 from eval import stats
 from eval.config import EvaluationConfig
 from eval.errors import EvalError
+from eval.gates import judge_gate, not_judged, verdict_of
+from eval.inference import Inference, inference_of
 from eval.pairing import Key, group_means, paired_scores
 from eval.result import (
     COMPARISON,
     Comparison,
     DescribedMetric,
+    GateResult,
     JudgedMetric,
+    Look,
     MetricFacts,
-    MetricOutcome,
     NotRun,
-    Outcome,
     SetMetric,
     ShiftedMetric,
+    read_comparison,
 )
 from eval.samples import PAIR
 from eval.scored import Scored, health_of, read_scored
 from eval.table import Row, write_scores
+from eval.verdicts import family_confidence, is_decided, overall, with_outcomes
 
 
-def compare(*, evaluation: EvaluationConfig, scores: Path, out: Path) -> dict[str, object]:
+def compare(*, evaluation: EvaluationConfig, scores: Path, out: Path, earlier: Path | None = None) -> dict[str, object]:
     """Compare candidate with base and write comparison.json and scores.parquet into `out`.
 
     Args:
         evaluation: its metrics decide order and primaries; its confidence, resamples and seed decide the inference.
         scores: score artifact of both image sets.
         out: folder for the results, made if absent.
+        earlier: of a sequential evaluation, the comparison of the look before.
 
     Returns:
-        A summary: the outcome in one word, each judged metric's difference, and the metrics that were not run.
+        A summary: outcome and verdict in one word each, whether more prompts would be drawn in vain, each judged
+        metric's difference, and the metrics that were not run.
 
     Raises:
         EvalError: a metric has no scores, base and candidate do not belong together, or a metric was not run and the
             evaluation is strict.
     """
     found = read_scored(evaluation, scores)
-    comparison = _compared(evaluation, found)
+    comparison = compared(evaluation, found, read_comparison(earlier).looks if earlier else ())
     if evaluation.strict and comparison.not_run:
         reasons = "; ".join(f"{metric.name}: {metric.reason}" for metric in comparison.not_run)
         raise EvalError(f"evaluation.strict: not all metrics were run: {reasons}")
@@ -57,13 +63,17 @@ def compare(*, evaluation: EvaluationConfig, scores: Path, out: Path) -> dict[st
     write_scores(found.rows, out)
     return {
         "outcome": comparison.outcome,
+        "verdict": comparison.verdict,
+        "decided": comparison.decided,
         "prompts": comparison.prompts,
         "delta": {metric.facts.name: metric.delta for metric in comparison.judged},
         "not_run": {metric.name: metric.reason for metric in comparison.not_run},
     }
 
 
-def _compared(evaluation: EvaluationConfig, found: Scored) -> Comparison:
+def compared(evaluation: EvaluationConfig, found: Scored, looks: Sequence[Look] = ()) -> Comparison:
+    """What scores say; `looks`: the earlier ones of a sequential evaluation."""
+    inference = inference_of(evaluation)
     judged: list[JudgedMetric] = []
     described: list[DescribedMetric] = []
     shifted: list[ShiftedMetric] = []
@@ -78,16 +88,21 @@ def _compared(evaluation: EvaluationConfig, found: Scored) -> Comparison:
         elif facts.scored == "set":
             sets.append(_of_sets(rows, facts))
         elif facts.scored == "pair":
-            described.append(_describe(rows, facts, evaluation))
+            described.append(_describe(rows, facts, inference, evaluation))
         elif facts.direction == 0:
-            shifted.append(_shift(rows, facts, evaluation))
+            shifted.append(_shift(rows, facts, inference, evaluation))
         else:
-            judged.append(_judge(rows, facts, metric.primary, evaluation))
-    judged = _with_verdicts(judged, 1 - evaluation.confidence)
-    outcomes = [metric.outcome for metric in judged if metric.primary]
+            judged.append(_judge(rows, facts, metric.primary, inference, evaluation))
+    judged = with_outcomes(judged, 1 - evaluation.confidence, inference)
+    primaries = [metric for metric in judged if metric.primary]
+    gates = _gates(found, {metric.name: metric.reason for metric in not_run}, inference, evaluation)
+    if evaluation.stop == "sequential":
+        looks = (*looks, _look(found, primaries, inference, evaluation))
     keys = {key for mine in found.pictures.values() for key in mine}
     return Comparison(
-        outcome="not_judged" if any(metric.primary for metric in not_run) else _overall(outcomes),
+        outcome="not_judged"
+        if any(metric.primary for metric in not_run)
+        else overall([metric.outcome for metric in primaries]),
         confidence=evaluation.confidence,
         resamples=evaluation.resamples,
         seed=evaluation.seed,
@@ -98,8 +113,39 @@ def _compared(evaluation: EvaluationConfig, found: Scored) -> Comparison:
         shifted=tuple(shifted),
         sets=tuple(sets),
         not_run=tuple(not_run),
+        gates=gates,
+        verdict=verdict_of(gates),
+        looks=tuple(looks),
+        decided=not looks or is_decided(looks[-1], primaries, gates, evaluation.sequential.indifferent),
         health=health_of(found, {metric.name for metric in not_run}),
     )
+
+
+def _gates(
+    found: Scored, not_run: Mapping[str, str], inference: Inference, evaluation: EvaluationConfig
+) -> tuple[GateResult, ...]:
+    results = []
+    for gate in evaluation.gates:
+        facts, confidence = found.facts[gate.metric], evaluation.confidence
+        if gate.metric in not_run:
+            results.append(not_judged(gate, facts, confidence, not_run[gate.metric]))
+        else:
+            rows = [row for row in found.rows if row.metric_id == gate.metric]
+            results.append(judge_gate(gate, rows, facts, inference, confidence, _seed(evaluation, gate.metric)))
+    return tuple(results)
+
+
+def _look(found: Scored, primaries: Sequence[JudgedMetric], inference: Inference, evaluation: EvaluationConfig) -> Look:
+    """Intervals of the primaries that hold for all of them at once."""
+    confidence = family_confidence(evaluation.confidence, len(primaries))
+    intervals = {}
+    for metric in primaries:
+        name = metric.facts.name
+        paired = paired_scores([row for row in found.rows if row.metric_id == name], name)
+        delta_P = paired.per_prompt(paired.delta)
+        intervals[name] = inference.mean(delta_P, confidence, _seed(evaluation, name), binary=metric.facts.binary)
+    prompts = {prompt for mine in found.pictures.values() for prompt, _ in mine}
+    return Look(prompts=len(prompts), intervals=intervals)
 
 
 def _nothing(facts: MetricFacts, rows: Sequence[Row]) -> str:
@@ -122,7 +168,9 @@ def _seed(evaluation: EvaluationConfig, name: str) -> list[int]:
     return [evaluation.seed, zlib.crc32(name.encode())]
 
 
-def _judge(rows: Iterable[Row], facts: MetricFacts, primary: bool, evaluation: EvaluationConfig) -> JudgedMetric:
+def _judge(
+    rows: Iterable[Row], facts: MetricFacts, primary: bool, inference: Inference, evaluation: EvaluationConfig
+) -> JudgedMetric:
     """One metric by itself; `_with_verdicts` adds what depends on the others."""
     paired = paired_scores(rows, facts.name)
     improvement = facts.direction * paired.delta
@@ -130,7 +178,7 @@ def _judge(rows: Iterable[Row], facts: MetricFacts, primary: bool, evaluation: E
     share = stats.win_share(improvement, facts.tie)
     share_P = paired.per_prompt(share)
     seed = _seed(evaluation, facts.name)
-    interval = stats.mean_interval(delta_P, evaluation.confidence, evaluation.resamples, seed)
+    interval = inference.mean(delta_P, evaluation.confidence, seed, binary=facts.binary)
     spread = stats.spread(delta_P)
     bounds = None
     if spread is not None and interval is not None:
@@ -148,59 +196,22 @@ def _judge(rows: Iterable[Row], facts: MetricFacts, primary: bool, evaluation: E
         spread=spread,
         d_z=None if spread is None else float(improvement_P.mean()) / spread,
         d_z_interval=bounds,
-        p=stats.sign_flip_p(delta_P, evaluation.resamples, seed),
+        p=inference.p(delta_P, seed, binary=facts.binary),
         p_holm=None,
         wins=int((share == 1).sum()),
         ties=int((share == 0.5).sum()),
         losses=int((share == 0).sum()),
         win_rate=float(share_P.mean()),
-        win_rate_interval=stats.win_rate_interval(share_P, evaluation.confidence),
+        win_rate_interval=inference.share(share_P, evaluation.confidence),
         detectable_d_z=None,
         detectable_delta=None,
         outcome="too_few_prompts",
     )
 
 
-def _with_verdicts(judged: Sequence[JudgedMetric], alpha: float) -> list[JudgedMetric]:
-    """Correct the primaries for being several, and say what each metric shows at level `alpha`."""
-    primaries = [metric for metric in judged if metric.primary and metric.p is not None]
-    adjusted = stats.holm([metric.p for metric in primaries if metric.p is not None])
-    holm_p = {metric.facts.name: p for metric, p in zip(primaries, adjusted, strict=True)}
-    settled = []
-    for metric in judged:
-        level = alpha / len(primaries) if metric.facts.name in holm_p else alpha
-        d_z = stats.minimum_detectable_effect(metric.prompts, level)
-        changes = {
-            "p_holm": holm_p.get(metric.facts.name),
-            "detectable_d_z": d_z,
-            "detectable_delta": None if d_z is None or metric.spread is None else d_z * metric.spread,
-        }
-        metric = metric.model_copy(update=changes)
-        settled.append(metric.model_copy(update={"outcome": _outcome(metric, alpha)}))
-    return settled
-
-
-def _outcome(metric: JudgedMetric, alpha: float) -> MetricOutcome:
-    if metric.decisive_p is None:
-        return "too_few_prompts"
-    if metric.decisive_p > alpha:
-        return "no_difference"
-    return "better" if metric.facts.direction * metric.delta > 0 else "worse"
-
-
-def _overall(outcomes: Sequence[MetricOutcome]) -> Outcome:
-    """From the primaries alone."""
-    found = set(outcomes)
-    if not found or found == {"too_few_prompts"}:
-        return "not_judged"
-    if {"better", "worse"} <= found:
-        return "mixed"
-    if "better" in found:
-        return "better"
-    return "worse" if "worse" in found else "no_difference"
-
-
-def _describe(rows: Sequence[Row], facts: MetricFacts, evaluation: EvaluationConfig) -> DescribedMetric:
+def _describe(
+    rows: Sequence[Row], facts: MetricFacts, inference: Inference, evaluation: EvaluationConfig
+) -> DescribedMetric:
     mine = [row for row in rows if row.is_scored]
     values = np.array([row.value for row in mine])
     mean_P = group_means([row.prompt_id for row in mine], values)
@@ -210,13 +221,15 @@ def _describe(rows: Sequence[Row], facts: MetricFacts, evaluation: EvaluationCon
         prompts=len(mean_P),
         pairs=len(mine),
         mean=float(mean_P.mean()),
-        mean_interval=stats.mean_interval(mean_P, evaluation.confidence, evaluation.resamples, seed),
+        mean_interval=inference.mean(mean_P, evaluation.confidence, seed, binary=facts.binary),
         lowest=float(values.min()),
         highest=float(values.max()),
     )
 
 
-def _shift(rows: Sequence[Row], facts: MetricFacts, evaluation: EvaluationConfig) -> ShiftedMetric:
+def _shift(
+    rows: Sequence[Row], facts: MetricFacts, inference: Inference, evaluation: EvaluationConfig
+) -> ShiftedMetric:
     paired = paired_scores(rows, facts.name)
     delta_P = paired.per_prompt(paired.delta)
     seed = _seed(evaluation, facts.name)
@@ -227,7 +240,7 @@ def _shift(rows: Sequence[Row], facts: MetricFacts, evaluation: EvaluationConfig
         base_mean=float(paired.per_prompt(paired.base).mean()),
         candidate_mean=float(paired.per_prompt(paired.candidate).mean()),
         delta=float(delta_P.mean()),
-        delta_interval=stats.mean_interval(delta_P, evaluation.confidence, evaluation.resamples, seed),
+        delta_interval=inference.mean(delta_P, evaluation.confidence, seed, binary=facts.binary),
     )
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
+from eval.gate_config import RELATIVE, GateConfig, PositiveInt, SequentialConfig
 from eval.scorers import MetricConfig
+from eval.scorers.base import Metric
 from eval.settings import Config
 
-PositiveInt = Annotated[int, Field(ge=1)]
 GallerySize = Annotated[int, Field(ge=0, le=120)]
 
 
@@ -77,6 +78,11 @@ class EvaluationConfig(Config):
     """Bootstrap and permutation draws."""
     metrics: Annotated[tuple[MetricConfig, ...], Field(min_length=1)]
     """What is measured. Those marked `primary` decide the verdict, jointly corrected; all others are exploratory."""
+    gates: tuple[GateConfig, ...] = ()
+    """What the candidate has to show to be promoted. None: the report has a headline and no verdict."""
+    stop: Literal["fixed", "sequential"] = "fixed"
+    """`fixed`: all prompts, then statistics. `sequential`: as soon as the primaries and gates are decided."""
+    sequential: SequentialConfig = SequentialConfig()
     strict: bool = False
     """Refuse to run where a metric's weights or packages are missing, instead of reporting that it was not run."""
     gallery: GalleryConfig = GalleryConfig()
@@ -93,3 +99,27 @@ class EvaluationConfig(Config):
         if repeated:
             raise ValueError(f"metric {repeated[0]!r} is there more than once; give each its own `name`")
         return metrics
+
+    @model_validator(mode="after")
+    def _gates_and_stops_name_metrics(self) -> EvaluationConfig:
+        known = {metric.id: metric for metric in self.metrics}
+        for place, gate in enumerate(self.gates):
+            if gate.metric not in known:
+                raise ValueError(f"gates[{place}]: no metric is called {gate.metric!r}; there are {', '.join(known)}")
+            if problem := _not_for_a_gate(known[gate.metric], gate):
+                raise ValueError(f"gates[{place}]: {problem}")
+        for name in self.sequential.indifferent:
+            if name not in known or not known[name].primary:
+                primaries = ", ".join(metric.id for metric in self.metrics if metric.primary) or "none"
+                raise ValueError(f"sequential.indifferent: {name!r} is not a primary metric; there are {primaries}")
+        if self.stop == "fixed" and self.sequential != SequentialConfig():
+            raise ValueError("sequential: has no effect with stop: fixed; set stop: sequential, or remove it")
+        return self
+
+
+def _not_for_a_gate(metric: Metric, gate: GateConfig) -> str:
+    if metric.scored == "set":
+        return f"{metric.id} is one number of a whole set, which has no interval to decide by"
+    if gate.require in RELATIVE and (metric.direction == 0 or metric.scored == "pair"):
+        return f"{metric.id} describes and has no better direction: require at_most or at_least, with a limit"
+    return ""

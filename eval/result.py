@@ -8,15 +8,18 @@ from typing import Literal
 from pydantic import ValidationError
 
 from eval.errors import EvalError
+from eval.gate_config import GateConfig
 from eval.settings import Config
 from eval.stats import Interval
 
 COMPARISON = "comparison.json"
-SCHEMA_VERSION: Literal[2] = 2
+SCHEMA_VERSION: Literal[3] = 3
 INDICATIVE_BELOW_PROMPTS = 50  # fewer, and bootstrap intervals of heavy-tailed scores cover less than they say
 
 MetricOutcome = Literal["better", "worse", "no_difference", "too_few_prompts"]
 Outcome = Literal["better", "worse", "mixed", "no_difference", "not_judged"]
+GateOutcome = Literal["passed", "failed", "undecided"]
+Verdict = Literal["promote", "reject", "inconclusive"]
 
 
 class MetricFacts(Config):
@@ -32,6 +35,7 @@ class MetricFacts(Config):
     trained_on: tuple[str, ...]
     decimals: int
     tie: float
+    binary: bool
     version: int
     weights: dict[str, str]
     """Weight field -> digest."""
@@ -149,8 +153,33 @@ class Health(Config):
     """Pairs in which the candidate's picture is the base's, pixel for pixel."""
 
 
+class GateResult(Config):
+    """One thing that the candidate has to show, and whether it has."""
+
+    gate: GateConfig
+    title: str
+    decimals: int
+    confidence: float
+    observed: float | None
+    """Mean improvement over the base (positive is better), or the candidate's own mean, by what the gate asks."""
+    interval: Interval | None
+    p: float | None
+    """Two-sided, of a true value exactly at the bound."""
+    outcome: GateOutcome
+    reason: str
+    """Why nothing could be decided; empty where there are numbers."""
+
+
+class Look(Config):
+    """What a sequential evaluation knew of its primaries after so many prompts."""
+
+    prompts: int
+    intervals: dict[str, Interval | None]
+    """Primary metric -> interval of its difference, at a confidence that suffices for all of them together."""
+
+
 class Comparison(Config):
-    schema_version: Literal[2] = SCHEMA_VERSION
+    schema_version: Literal[3] = SCHEMA_VERSION
     outcome: Outcome
     confidence: float
     resamples: int
@@ -163,6 +192,13 @@ class Comparison(Config):
     shifted: tuple[ShiftedMetric, ...]
     sets: tuple[SetMetric, ...]
     not_run: tuple[NotRun, ...]
+    gates: tuple[GateResult, ...]
+    verdict: Verdict | None
+    """By the gates; none where there are none."""
+    looks: tuple[Look, ...]
+    """Of a sequential evaluation, the last one included; empty with a fixed number of prompts."""
+    decided: bool
+    """More prompts would be drawn in vain: all primaries and gates are decided. With a fixed number, always."""
     health: Health
 
     @property

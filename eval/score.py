@@ -104,6 +104,7 @@ def describe(metric: Metric) -> dict[str, object]:
         "trained_on": list(metric.trained_on),
         "decimals": metric.decimals,
         "tie": metric.tie,
+        "binary": metric.binary,
         "version": metric.version,
     }
 

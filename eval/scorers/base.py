@@ -130,6 +130,8 @@ class Metric(Config):
     decimals: ClassVar[int]
     tie: ClassVar[float] = 0.0
     """Differences up to this, in `unit`, are rounding: neither a win nor a loss."""
+    binary: ClassVar[bool] = False
+    """Every score is 0 or 1, so that the mean is a rate."""
     version: ClassVar[int]
     """Raise it whenever the same picture would get another number."""
     weight_fields: ClassVar[tuple[str, ...]] = ()

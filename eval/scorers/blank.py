@@ -25,6 +25,7 @@ class Blank(Metric):
     convention: ClassVar[str] = "1 where no colour channel's standard deviation exceeds the threshold, else 0"
     licence: ClassVar[str] = "none needed"
     decimals: ClassVar[int] = 3
+    binary: ClassVar[bool] = True
     version: ClassVar[int] = 1
 
     metric: Literal["blank"]

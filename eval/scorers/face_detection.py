@@ -53,6 +53,7 @@ class FaceDetection(FaceMetric):
     unit: ClassVar[str] = "share of pictures"
     convention: ClassVar[str] = "1 where the pack's detector finds a face or several, else 0"
     decimals: ClassVar[int] = 3
+    binary: ClassVar[bool] = True
     version: ClassVar[int] = VERSION
 
     metric: Literal["face_detection"]

@@ -82,10 +82,10 @@ def test_holm_by_hand(p_values: list[float], adjusted: list[float]) -> None:
 
 
 def test_wilson_by_hand() -> None:
-    interval = stats.win_rate_interval(np.array([1.0] * 61 + [0.0] * 39), 0.95)
+    interval = stats.share_interval(np.array([1.0] * 61 + [0.0] * 39), 0.95)
     assert interval is not None
     assert (round(interval.low, 3), round(interval.high, 3)) == (0.512, 0.700)
-    clean_sweep = stats.win_rate_interval(np.ones(10), 0.95)
+    clean_sweep = stats.share_interval(np.ones(10), 0.95)
     assert clean_sweep is not None and (clean_sweep.low, clean_sweep.high) == pytest.approx((0.722, 1.0), abs=1e-3)
 
 

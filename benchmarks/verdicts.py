@@ -1,0 +1,192 @@
+"""How often verdicts are wrong where the truth is known: `python -m benchmarks.verdicts [--runs 2000] [--write]`.
+
+Scores are drawn, not pictures; everything behind them is what an evaluation runs: pairing, statistics, gates, looks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eval.compare import compared
+from eval.config import EvaluationConfig
+from eval.result import Comparison, Look, MetricFacts
+from eval.score import describe
+from eval.scored import Scored
+from eval.table import Row
+
+Array = NDArray[np.float64]
+Draw = Callable[[np.random.Generator, int], Array]
+
+# P: prompts, M: metrics, R: replicates
+
+DIFFERENCES: dict[str, Draw] = {
+    "normal": lambda rng, count: rng.normal(0, 1, count),
+    "heavy tails": lambda rng, count: rng.standard_t(5, count) / np.sqrt(5 / 3),
+    "skewed": lambda rng, count: rng.exponential(1, count) - 1,
+    "half of them ties": lambda rng, count: rng.normal(0, np.sqrt(2), count) * (rng.random(count) < 0.5),
+}
+"""Of mean 0 and variance 1."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is so, in standard deviations of a prompt's difference, and how it is looked at."""
+
+    prompts: int
+    effects: tuple[float, ...]
+    """Of each primary metric."""
+    shape: str = "normal"
+    replicates: int = 1
+    stop: str = "fixed"
+    gates: tuple[dict[str, Any], ...] = ()
+    share: float = 0.5
+    """Of the variance that all metrics have in common."""
+
+
+def simulate(truth: Truth, seed: int, resamples: int = 999) -> Comparison:
+    """One evaluation: a fixed one, or a sequential one up to where it stops."""
+    evaluation = _evaluation(truth, seed, resamples)
+    found = _scores(truth, evaluation, np.random.default_rng([seed, truth.prompts]))
+    if truth.stop == "fixed":
+        return compared(evaluation, found)
+    looks: tuple[Look, ...] = ()
+    step = evaluation.sequential.every_prompts
+    for prompts in range(evaluation.sequential.first_prompts, truth.prompts + 1, step):
+        comparison = compared(evaluation, _first(found, prompts), looks)
+        looks = comparison.looks
+        if comparison.decided:
+            break
+    return comparison
+
+
+def _evaluation(truth: Truth, seed: int, resamples: int) -> EvaluationConfig:
+    metrics = [
+        {"metric": "clip_score", "name": f"m{place}", "model": "./m", "primary": True}
+        for place in range(len(truth.effects))
+    ]
+    settings = {"prompts": "./p.txt", "seed": seed, "resamples": resamples, "metrics": metrics}
+    return EvaluationConfig.model_validate(settings | {"stop": truth.stop, "gates": truth.gates})
+
+
+def _scores(truth: Truth, evaluation: EvaluationConfig, rng: np.random.Generator) -> Scored:
+    """Prompts differ three times as much as models do; replicates of a prompt share half of their difference."""
+    draw, rows = DIFFERENCES[truth.shape], []
+    shape_PR = (truth.prompts, truth.replicates)
+    common_P = draw(rng, truth.prompts)
+    for metric, effect in zip(evaluation.metrics, truth.effects, strict=True):
+        own_P = draw(rng, truth.prompts)
+        mixed_P = own_P if truth.shape != "normal" else truth.share**0.5 * common_P + (1 - truth.share) ** 0.5 * own_P
+        delta_PR = effect + mixed_P[:, None] + (rng.normal(0, 1, shape_PR) if truth.replicates > 1 else 0)
+        base_PR = 20 + 3 * rng.normal(0, 1, truth.prompts)[:, None] + np.zeros(shape_PR)
+        for side, values_PR in (("base", base_PR), ("candidate", base_PR + delta_PR)):
+            rows += _rows(metric.id, side, values_PR)
+    facts = {
+        metric.id: MetricFacts.model_validate({**describe(metric), "weights": {}}) for metric in evaluation.metrics
+    }
+    return Scored(rows, facts, {}, {}, _pictures(rows))
+
+
+def _rows(name: str, side: str, values_PR: Array) -> Iterable[Row]:
+    for prompt, row in enumerate(values_PR.tolist()):
+        for replicate, value in enumerate(row):
+            yield Row(f"{side}{prompt}.{replicate}", f"p{prompt}", replicate, replicate, side, name, value)
+
+
+def _pictures(rows: Sequence[Row]) -> dict[str, dict[tuple[str, int], str]]:
+    found: dict[str, dict[tuple[str, int], str]] = {"base": {}, "candidate": {}}
+    for row in rows:
+        found[row.model_id][row.key] = row.image_digest
+    return found
+
+
+def _first(found: Scored, prompts: int) -> Scored:
+    wanted = {f"p{prompt}" for prompt in range(prompts)}
+    rows = [row for row in found.rows if row.prompt_id in wanted]
+    return Scored(rows, found.facts, {}, {}, _pictures(rows))
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What came out of many simulated evaluations of one truth."""
+
+    runs: int
+    found: float
+    """Share with a headline of better, worse or mixed."""
+    covered: float
+    """Share of intervals, of all metrics, that hold the true difference."""
+    promoted: float
+    rejected: float
+    prompts: float
+    """Drawn on average."""
+
+
+def tally(truth: Truth, runs: int, map_: Callable[..., Iterable[Comparison]] = map) -> Tally:
+    comparisons = list(map_(partial(simulate, truth), range(runs)))
+    intervals = [
+        (metric.delta_interval, effect)
+        for comparison in comparisons
+        for metric, effect in zip(comparison.judged, truth.effects, strict=True)
+    ]
+    covered = [found is not None and found.low <= effect <= found.high for found, effect in intervals]
+    return Tally(
+        runs=runs,
+        found=float(np.mean([comparison.outcome in ("better", "worse", "mixed") for comparison in comparisons])),
+        covered=float(np.mean(covered)),
+        promoted=float(np.mean([comparison.verdict == "promote" for comparison in comparisons])),
+        rejected=float(np.mean([comparison.verdict == "reject" for comparison in comparisons])),
+        prompts=float(np.mean([comparison.prompts for comparison in comparisons])),
+    )
+
+
+BETTER = ({"metric": "m0", "require": "better"},)
+NOT_WORSE = (*BETTER, {"metric": "m1", "require": "not_worse", "margin": 0.5})
+SCENARIOS: dict[str, Truth] = {
+    **{
+        f"nothing differs, {shape}, {prompts} prompts": Truth(prompts, (0.0, 0.0, 0.0), shape, gates=BETTER)
+        for prompts in (50, 200)
+        for shape in DIFFERENCES
+    },
+    "nothing differs, 50 prompts of 4 seeds": Truth(50, (0.0, 0.0, 0.0), replicates=4, gates=BETTER),
+    "nothing differs, 24 prompts": Truth(24, (0.0, 0.0, 0.0), gates=BETTER),
+    "better by 0.3, the guard worse by its whole margin, 200 prompts": Truth(200, (0.3, -0.5), gates=NOT_WORSE),
+    "better by 0.3, the guard unmoved, 200 prompts": Truth(200, (0.3, 0.0), gates=NOT_WORSE),
+    "sequential, nothing differs, up to 500": Truth(500, (0.0,), stop="sequential", gates=BETTER),
+    "sequential, nothing differs in three metrics, up to 500": Truth(500, (0.0,) * 3, stop="sequential", gates=BETTER),
+    "sequential, nothing differs, skewed, up to 500": Truth(500, (0.0,), "skewed", stop="sequential", gates=BETTER),
+    "sequential, nothing differs, heavy tails, up to 500": Truth(
+        500, (0.0,), "heavy tails", stop="sequential", gates=BETTER
+    ),
+    "sequential, better by 0.15, up to 500": Truth(500, (0.15,), stop="sequential", gates=BETTER),
+    "sequential, better by 0.3, up to 500": Truth(500, (0.3,), stop="sequential", gates=BETTER),
+    "sequential, better by 0.6, up to 500": Truth(500, (0.6,), stop="sequential", gates=BETTER),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=2000, help="simulated evaluations of each truth")
+    parser.add_argument("--only", default="", help="truths whose name holds this")
+    args = parser.parse_args()
+    print("| truth | a difference is found | intervals that hold the truth | promoted | rejected | prompts |")
+    print("|---|---:|---:|---:|---:|---:|")
+    with ProcessPoolExecutor(os.cpu_count()) as processes:
+        for name, truth in SCENARIOS.items():
+            if args.only not in name:
+                continue
+            found = tally(truth, args.runs, partial(processes.map, chunksize=20))
+            shares = (found.found, found.covered, found.promoted, found.rejected)
+            cells = [name, *(f"{100 * share:.1f} %" for share in shares), f"{found.prompts:.0f}"]
+            print(f"| {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
