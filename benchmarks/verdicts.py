@@ -1,4 +1,4 @@
-"""How often verdicts are wrong where the truth is known: `python -m benchmarks.verdicts [--runs 2000] [--write]`.
+"""How often verdicts are wrong where the truth is known: `python -m benchmarks.verdicts [--runs 2000]`.
 
 Scores are drawn, not pictures; everything behind them is what an evaluation runs: pairing, statistics, gates, looks.
 """
@@ -9,7 +9,7 @@ import argparse
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -47,6 +47,7 @@ class Truth:
     shape: str = "normal"
     replicates: int = 1
     stop: str = "fixed"
+    sequential: dict[str, Any] = field(default_factory=dict)
     gates: tuple[dict[str, Any], ...] = ()
     share: float = 0.5
     """Of the variance that all metrics have in common."""
@@ -74,7 +75,8 @@ def _evaluation(truth: Truth, seed: int, resamples: int) -> EvaluationConfig:
         for place in range(len(truth.effects))
     ]
     settings = {"prompts": "./p.txt", "seed": seed, "resamples": resamples, "metrics": metrics}
-    return EvaluationConfig.model_validate(settings | {"stop": truth.stop, "gates": truth.gates})
+    when = {"stop": truth.stop, "sequential": truth.sequential, "gates": truth.gates}
+    return EvaluationConfig.model_validate(settings | when)
 
 
 def _scores(truth: Truth, evaluation: EvaluationConfig, rng: np.random.Generator) -> Scored:

@@ -17,7 +17,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from eval.result import JudgedMetric
+from eval.result import Comparison, JudgedMetric
 from eval.stats import FloatArray
 
 INK, MUTED, RULE = "#010101", "#020202", "#030303"
@@ -102,6 +102,28 @@ def difference_histogram(metric: JudgedMetric, delta_P: FloatArray) -> str:
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
         label = f"Differences of {metric.facts.title} by prompt"
         return svg(figure, f"differences-{metric.facts.name}", label)
+
+
+def looks(found: Comparison) -> str:
+    """Each primary's interval after every look of a sequential evaluation, one below the other."""
+    if not found.looks:
+        return ""
+    shown = found.primaries
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(INCH_WIDE, 1.9 * max(1, len(shown))), layout="constrained")
+        for place, metric in enumerate(shown):
+            axes = figure.add_subplot(len(shown), 1, place + 1)
+            known = [(look.prompts, look.intervals.get(metric.facts.name)) for look in found.looks]
+            points = [(prompts, interval.low, interval.high) for prompts, interval in known if interval is not None]
+            prompts_L, low_L, high_L = np.array(points, dtype=np.float64).reshape(-1, 3).T
+            colour = OUTCOME_COLOUR[metric.outcome]
+            axes.fill_between(prompts_L, low_L, high_L, color=colour, alpha=0.22, linewidth=0)
+            axes.plot(prompts_L, (low_L + high_L) / 2, "o-", color=colour, markersize=4)
+            axes.axhline(0, color=MUTED, linewidth=1)
+            axes.set_ylabel(metric.facts.title)
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+        axes.set_xlabel("prompts drawn")
+        return svg(figure, "looks", "Interval of each primary metric's difference after every look")
 
 
 def _label(metric: JudgedMetric) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from eval import curves, plots, wording
+from eval import curves, gate_words, plots, wording
 from eval.breakdown import CategoryDelta, by_category
 from eval.config import GalleryConfig
 from eval.errors import EvalError
@@ -22,11 +22,11 @@ from eval.images import GeneratedImage, Picture, read_image_set, read_left_out, 
 from eval.pairing import Paired, paired_scores
 from eval.result import Comparison, read_comparison
 from eval.storyboards import strips
-from eval.summary import summary_markdown
+from eval.summary import summary, summary_markdown
 from eval.table import SCORES, read_scores
 from eval.training import Training, read_training, reading
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 TEMPLATES = Path(__file__).parent / "templates"
 IMAGE_SET_FACTS = "set.json"
 TABS = {"wins": "Biggest wins", "losses": "Biggest losses", "sample": "Random sample"}
@@ -89,7 +89,8 @@ def build_report(
         "schema_version": SCHEMA_VERSION,
         "title": title,
         "headline": wording.headline(found),
-        "summary": wording.summary(found),
+        "verdict": found.verdict,
+        "summary": summary(found),
         "comparison": found.model_dump(mode="json"),
         "categories": [asdict(category) for category in categories],
         "image_sets": compared,
@@ -102,6 +103,7 @@ def build_report(
         **document,
         found=found,
         words=wording,
+        gate_words=gate_words,
         category_rows=categories,
         facts=_side_by_side(compared),
         provenance_lines=_flat(provenance),
@@ -122,7 +124,12 @@ def build_report(
     (out / "report.json").write_text(text + "\n", encoding="utf-8")
     (out / "summary.md").write_text(summary_markdown(title, found), encoding="utf-8")
     shutil.copyfile(comparison / SCORES, out / SCORES)
-    return {"outcome": found.outcome, "headline": wording.headline(found), "pairs_shown": len(cards)}
+    return {
+        "outcome": found.outcome,
+        "verdict": found.verdict,
+        "headline": wording.headline(found),
+        "pairs_shown": len(cards),
+    }
 
 
 def _page() -> Any:
@@ -205,6 +212,7 @@ def _figures(found: Comparison, paired: Mapping[str, Paired], training: Training
     }
     return {
         "forest": Markup(plots.forest(found.judged)),
+        "looks": Markup(plots.looks(found)),
         "differences": {title: Markup(figure) for title, figure in differences.items()},
         "training": Markup(curves.training_curves(training)) if training else "",
     }

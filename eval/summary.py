@@ -4,26 +4,36 @@ from __future__ import annotations
 
 import re
 
-from eval import wording
-from eval.result import Comparison, DescribedMetric, JudgedMetric, NotRun, SetMetric, ShiftedMetric
+from eval import gate_words, wording
+from eval.result import Comparison, DescribedMetric, GateResult, JudgedMetric, NotRun, SetMetric, ShiftedMetric
 
 HEADER = """| metric | base | candidate | difference | d_z | wins | p |
 |---|---:|---:|---:|---:|---:|---:|"""
 
 
+def summary(found: Comparison) -> list[str]:
+    """The verdict and its reasons, one sentence each, most important first."""
+    opening = [gate_words.verdict_sentence(found), gate_words.stop_sentence(found)]
+    return [sentence for sentence in opening if sentence] + wording.summary(found)
+
+
 def summary_markdown(title: str, found: Comparison) -> str:
     lines = [f"# {_escaped(title)}", "", f"**{wording.headline(found)}**", ""]
-    lines += [f"- {_escaped(sentence)}" for sentence in wording.summary(found)]
+    lines += [f"- {_escaped(sentence)}" for sentence in summary(found)]
     lines += ["", HEADER]
     lines += [_judged(metric) for metric in found.judged]
     lines += [_described(metric) for metric in found.described]
     lines += [_shifted(metric) for metric in found.shifted]
     lines += [_of_sets(metric) for metric in found.sets]
     lines += [_not_run(metric) for metric in found.not_run]
+    if found.gates:
+        lines += ["", "| gate | found | |", "|---|---:|---|", *map(_gate, found.gates)]
+    how = "confidence sequences" if found.looks else "bootstrap intervals"
+    p = "of the same" if found.looks else "by sign flips"
     lines += [
         "",
-        f"Differences with {wording.percent(found.confidence)} bootstrap intervals over "
-        f"{wording.plural(found.prompts, 'prompt')}; p by sign flips, Holm-corrected for primary metrics (bold).",
+        f"Differences with {wording.percent(found.confidence)} {how} over {wording.plural(found.prompts, 'prompt')}; "
+        f"p {p}, Holm-corrected for primary metrics (bold).",
     ]
     return "\n".join(lines) + "\n"
 
@@ -41,6 +51,14 @@ def _judged(metric: JudgedMetric) -> str:
         wording.p_value(metric.decisive_p).replace("<", "&lt;"),
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _gate(result: GateResult) -> str:
+    sign = result.gate.limit is None
+    bounds = wording.interval(result.interval, result.decimals, sign=sign)
+    show = wording.signed if sign else wording.plain
+    found = result.reason if result.observed is None else f"{show(result.observed, result.decimals)} {bounds}"
+    return f"| {_escaped(gate_words.gate_words(result))} | {_escaped(found)} | {result.outcome} |"
 
 
 def _described(metric: DescribedMetric) -> str:
