@@ -26,6 +26,13 @@ class GalleryConfig(Config):
     """Pairs drawn at random, so that the gallery is not only extremes."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Of that draw."""
+    disagreements: GallerySize = 12
+    """Pairs that one scorer finds better and another worse."""
+    problems: GallerySize = 24
+    """Pairs with a score missing, a prompt cut short, or the candidate on the bad side of a yes or no."""
+    rest: Annotated[int, Field(ge=0, le=2000)] = 500
+    """All others, up to so many, smaller, to be searched and filtered."""
+    rest_side_px: Annotated[int, Field(ge=32, le=1024)] = 256
     references: GallerySize = 12
     """Instance pictures shown for orientation."""
     max_side_px: Annotated[int, Field(ge=32, le=2048)] = 512

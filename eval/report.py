@@ -15,9 +15,10 @@ from markupsafe import Markup
 
 from eval import curves, gate_words, plots, wording
 from eval.breakdown import CategoryDelta, by_category
+from eval.choice import TABS, Card, choose
 from eval.config import GalleryConfig
 from eval.errors import EvalError
-from eval.gallery import Card, Thumbnail, choose, improvements, shown_cards, thumbnail
+from eval.gallery import Thumbnail, shown_cards, thumbnail
 from eval.images import GeneratedImage, Picture, read_image_set, read_left_out, read_references
 from eval.pairing import Paired, paired_scores
 from eval.result import Comparison, read_comparison
@@ -29,7 +30,6 @@ from eval.training import Training, read_training, reading
 SCHEMA_VERSION = 2
 TEMPLATES = Path(__file__).parent / "templates"
 IMAGE_SET_FACTS = "set.json"
-TABS = {"wins": "Biggest wins", "losses": "Biggest losses", "sample": "Random sample"}
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def build_report(
     found, rows = read_comparison(comparison), read_scores(comparison)
     images = {"base": read_image_set(base), "candidate": read_image_set(candidate)}
     paired = {metric.facts.name: paired_scores(rows, metric.facts.name) for metric in found.judged}
-    cards = choose(images["base"], images["candidate"], _leading(found, paired), sizes)
+    cards = choose(images["base"], images["candidate"], found, paired, sizes)
     categories = _categories(found, paired, images["base"])
     compared = {
         "base": _set_facts(base, images["base"]),
@@ -107,6 +107,8 @@ def build_report(
         category_rows=categories,
         facts=_side_by_side(compared),
         provenance_lines=_flat(provenance),
+        pairs=len({image.key for image in images["base"]} & {image.key for image in images["candidate"]}),
+        categories_shown=sorted({card.base.category for card in cards if card.base.category}),
         tabs={tab: label for tab, label in TABS.items() if _tab_keys(cards, tab)},
         cards=shown_cards(cards, found, rows, paired, sizes),
         prompt_wise={metric.facts.name for metric in found.measured if metric.facts.scored == "prompt"},
@@ -142,13 +144,6 @@ def _page() -> Any:
         lstrip_blocks=True,
     )
     return environment.get_template("report.html.j2")
-
-
-def _leading(found: Comparison, paired: Mapping[str, Paired]) -> Paired | None:
-    if found.leading is None:
-        return None
-    facts = found.leading.facts
-    return improvements(paired[facts.name], facts.direction)
 
 
 def _categories(

@@ -142,6 +142,35 @@ def test_tabs_show_true_wins_true_losses_and_a_seeded_sample(document: dict[str,
     assert len(sample) == 6
 
 
+def test_every_pair_is_there_to_be_searched(document: dict[str, Any], page: Page) -> None:
+    assert len(document["gallery"]["all"]) == 24
+    cards = [value.split() for tag, name, value in page.attributes if (tag, name) == ("figure", "class")]
+    chosen = {tuple(pair) for tab, pairs in document["gallery"].items() if tab != "all" for pair in pairs}
+    assert [card for card in cards if card[0] == "card"].count(["card", "rest"]) == 24 - len(chosen)
+    assert page.values("data-filter") == ["category", "order"]
+
+
+def test_pairs_that_need_a_look_have_a_tab(document: dict[str, Any]) -> None:
+    """One whose picture is missing, and those of a prompt of which a scorer saw only the beginning."""
+    assert {tuple(pair) for pair in document["gallery"]["problems"]} == {("p5", 1), ("p11", 0), ("p11", 1)}
+
+
+def test_scorers_disagree_where_one_finds_better_what_another_finds_worse(
+    document: dict[str, Any], built: Path
+) -> None:
+    one, other = (pair_deltas(built, name) for name in ("clip_i", "clip_score"))
+    opposed = {key for key in one if one[key] * other[key] < 0}
+    found = {tuple(pair) for pair in document["gallery"]["disagreements"]}
+    assert found and found <= opposed and len(found) == min(12, len(opposed))
+
+
+def test_a_page_holds_no_more_than_it_should(inputs: dict[str, Any], tmp_path: Path) -> None:
+    few = GalleryConfig(wins=2, losses=0, sample=0, disagreements=0, problems=0, rest=3)
+    build_report(**{**inputs, "gallery": few}, out=tmp_path)
+    text = (tmp_path / "report.html").read_text()
+    assert "19 of 24 pairs are not in this page (evaluation.gallery.rest)" in text
+
+
 def test_another_seed_draws_another_sample(inputs: dict[str, Any], document: dict[str, Any], tmp_path: Path) -> None:
     sizes = inputs["gallery"].model_copy(update={"seed": 1})
     build_report(**{**inputs, "gallery": sizes}, out=tmp_path)
@@ -218,7 +247,7 @@ def test_health_and_digests_are_shown(page: Page, document: dict[str, Any]) -> N
     assert "picture file missing" in words
     assert "clip_score: 1 of 12 judged on their beginning only" in words
     assert all(digest * 64 in words for digest in "bcd")
-    assert document["schema_version"] == 1
+    assert document["schema_version"] == 2
 
 
 def test_training_is_shown_in_order_of_steps(page: Page) -> None:
@@ -355,4 +384,4 @@ def test_identical_sets_and_drift_alone_make_a_report(
     assert build_report(**same, out=tmp_path / "out")["headline"] == headline
     page = Page((tmp_path / "out/report.html").read_text())
     assert "Every picture of the candidate equals the base's, pixel for pixel" in "".join(page.text)
-    assert set(page.values("data-tab")) == {"sample"}  # nothing won, nothing lost
+    assert set(page.values("data-tab")) == {"sample", "all"}  # nothing won, nothing lost
