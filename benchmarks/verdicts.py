@@ -55,8 +55,8 @@ class Truth:
 
 def simulate(truth: Truth, seed: int, resamples: int = 999) -> Comparison:
     """One evaluation: a fixed one, or a sequential one up to where it stops."""
-    evaluation = _evaluation(truth, seed, resamples)
-    found = _scores(truth, evaluation, np.random.default_rng([seed, truth.prompts]))
+    evaluation = evaluation_of(truth, seed, resamples)
+    found = scores_of(truth, evaluation, np.random.default_rng([seed, truth.prompts]))
     if truth.stop == "fixed":
         return compared(evaluation, found)
     looks: tuple[Look, ...] = ()
@@ -69,7 +69,7 @@ def simulate(truth: Truth, seed: int, resamples: int = 999) -> Comparison:
     return comparison
 
 
-def _evaluation(truth: Truth, seed: int, resamples: int) -> EvaluationConfig:
+def evaluation_of(truth: Truth, seed: int, resamples: int) -> EvaluationConfig:
     metrics = [
         {"metric": "clip_score", "name": f"m{place}", "model": "./m", "primary": True}
         for place in range(len(truth.effects))
@@ -79,7 +79,7 @@ def _evaluation(truth: Truth, seed: int, resamples: int) -> EvaluationConfig:
     return EvaluationConfig.model_validate(settings | when)
 
 
-def _scores(truth: Truth, evaluation: EvaluationConfig, rng: np.random.Generator) -> Scored:
+def scores_of(truth: Truth, evaluation: EvaluationConfig, rng: np.random.Generator) -> Scored:
     """Prompts differ three times as much as models do; replicates of a prompt share half of their difference."""
     draw, rows = DIFFERENCES[truth.shape], []
     shape_PR = (truth.prompts, truth.replicates)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -20,7 +21,7 @@ from eval.result import Comparison, JudgedMetric
 from eval.table import Row
 
 SMALL_PX = 256  # of the picture itself, not of what is left of a larger one
-REST_QUALITY = 72
+QUALITY, REST_QUALITY = 82, 72
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class ShownCard:
     """JSON: metric -> improvement of this pair, to sort by."""
 
 
-def thumbnail(picture: Picture, max_side_px: int, quality: int = 82) -> Thumbnail | None:
+def thumbnail(picture: Picture, max_side_px: int, quality: int = QUALITY) -> Thumbnail | None:
     """None when there is no readable picture; the page then says so."""
     try:
         image = picture.load()
@@ -85,6 +86,7 @@ def shown_cards(
     scores = {name: pairs.by_key() for name, pairs in paired.items()}
     gains = {metric.facts.name: improvement_by_key(metric, paired[metric.facts.name]) for metric in found.judged}
     moved = {(row.metric_id, row.key): row.value for row in rows if row.model_id == "pair" and row.is_scored}
+    pictures = _thumbnails(cards, sizes)
     shown = []
     for card in cards:
         key = card.base.key
@@ -98,11 +100,18 @@ def shown_cards(
             for metric in found.described
             if (metric.facts.name, key) in moved
         ]
-        how = (sizes.max_side_px, 82) if card.is_chosen else (sizes.rest_side_px, REST_QUALITY)
-        base, candidate = (thumbnail(image, *how) for image in (card.base, card.candidate))
+        base, candidate = next(pictures), next(pictures)
         mine = {name: gain[scored] for name, gain in gains.items() for scored in (key, (key[0], 0)) if scored in gain}
         shown.append(ShownCard(card, base, candidate, badges, json.dumps(mine)))
     return shown
+
+
+def _thumbnails(cards: Sequence[Card], sizes: GalleryConfig) -> Iterator[Thumbnail | None]:
+    """Base, candidate, base and so on, made by several threads: Pillow decodes and scales without the interpreter."""
+    chosen, rest = (sizes.max_side_px, QUALITY), (sizes.rest_side_px, REST_QUALITY)
+    images = [(image, *(chosen if card.is_chosen else rest)) for card in cards for image in (card.base, card.candidate)]
+    with ThreadPoolExecutor() as threads:
+        yield from threads.map(lambda asked: thumbnail(*asked), images)
 
 
 def _judged_badge(metric: JudgedMetric, base: float, candidate: float) -> Badge:
