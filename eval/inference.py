@@ -50,7 +50,9 @@ class FixedNumber(Inference):
         return stats.share_interval(share_P, confidence)
 
     def p(self, d_P: FloatArray, seed: Sequence[int], *, binary: bool) -> float | None:
-        return stats.sign_flip_p(d_P, self.resamples, seed)
+        if binary:  # sign flips are McNemar's exact test then
+            return stats.sign_flip_p(d_P, self.resamples, seed)
+        return stats.difference_p(d_P, self.resamples, seed)
 
     def detectable_d_z(self, prompts: int, level: float) -> float | None:
         return stats.minimum_detectable_effect(prompts, level)

@@ -117,6 +117,31 @@ def sign_flip_p(d_P: FloatArray, resamples: int, seed: Sequence[int]) -> float |
     return extreme / total if exact else (extreme + 1) / (total + 1)
 
 
+def skew_corrected_p(d_P: FloatArray) -> float | None:
+    """Two-sided p of "the mean is zero" by Student's t with its skewness taken out.
+
+    Hall 1992 (JRSS B 54, On the removal of skewness by transformation), the cubic one. Sign flips and plain t find too
+    much in skewed differences, on the side of the short tail: of 50 exponential ones, at a level of 1.7 %, about 3 %.
+    None where values do not vary.
+    """
+    count = len(d_P)
+    if count < 2 or is_constant(d_P):
+        return None
+    t, skewness = float(d_P.mean() / d_P.std(ddof=1)), float(stats.skew(d_P))
+    corrected = t + skewness * t**2 / 3 + skewness**2 * t**3 / 27 + skewness / (6 * count)
+    return 2 * float(stats.t.sf(abs(math.sqrt(count) * corrected), count - 1))
+
+
+def difference_p(d_P: FloatArray, resamples: int, seed: Sequence[int]) -> float | None:
+    """Two-sided p of no difference: the larger of sign flips' and the skewness-corrected t test's.
+
+    The former is exact for symmetric differences, however few and heavy-tailed; the latter keeps its level for skewed
+    ones. Neither alone does both (docs/statistics.md).
+    """
+    flipped, corrected = sign_flip_p(d_P, resamples, seed), skew_corrected_p(d_P)
+    return flipped if flipped is None or corrected is None else max(flipped, corrected)
+
+
 def win_share(improvement: FloatArray, tie: float) -> FloatArray:
     """1 for a win, 0 for a loss, one half where the difference is within `tie` of zero."""
     return np.where(np.abs(improvement) <= tie, 0.5, (improvement > 0).astype(np.float64))

@@ -29,7 +29,7 @@ def summary_markdown(title: str, found: Comparison) -> str:
     if found.gates:
         lines += ["", "| gate | found | |", "|---|---:|---|", *map(_gate, found.gates)]
     how = "confidence sequences" if found.looks else "bootstrap intervals"
-    p = "of the same" if found.looks else "by sign flips"
+    p = "of the same" if found.looks else "by sign flips and a skewness-corrected t"
     lines += [
         "",
         f"Differences with {wording.percent(found.confidence)} {how} over {wording.plural(found.prompts, 'prompt')}; "

@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy import stats as scipy_stats
 
 from eval import stats
 from eval.pairing import group_means
@@ -30,6 +31,46 @@ def test_p_is_never_zero_and_one_when_nothing_differs() -> None:
     assert stats.sign_flip_p(np.full(40, 1.0), 999, [0]) == 1 / 1000
     assert stats.sign_flip_p(np.zeros(40), 999, [0]) == 1.0
     assert stats.sign_flip_p(np.full(5, 0.1), 999, [0]) == 2 / 32
+
+
+def test_skewness_correction_by_hand_and_at_its_limits() -> None:
+    d_P = np.array([0.1, 0.2, 0.2, 0.3, 0.4, 0.9, 1.6, 0.2])
+    t = d_P.mean() / d_P.std(ddof=1)
+    third = ((d_P - d_P.mean()) ** 3).mean() / d_P.std() ** 3
+    corrected = t + third * t**2 / 3 + third**2 * t**3 / 27 + third / 48
+    assert stats.skew_corrected_p(d_P) == pytest.approx(2 * scipy_stats.t.sf(corrected * np.sqrt(8), 7))
+    symmetric = np.array([-1.0, 0.0, 1.0, 2.0, 3.0, 0.5, 1.5])
+    assert stats.skew_corrected_p(symmetric) == pytest.approx(scipy_stats.ttest_1samp(symmetric, 0).pvalue)
+    assert stats.skew_corrected_p(np.full(9, 0.3)) is None and stats.skew_corrected_p(np.array([1.0])) is None
+    assert stats.difference_p(np.full(5, 0.1), 999, [0]) == 2 / 32, "sign flips alone"
+    assert stats.difference_p(np.array([1.0]), 999, [0]) is None
+
+
+def test_skewed_differences_are_not_found_too_often() -> None:
+    """At the level of one of three metrics, where the short tail would tell sign flips and t of a difference."""
+    rng, false, flipped = np.random.default_rng(0), 0, 0
+    for trial in range(1000):
+        d_P = rng.exponential(1, 50) - 1
+        false += (stats.difference_p(d_P, 999, [trial]) or 1) <= 0.05 / 3
+        flipped += (stats.sign_flip_p(d_P, 999, [trial]) or 1) <= 0.05 / 3
+    assert false <= 0.05 / 3 * 1000 + 8 < flipped  # two standard errors are 8
+
+
+def test_few_prompts_widen_the_interval_as_student_s_t_does() -> None:
+    assert stats.expanded_confidence(0.95, 10**6) == pytest.approx(0.95, abs=1e-5)
+    reach = np.sqrt(24 / 23) * scipy_stats.t.ppf(0.975, 23)
+    assert stats.expanded_confidence(0.95, 24) == pytest.approx(2 * scipy_stats.norm.cdf(reach) - 1)
+
+
+def test_rates_by_hand() -> None:
+    """Agresti & Min: of 100 pairs 12 got better and 4 worse; (12 - 4) / 102 with 12.5 + 4.5 - 64 / 102 over 102 squared."""
+    d_P = np.array([1.0] * 12 + [-1.0] * 4 + [0.0] * 84)
+    found, deviation = stats.rate_difference_interval(d_P, 0.95), np.sqrt(12.5 + 4.5 - 64 / 102) / 102
+    assert found is not None
+    assert (found.low, found.high) == pytest.approx((8 / 102 - 1.959964 * deviation, 8 / 102 + 1.959964 * deviation))
+    none = stats.rate_difference_interval(np.zeros(50), 0.95)
+    assert none is not None and none.low < 0 < none.high
+    assert stats.rate_difference_interval(np.zeros(1), 0.95) is None
 
 
 def test_interval_degenerates_as_documented() -> None:
