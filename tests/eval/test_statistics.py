@@ -63,7 +63,7 @@ def test_few_prompts_widen_the_interval_as_student_s_t_does() -> None:
 
 
 def test_rates_by_hand() -> None:
-    """Of 100 pairs 12 got better and 4 worse, to which half a pair each is added, and as much to the two cells of ties."""
+    """Of 100 pairs 12 got better and 4 worse, to which half a pair each is added, and as much to both cells of ties."""
     d_P = np.array([1.0] * 12 + [-1.0] * 4 + [0.0] * 84)
     found, deviation = stats.rate_difference_interval(d_P, 0.95), np.sqrt(12.5 + 4.5 - 64 / 102) / 102
     assert found is not None
