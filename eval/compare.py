@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import numpy as np
 from eval import stats
 from eval.config import EvaluationConfig
 from eval.errors import EvalError
-from eval.pairing import Key, group_means, paired_scores
+from eval.pairing import Storyboards, group_means, paired_scores, storyboards_among, storyboards_for, unit_of
 from eval.result import (
     COMPARISON,
     Comparison,
@@ -26,8 +25,8 @@ from eval.result import (
     SetMetric,
     ShiftedMetric,
 )
-from eval.samples import PAIR
-from eval.scored import Scored, health_of, read_scored
+from eval.samples import NO_STORYBOARDS
+from eval.scored import Scored, health_of, nothing_scored, read_scored, set_reasons
 from eval.table import Row, write_scores
 
 
@@ -48,8 +47,9 @@ def compare(*, evaluation: EvaluationConfig, scores: Path, out: Path) -> dict[st
     """
     found = read_scored(evaluation, scores)
     comparison = _compared(evaluation, found)
-    if evaluation.strict and comparison.not_run:
-        reasons = "; ".join(f"{metric.name}: {metric.reason}" for metric in comparison.not_run)
+    failed = [metric for metric in comparison.not_run if metric.reason != NO_STORYBOARDS]
+    if evaluation.strict and failed:
+        reasons = "; ".join(f"{metric.name}: {metric.reason}" for metric in failed)
         raise EvalError(f"evaluation.strict: not all metrics were run: {reasons}")
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(comparison.model_dump(mode="json"), indent=2, sort_keys=True, allow_nan=False)
@@ -71,18 +71,19 @@ def _compared(evaluation: EvaluationConfig, found: Scored) -> Comparison:
     not_run: list[NotRun] = []
     for metric in evaluation.metrics:
         facts, rows = found.facts[metric.id], [row for row in found.rows if row.metric_id == metric.id]
-        reason = found.not_run.get(metric.id, "") or _nothing(facts, rows)
+        boards = storyboards_for(facts.scored, found.storyboards)
+        reason = found.not_run.get(metric.id, "") or nothing_scored(facts, rows)
         if reason:
             titles = {"title": facts.title, "licence": facts.licence}
             not_run.append(NotRun(name=metric.id, primary=metric.primary, reason=reason, **titles))
         elif facts.scored == "set":
             sets.append(_of_sets(rows, facts))
         elif facts.scored == "pair":
-            described.append(_describe(rows, facts, evaluation))
+            described.append(_describe(rows, facts, boards, evaluation))
         elif facts.direction == 0:
-            shifted.append(_shift(rows, facts, evaluation))
+            shifted.append(_shift(rows, facts, boards, evaluation))
         else:
-            judged.append(_judge(rows, facts, metric.primary, evaluation))
+            judged.append(_judge(rows, facts, boards, metric.primary, evaluation))
     judged = _with_verdicts(judged, 1 - evaluation.confidence)
     outcomes = [metric.outcome for metric in judged if metric.primary]
     keys = {key for mine in found.pictures.values() for key in mine}
@@ -91,7 +92,8 @@ def _compared(evaluation: EvaluationConfig, found: Scored) -> Comparison:
         confidence=evaluation.confidence,
         resamples=evaluation.resamples,
         seed=evaluation.seed,
-        prompts=len({prompt for prompt, _ in keys}),
+        prompts=len(found.units()),
+        storyboards=storyboards_among(found.units()),
         replicates=len({replicate for _, replicate in keys}),
         judged=tuple(judged),
         described=tuple(described),
@@ -102,29 +104,16 @@ def _compared(evaluation: EvaluationConfig, found: Scored) -> Comparison:
     )
 
 
-def _nothing(facts: MetricFacts, rows: Sequence[Row]) -> str:
-    """Why there is nothing to compare; empty where there is something."""
-    if facts.scored == "set":
-        return "" if any(row.is_scored for row in rows) else _set_reasons(rows)
-    sides: dict[str, set[Key]] = defaultdict(set)
-    for row in rows:
-        if row.is_scored:
-            sides[row.model_id].add(row.key)
-    if sides[PAIR] or sides["base"] & sides["candidate"]:
-        return ""
-    reasons = "; ".join(sorted({row.reason for row in rows if row.reason})) or "no rows"
-    what = "no pair of pictures" if facts.scored == "pair" else "no prompt"
-    return f"{what} is scored on both sides ({reasons})"
-
-
 def _seed(evaluation: EvaluationConfig, name: str) -> list[int]:
     """Each metric draws by itself, so that adding one changes no other's interval."""
     return [evaluation.seed, zlib.crc32(name.encode())]
 
 
-def _judge(rows: Iterable[Row], facts: MetricFacts, primary: bool, evaluation: EvaluationConfig) -> JudgedMetric:
+def _judge(
+    rows: Iterable[Row], facts: MetricFacts, storyboards: Storyboards, primary: bool, evaluation: EvaluationConfig
+) -> JudgedMetric:
     """One metric by itself; `_with_verdicts` adds what depends on the others."""
-    paired = paired_scores(rows, facts.name)
+    paired = paired_scores(rows, facts.name, storyboards)
     improvement = facts.direction * paired.delta
     delta_P, improvement_P = paired.per_prompt(paired.delta), paired.per_prompt(improvement)
     share = stats.win_share(improvement, facts.tie)
@@ -140,6 +129,7 @@ def _judge(rows: Iterable[Row], facts: MetricFacts, primary: bool, evaluation: E
         facts=facts,
         primary=primary,
         prompts=len(delta_P),
+        storyboards=storyboards_among(paired.units),
         pairs=len(paired.keys),
         base_mean=float(paired.per_prompt(paired.base).mean()),
         candidate_mean=float(paired.per_prompt(paired.candidate).mean()),
@@ -181,7 +171,7 @@ def _with_verdicts(judged: Sequence[JudgedMetric], alpha: float) -> list[JudgedM
 
 
 def _outcome(metric: JudgedMetric, alpha: float) -> MetricOutcome:
-    if metric.decisive_p is None:
+    if metric.decisive_p is None or metric.prompts < stats.fewest_prompts(alpha):
         return "too_few_prompts"
     if metric.decisive_p > alpha:
         return "no_difference"
@@ -200,14 +190,18 @@ def _overall(outcomes: Sequence[MetricOutcome]) -> Outcome:
     return "worse" if "worse" in found else "no_difference"
 
 
-def _describe(rows: Sequence[Row], facts: MetricFacts, evaluation: EvaluationConfig) -> DescribedMetric:
+def _describe(
+    rows: Sequence[Row], facts: MetricFacts, storyboards: Storyboards, evaluation: EvaluationConfig
+) -> DescribedMetric:
     mine = [row for row in rows if row.is_scored]
     values = np.array([row.value for row in mine])
-    mean_P = group_means([row.prompt_id for row in mine], values)
+    units = [unit_of(row.prompt_id, storyboards) for row in mine]
+    mean_P = group_means(units, values)
     seed = _seed(evaluation, facts.name)
     return DescribedMetric(
         facts=facts,
         prompts=len(mean_P),
+        storyboards=storyboards_among(units),
         pairs=len(mine),
         mean=float(mean_P.mean()),
         mean_interval=stats.mean_interval(mean_P, evaluation.confidence, evaluation.resamples, seed),
@@ -216,13 +210,16 @@ def _describe(rows: Sequence[Row], facts: MetricFacts, evaluation: EvaluationCon
     )
 
 
-def _shift(rows: Sequence[Row], facts: MetricFacts, evaluation: EvaluationConfig) -> ShiftedMetric:
-    paired = paired_scores(rows, facts.name)
+def _shift(
+    rows: Sequence[Row], facts: MetricFacts, storyboards: Storyboards, evaluation: EvaluationConfig
+) -> ShiftedMetric:
+    paired = paired_scores(rows, facts.name, storyboards)
     delta_P = paired.per_prompt(paired.delta)
     seed = _seed(evaluation, facts.name)
     return ShiftedMetric(
         facts=facts,
         prompts=len(delta_P),
+        storyboards=storyboards_among(paired.units),
         pairs=len(paired.keys),
         base_mean=float(paired.per_prompt(paired.base).mean()),
         candidate_mean=float(paired.per_prompt(paired.candidate).mean()),
@@ -233,13 +230,4 @@ def _shift(rows: Sequence[Row], facts: MetricFacts, evaluation: EvaluationConfig
 
 def _of_sets(rows: Sequence[Row], facts: MetricFacts) -> SetMetric:
     values = {row.model_id: row.value for row in rows if row.is_scored}
-    return SetMetric(facts=facts, base=values.get("base"), candidate=values.get("candidate"), reason=_set_reasons(rows))
-
-
-def _set_reasons(rows: Sequence[Row]) -> str:
-    """Why sides have no number; what holds for both is said once."""
-    reasons: dict[str, list[str]] = defaultdict(list)
-    for row in rows:
-        if row.reason:
-            reasons[row.reason].append(row.model_id)
-    return "; ".join(f"{' and '.join(sorted(sides))}: {reason}" for reason, sides in reasons.items())
+    return SetMetric(facts=facts, base=values.get("base"), candidate=values.get("candidate"), reason=set_reasons(rows))

@@ -118,7 +118,8 @@ def thumbnail(picture: Picture, max_side_px: int) -> Thumbnail | None:
 
 def improvements(paired: Paired, direction: int) -> Paired:
     """The same pairs with signs such that a positive delta is better."""
-    return Paired(paired.keys, np.asarray(direction * paired.base), np.asarray(direction * paired.candidate))
+    sides = (np.asarray(direction * side) for side in (paired.base, paired.candidate))
+    return Paired(paired.keys, paired.units, *sides)
 
 
 def shown_cards(
@@ -137,7 +138,8 @@ def shown_cards(
         badges = [
             _judged_badge(metric, *scores[metric.facts.name][scored])
             for metric in found.judged
-            if (scored := (key[0], 0) if metric.facts.scored == "prompt" else key) in scores[metric.facts.name]
+            if metric.facts.scored != "board"
+            and (scored := (key[0], 0) if metric.facts.scored == "prompt" else key) in scores[metric.facts.name]
         ]
         badges += [
             Badge(metric.facts.title, wording.plain(moved[metric.facts.name, key], metric.facts.decimals), "neutral")

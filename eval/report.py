@@ -19,11 +19,11 @@ from eval.config import GalleryConfig
 from eval.errors import EvalError
 from eval.gallery import Card, Thumbnail, choose, improvements, shown_cards, thumbnail
 from eval.images import GeneratedImage, Picture, read_image_set, read_left_out, read_references
-from eval.pairing import Paired, paired_scores
-from eval.result import Comparison, read_comparison
-from eval.storyboards import strips
+from eval.pairing import Paired, paired_scores, storyboards_for
+from eval.result import Comparison, MetricFacts, read_comparison
+from eval.storyboards import frames_of, strips
 from eval.summary import summary_markdown
-from eval.table import SCORES, read_scores
+from eval.table import SCORES, Row, read_scores
 from eval.training import Training, read_training, reading
 
 SCHEMA_VERSION = 1
@@ -78,7 +78,7 @@ def build_report(
     sizes = gallery or GalleryConfig()
     found, rows = read_comparison(comparison), read_scores(comparison)
     images = {"base": read_image_set(base), "candidate": read_image_set(candidate)}
-    paired = {metric.facts.name: paired_scores(rows, metric.facts.name) for metric in found.judged}
+    paired = {metric.facts.name: _paired(metric.facts, rows, images["base"]) for metric in found.judged}
     cards = choose(images["base"], images["candidate"], _leading(found, paired), sizes)
     categories = _categories(found, paired, images["base"])
     compared = {
@@ -135,6 +135,10 @@ def _page() -> Any:
         lstrip_blocks=True,
     )
     return environment.get_template("report.html.j2")
+
+
+def _paired(facts: MetricFacts, rows: Sequence[Row], images: Sequence[GeneratedImage]) -> Paired:
+    return paired_scores(rows, facts.name, storyboards_for(facts.scored, frames_of(images)))
 
 
 def _leading(found: Comparison, paired: Mapping[str, Paired]) -> Paired | None:

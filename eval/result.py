@@ -12,7 +12,7 @@ from eval.settings import Config
 from eval.stats import Interval
 
 COMPARISON = "comparison.json"
-SCHEMA_VERSION: Literal[2] = 2
+SCHEMA_VERSION: Literal[3] = 3
 INDICATIVE_BELOW_PROMPTS = 50  # fewer, and bootstrap intervals of heavy-tailed scores cover less than they say
 
 MetricOutcome = Literal["better", "worse", "no_difference", "too_few_prompts"]
@@ -24,7 +24,7 @@ class MetricFacts(Config):
 
     name: str
     title: str
-    scored: Literal["picture", "pair", "prompt", "set"]
+    scored: Literal["picture", "pair", "prompt", "board", "set"]
     direction: Literal[1, -1, 0]
     unit: str
     convention: str
@@ -37,14 +37,25 @@ class MetricFacts(Config):
     """Weight field -> digest."""
 
 
-class JudgedMetric(Config):
+class Counted(Config):
+    """How much was seen. The prompt is the unit of inference, and a storyboard, with all its frames, is one prompt."""
+
+    prompts: int
+    storyboards: int
+    """Of the prompts."""
+
+    @property
+    def is_indicative(self) -> bool:
+        return self.prompts < INDICATIVE_BELOW_PROMPTS
+
+
+class JudgedMetric(Counted):
     """Base against candidate on a metric with a better direction. Means are over prompts, of means over replicates."""
 
     facts: MetricFacts
     primary: bool
-    prompts: int
     pairs: int
-    """Pictures scored on both sides."""
+    """Pictures scored on both sides, or what else the metric scores."""
     base_mean: float
     candidate_mean: float
     delta: float
@@ -77,11 +88,10 @@ class JudgedMetric(Config):
         return self.p_holm if self.primary else self.p
 
 
-class DescribedMetric(Config):
+class DescribedMetric(Counted):
     """A metric without a better direction: how far the candidate's pictures moved."""
 
     facts: MetricFacts
-    prompts: int
     pairs: int
     mean: float
     mean_interval: Interval | None
@@ -90,11 +100,10 @@ class DescribedMetric(Config):
     """Extremes of single pairs."""
 
 
-class ShiftedMetric(Config):
+class ShiftedMetric(Counted):
     """A metric without a better direction that both models' pictures have by themselves."""
 
     facts: MetricFacts
-    prompts: int
     pairs: int
     base_mean: float
     candidate_mean: float
@@ -143,19 +152,20 @@ class Health(Config):
     unscored: tuple[Unscored, ...]
     truncated_prompts: dict[str, tuple[str, ...]]
     """Metric -> prompts of which it saw only the beginning."""
+    left_out: dict[str, dict[str, int]]
+    """Metric -> model -> pictures that say nothing to it, such as frames without a face."""
     repeated_pictures: dict[str, int]
     """Model -> pictures that equal an earlier one of the same set, pixel for pixel."""
     identical_pairs: int
     """Pairs in which the candidate's picture is the base's, pixel for pixel."""
 
 
-class Comparison(Config):
-    schema_version: Literal[2] = SCHEMA_VERSION
+class Comparison(Counted):
+    schema_version: Literal[3] = SCHEMA_VERSION
     outcome: Outcome
     confidence: float
     resamples: int
     seed: int
-    prompts: int
     replicates: int
     """The most of any prompt."""
     judged: tuple[JudgedMetric, ...]
@@ -176,12 +186,10 @@ class Comparison(Config):
 
     @property
     def leading(self) -> JudgedMetric | None:
-        """By which the gallery is sorted: the first primary metric, or the first that judges at all."""
-        return next(iter(self.primaries or self.judged), None)
-
-    @property
-    def is_indicative(self) -> bool:
-        return self.prompts < INDICATIVE_BELOW_PROMPTS
+        """By which the gallery is sorted: the first primary metric, or the first that judges at all; none of
+        storyboards, which the gallery takes apart."""
+        ordered = (*self.primaries, *self.judged)
+        return next((metric for metric in ordered if metric.facts.scored != "board"), None)
 
 
 def read_comparison(folder: Path) -> Comparison:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from eval.gallery import Thumbnail, thumbnail
@@ -35,6 +35,11 @@ class Strips:
     shown: list[Strip]
     further: int
     """Storyboards beyond `MOST`."""
+
+
+def frames_of(images: Iterable[GeneratedImage]) -> dict[str, str]:
+    """Prompt id -> its storyboard, of those that are frames."""
+    return {image.prompt_id: image.storyboard for image in images if image.storyboard}
 
 
 def strips(base: Sequence[GeneratedImage], candidate: Sequence[GeneratedImage], max_side_px: int) -> Strips:
