@@ -24,6 +24,7 @@ from eval.result import Comparison, MetricFacts, read_comparison
 from eval.storyboards import frames_of, strips
 from eval.summary import summary_markdown
 from eval.table import SCORES, Row, read_scores
+from eval.teachers import warnings
 from eval.training import Training, read_training, reading
 
 SCHEMA_VERSION = 1
@@ -49,6 +50,7 @@ def build_report(
     candidate: Path,
     references: Path | None,
     training: Path | None,
+    learned_from: Sequence[str] = (),
     provenance: Mapping[str, Any],
     command: str,
     config_yaml: str,
@@ -63,6 +65,7 @@ def build_report(
         base, candidate: the two image sets.
         references: dataset artifact with the instance pictures, or None to show none.
         training: train artifact, or None to show none.
+        learned_from: names of the data, such as hub ids, that the candidate was trained on, and of its reward.
         provenance: digests, versions and whatever else identifies the inputs; shown as it comes.
         command: how to make this report again.
         config_yaml: the whole configuration as text.
@@ -85,12 +88,14 @@ def build_report(
         "base": _set_facts(base, images["base"]),
         "candidate": _set_facts(candidate, images["candidate"]),
     }
+    taught = warnings(found.judged, learned_from)
     document = {
         "schema_version": SCHEMA_VERSION,
         "title": title,
         "headline": wording.headline(found),
-        "summary": wording.summary(found),
+        "summary": [*wording.summary(found), *taught],
         "comparison": found.model_dump(mode="json"),
+        "not_scored": found.health.counts(),
         "categories": [asdict(category) for category in categories],
         "image_sets": compared,
         "gallery": {tab: _tab_keys(cards, tab) for tab in TABS},
@@ -108,7 +113,7 @@ def build_report(
         tabs={tab: label for tab, label in TABS.items() if _tab_keys(cards, tab)},
         cards=shown_cards(cards, found, rows, paired, sizes),
         prompt_wise={metric.facts.name for metric in found.measured if metric.facts.scored == "prompt"},
-        storyboards=strips(images["base"], images["candidate"], sizes.max_side_px),
+        storyboards=strips(*images.values(), sizes.max_side_px, rows, [metric.facts for metric in found.measured]),
         prompts={image.prompt_id: image.prompt for image in images["base"]},
         references=_references(references, sizes),
         left_out=read_left_out(references) if references else [],
@@ -120,7 +125,7 @@ def build_report(
     (out / "report.html").write_text(page, encoding="utf-8")
     text = json.dumps(document, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
     (out / "report.json").write_text(text + "\n", encoding="utf-8")
-    (out / "summary.md").write_text(summary_markdown(title, found), encoding="utf-8")
+    (out / "summary.md").write_text(summary_markdown(title, found, taught), encoding="utf-8")
     shutil.copyfile(comparison / SCORES, out / SCORES)
     return {"outcome": found.outcome, "headline": wording.headline(found), "pairs_shown": len(cards)}
 

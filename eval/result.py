@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Literal
 
@@ -158,6 +159,14 @@ class Health(Config):
     """Model -> pictures that equal an earlier one of the same set, pixel for pixel."""
     identical_pairs: int
     """Pairs in which the candidate's picture is the base's, pixel for pixel."""
+
+    def counts(self) -> list[dict[str, str | int]]:
+        """Of what is not scored: metric, model, reason and how often; the most frequent first."""
+        found = Counter((item.metric, item.model_id, item.reason) for item in self.unscored)
+        return [
+            {"metric": metric, "of": model_id, "reason": reason, "count": count}
+            for (metric, model_id, reason), count in found.most_common()
+        ]
 
 
 class Comparison(Counted):

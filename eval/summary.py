@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from eval import wording
 from eval.result import Comparison, DescribedMetric, JudgedMetric, NotRun, SetMetric, ShiftedMetric
@@ -11,9 +12,9 @@ HEADER = """| metric | base | candidate | difference | d_z | wins | p |
 |---|---:|---:|---:|---:|---:|---:|"""
 
 
-def summary_markdown(title: str, found: Comparison) -> str:
+def summary_markdown(title: str, found: Comparison, warnings: Sequence[str] = ()) -> str:
     lines = [f"# {_escaped(title)}", "", f"**{wording.headline(found)}**", ""]
-    lines += [f"- {_escaped(sentence)}" for sentence in wording.summary(found)]
+    lines += [f"- {_escaped(sentence)}" for sentence in (*wording.summary(found), *warnings)]
     lines += ["", HEADER]
     lines += [_judged(metric) for metric in found.judged]
     lines += [_described(metric) for metric in found.described]
@@ -23,7 +24,7 @@ def summary_markdown(title: str, found: Comparison) -> str:
     lines += [
         "",
         f"Differences with {wording.percent(found.confidence)} bootstrap intervals over "
-        f"{wording.plural(found.prompts, 'prompt')}; p by sign flips, Holm-corrected for primary metrics (bold).",
+        f"{wording.units(found)}; p by sign flips, Holm-corrected for primary metrics (bold).",
     ]
     return "\n".join(lines) + "\n"
 
