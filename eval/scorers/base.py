@@ -139,6 +139,8 @@ class Metric(Config):
     """Fields that hold the location of weights: a local path or a hub id."""
     weights_from: ClassVar[str] = ""
     """Where one gets them; stands in the report where they are missing."""
+    hub_files: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Weight field -> patterns of the files to get of a hub id; where there are none, all that loading reads."""
     picture_fields: ClassVar[tuple[str, ...]] = ()
     """Fields that hold a local folder of pictures to compare with, in place of the instance pictures."""
     weight_suffixes: ClassVar[tuple[str, ...]] = (".json", ".txt", ".model", ".safetensors")
