@@ -94,7 +94,7 @@ def scores_of(truth: Truth, evaluation: EvaluationConfig, rng: np.random.Generat
     facts = {
         metric.id: MetricFacts.model_validate({**describe(metric), "weights": {}}) for metric in evaluation.metrics
     }
-    return Scored(rows, facts, {}, {}, _pictures(rows))
+    return Scored(rows, facts, {}, {}, {}, _pictures(rows), {})
 
 
 def _rows(name: str, side: str, values_PR: Array) -> Iterable[Row]:
@@ -113,7 +113,7 @@ def _pictures(rows: Sequence[Row]) -> dict[str, dict[tuple[str, int], str]]:
 def _first(found: Scored, prompts: int) -> Scored:
     wanted = {f"p{prompt}" for prompt in range(prompts)}
     rows = [row for row in found.rows if row.prompt_id in wanted]
-    return Scored(rows, found.facts, {}, {}, _pictures(rows))
+    return Scored(rows, found.facts, {}, {}, {}, _pictures(rows), {})
 
 
 @dataclass(frozen=True)

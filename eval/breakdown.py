@@ -25,11 +25,11 @@ class CategoryDelta:
 
 def by_category(paired: Paired, categories: Mapping[str, str], comparison: Comparison) -> list[CategoryDelta]:
     """`categories`: prompt id -> category. Empty when there are not two categories to tell apart."""
-    prompts = list(dict.fromkeys(prompt for prompt, _ in paired.keys))
+    of_unit = {unit: categories[prompt] for unit, (prompt, _) in zip(paired.units, paired.keys, strict=True)}
     delta_P = paired.per_prompt(paired.delta)
     members: dict[str, list[float]] = {}
-    for prompt, delta in zip(prompts, delta_P.tolist(), strict=True):
-        members.setdefault(categories[prompt] or "other", []).append(delta)
+    for category, delta in zip(of_unit.values(), delta_P.tolist(), strict=True):
+        members.setdefault(category or "other", []).append(delta)
     found = [
         CategoryDelta(
             name,

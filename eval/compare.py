@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import zlib
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
-from eval import stats
 from eval.config import EvaluationConfig
 from eval.errors import EvalError
+from eval.findings import describe, judge, of_sets, seed_of, shift
 from eval.gates import judge_gate, not_judged, verdict_of
 from eval.inference import Inference, inference_of
-from eval.pairing import Key, group_means, paired_scores
+from eval.pairing import paired_scores, storyboards_among, storyboards_for
 from eval.result import (
     COMPARISON,
     Comparison,
@@ -23,15 +19,14 @@ from eval.result import (
     GateResult,
     JudgedMetric,
     Look,
-    MetricFacts,
     NotRun,
     SetMetric,
     ShiftedMetric,
     read_comparison,
 )
-from eval.samples import PAIR
-from eval.scored import Scored, health_of, read_scored
-from eval.table import Row, write_scores
+from eval.samples import NO_STORYBOARDS
+from eval.scored import Scored, health_of, nothing_scored, read_scored
+from eval.table import write_scores
 from eval.verdicts import family_confidence, is_decided, overall, with_outcomes
 
 
@@ -54,8 +49,9 @@ def compare(*, evaluation: EvaluationConfig, scores: Path, out: Path, earlier: P
     """
     found = read_scored(evaluation, scores)
     comparison = compared(evaluation, found, read_comparison(earlier).looks if earlier else ())
-    if evaluation.strict and comparison.not_run:
-        reasons = "; ".join(f"{metric.name}: {metric.reason}" for metric in comparison.not_run)
+    failed = [metric for metric in comparison.not_run if metric.reason != NO_STORYBOARDS]
+    if evaluation.strict and failed:
+        reasons = "; ".join(f"{metric.name}: {metric.reason}" for metric in failed)
         raise EvalError(f"evaluation.strict: not all metrics were run: {reasons}")
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(comparison.model_dump(mode="json"), indent=2, sort_keys=True, allow_nan=False)
@@ -81,18 +77,19 @@ def compared(evaluation: EvaluationConfig, found: Scored, looks: Sequence[Look] 
     not_run: list[NotRun] = []
     for metric in evaluation.metrics:
         facts, rows = found.facts[metric.id], [row for row in found.rows if row.metric_id == metric.id]
-        reason = found.not_run.get(metric.id, "") or _nothing(facts, rows)
+        boards = storyboards_for(facts.scored, found.storyboards)
+        reason = found.not_run.get(metric.id, "") or nothing_scored(facts, rows)
         if reason:
             titles = {"title": facts.title, "licence": facts.licence}
             not_run.append(NotRun(name=metric.id, primary=metric.primary, reason=reason, **titles))
         elif facts.scored == "set":
-            sets.append(_of_sets(rows, facts))
+            sets.append(of_sets(rows, facts))
         elif facts.scored == "pair":
-            described.append(_describe(rows, facts, inference, evaluation))
+            described.append(describe(rows, facts, boards, evaluation))
         elif facts.direction == 0:
-            shifted.append(_shift(rows, facts, inference, evaluation))
+            shifted.append(shift(rows, facts, boards, evaluation))
         else:
-            judged.append(_judge(rows, facts, metric.primary, inference, evaluation))
+            judged.append(judge(rows, facts, boards, metric.primary, evaluation))
     judged = with_outcomes(judged, 1 - evaluation.confidence, inference)
     primaries = [metric for metric in judged if metric.primary]
     gates = _gates(found, {metric.name: metric.reason for metric in not_run}, inference, evaluation)
@@ -106,7 +103,8 @@ def compared(evaluation: EvaluationConfig, found: Scored, looks: Sequence[Look] 
         confidence=evaluation.confidence,
         resamples=evaluation.resamples,
         seed=evaluation.seed,
-        prompts=len({prompt for prompt, _ in keys}),
+        prompts=len(found.units()),
+        storyboards=storyboards_among(found.units()),
         replicates=len({replicate for _, replicate in keys}),
         judged=tuple(judged),
         described=tuple(described),
@@ -131,7 +129,11 @@ def _gates(
             results.append(not_judged(gate, facts, confidence, not_run[gate.metric]))
         else:
             rows = [row for row in found.rows if row.metric_id == gate.metric]
-            results.append(judge_gate(gate, rows, facts, inference, confidence, _seed(evaluation, gate.metric)))
+            results.append(
+                judge_gate(
+                    gate, rows, facts, found.storyboards, inference, confidence, seed_of(evaluation, gate.metric)
+                )
+            )
     return tuple(results)
 
 
@@ -141,118 +143,11 @@ def _look(found: Scored, primaries: Sequence[JudgedMetric], inference: Inference
     intervals = {}
     for metric in primaries:
         name = metric.facts.name
-        paired = paired_scores([row for row in found.rows if row.metric_id == name], name)
+        paired = paired_scores(
+            [row for row in found.rows if row.metric_id == name],
+            name,
+            storyboards_for(metric.facts.scored, found.storyboards),
+        )
         delta_P = paired.per_prompt(paired.delta)
-        intervals[name] = inference.mean(delta_P, confidence, _seed(evaluation, name), binary=metric.facts.binary)
-    prompts = {prompt for mine in found.pictures.values() for prompt, _ in mine}
-    return Look(prompts=len(prompts), intervals=intervals)
-
-
-def _nothing(facts: MetricFacts, rows: Sequence[Row]) -> str:
-    """Why there is nothing to compare; empty where there is something."""
-    if facts.scored == "set":
-        return "" if any(row.is_scored for row in rows) else _set_reasons(rows)
-    sides: dict[str, set[Key]] = defaultdict(set)
-    for row in rows:
-        if row.is_scored:
-            sides[row.model_id].add(row.key)
-    if sides[PAIR] or sides["base"] & sides["candidate"]:
-        return ""
-    reasons = "; ".join(sorted({row.reason for row in rows if row.reason})) or "no rows"
-    what = "no pair of pictures" if facts.scored == "pair" else "no prompt"
-    return f"{what} is scored on both sides ({reasons})"
-
-
-def _seed(evaluation: EvaluationConfig, name: str) -> list[int]:
-    """Each metric draws by itself, so that adding one changes no other's interval."""
-    return [evaluation.seed, zlib.crc32(name.encode())]
-
-
-def _judge(
-    rows: Iterable[Row], facts: MetricFacts, primary: bool, inference: Inference, evaluation: EvaluationConfig
-) -> JudgedMetric:
-    """One metric by itself; `_with_verdicts` adds what depends on the others."""
-    paired = paired_scores(rows, facts.name)
-    improvement = facts.direction * paired.delta
-    delta_P, improvement_P = paired.per_prompt(paired.delta), paired.per_prompt(improvement)
-    share = stats.win_share(improvement, facts.tie)
-    share_P = paired.per_prompt(share)
-    seed = _seed(evaluation, facts.name)
-    interval = inference.mean(delta_P, evaluation.confidence, seed, binary=facts.binary)
-    spread = stats.spread(delta_P)
-    bounds = None
-    if spread is not None and interval is not None:
-        low, high = sorted(facts.direction * bound / spread for bound in (interval.low, interval.high))
-        bounds = (low, high)
-    return JudgedMetric(
-        facts=facts,
-        primary=primary,
-        prompts=len(delta_P),
-        pairs=len(paired.keys),
-        base_mean=float(paired.per_prompt(paired.base).mean()),
-        candidate_mean=float(paired.per_prompt(paired.candidate).mean()),
-        delta=float(delta_P.mean()),
-        delta_interval=interval,
-        spread=spread,
-        d_z=None if spread is None else float(improvement_P.mean()) / spread,
-        d_z_interval=bounds,
-        p=inference.p(delta_P, seed, binary=facts.binary),
-        p_holm=None,
-        wins=int((share == 1).sum()),
-        ties=int((share == 0.5).sum()),
-        losses=int((share == 0).sum()),
-        win_rate=float(share_P.mean()),
-        win_rate_interval=inference.share(share_P, evaluation.confidence),
-        detectable_d_z=None,
-        detectable_delta=None,
-        outcome="too_few_prompts",
-    )
-
-
-def _describe(
-    rows: Sequence[Row], facts: MetricFacts, inference: Inference, evaluation: EvaluationConfig
-) -> DescribedMetric:
-    mine = [row for row in rows if row.is_scored]
-    values = np.array([row.value for row in mine])
-    mean_P = group_means([row.prompt_id for row in mine], values)
-    seed = _seed(evaluation, facts.name)
-    return DescribedMetric(
-        facts=facts,
-        prompts=len(mean_P),
-        pairs=len(mine),
-        mean=float(mean_P.mean()),
-        mean_interval=inference.mean(mean_P, evaluation.confidence, seed, binary=facts.binary),
-        lowest=float(values.min()),
-        highest=float(values.max()),
-    )
-
-
-def _shift(
-    rows: Sequence[Row], facts: MetricFacts, inference: Inference, evaluation: EvaluationConfig
-) -> ShiftedMetric:
-    paired = paired_scores(rows, facts.name)
-    delta_P = paired.per_prompt(paired.delta)
-    seed = _seed(evaluation, facts.name)
-    return ShiftedMetric(
-        facts=facts,
-        prompts=len(delta_P),
-        pairs=len(paired.keys),
-        base_mean=float(paired.per_prompt(paired.base).mean()),
-        candidate_mean=float(paired.per_prompt(paired.candidate).mean()),
-        delta=float(delta_P.mean()),
-        delta_interval=inference.mean(delta_P, evaluation.confidence, seed, binary=facts.binary),
-    )
-
-
-def _of_sets(rows: Sequence[Row], facts: MetricFacts) -> SetMetric:
-    values = {row.model_id: row.value for row in rows if row.is_scored}
-    return SetMetric(facts=facts, base=values.get("base"), candidate=values.get("candidate"), reason=_set_reasons(rows))
-
-
-def _set_reasons(rows: Sequence[Row]) -> str:
-    """Why sides have no number; what holds for both is said once."""
-    reasons: dict[str, list[str]] = defaultdict(list)
-    for row in rows:
-        if row.reason:
-            reasons[row.reason].append(row.model_id)
-    return "; ".join(f"{' and '.join(sorted(sides))}: {reason}" for reason, sides in reasons.items())
+        intervals[name] = inference.mean(delta_P, confidence, seed_of(evaluation, name), binary=metric.facts.binary)
+    return Look(prompts=len(found.units()), intervals=intervals)

@@ -57,6 +57,13 @@ def mean_cosine(instances_ND: NDArray[np.float64], picture_D: NDArray[np.float64
     return float(instances_ND.mean(axis=0) @ picture_D)
 
 
+def mean_pair_cosine(vectors_ND: NDArray[np.float64]) -> float:
+    """Over all pairs of different rows, which are of unit length."""
+    import numpy as np
+
+    return float((vectors_ND @ vectors_ND.T)[np.triu_indices(len(vectors_ND), k=1)].mean())
+
+
 def highest_cosine(instances_ND: NDArray[np.float64], picture_D: NDArray[np.float64]) -> float:
     """Of unit-length vectors."""
     return float((instances_ND @ picture_D).max())

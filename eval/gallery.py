@@ -93,7 +93,8 @@ def shown_cards(
         badges = [
             _judged_badge(metric, *scores[metric.facts.name][scored])
             for metric in found.judged
-            if (scored := (key[0], 0) if metric.facts.scored == "prompt" else key) in scores[metric.facts.name]
+            if metric.facts.scored != "board"
+            and (scored := (key[0], 0) if metric.facts.scored == "prompt" else key) in scores[metric.facts.name]
         ]
         badges += [
             Badge(metric.facts.title, wording.plain(moved[metric.facts.name, key], metric.facts.decimals), "neutral")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from eval.gate_config import RELATIVE, GateConfig
 from eval.inference import Inference
-from eval.pairing import group_means, paired_scores
+from eval.pairing import Storyboards, group_means, paired_scores, storyboards_for, unit_of
 from eval.result import GateOutcome, GateResult, MetricFacts, Verdict
 from eval.stats import FloatArray
 from eval.table import Row
@@ -18,18 +18,19 @@ def judge_gate(
     gate: GateConfig,
     rows: Sequence[Row],
     facts: MetricFacts,
+    frames: Storyboards,
     inference: Inference,
     confidence: float,
     seed: Sequence[int],
 ) -> GateResult:
     """Passed when the whole interval is on the right side of the bound and a test about the bound agrees; failed when
-    both say the other side; else undecided.
+    both say the other side; else undecided. `frames`: prompt id -> its storyboard.
 
     Every gate has its own level. That the candidate must pass them all keeps the chance to promote one that fails in
     truth at the level of a single gate (Berger 1982, Technometrics 24: intersection-union tests).
     """
     confidence = gate.confidence or confidence
-    found_P, bound = _values_P(gate, rows, facts), bound_of(gate)
+    found_P, bound = _values_P(gate, rows, facts, frames), bound_of(gate)
     if gate.require in RELATIVE:
         interval = inference.mean(found_P, confidence, seed, binary=facts.binary)
     else:
@@ -86,10 +87,10 @@ def bound_of(gate: GateConfig) -> float:
     return gate.margin if gate.require == "better" else -gate.margin
 
 
-def _values_P(gate: GateConfig, rows: Sequence[Row], facts: MetricFacts) -> FloatArray:
+def _values_P(gate: GateConfig, rows: Sequence[Row], facts: MetricFacts, frames: Storyboards) -> FloatArray:
     """Improvements over the base, or the candidate's own numbers; of pairs, the pairs'."""
     if facts.scored == "pair":
         mine = [row for row in rows if row.is_scored]
-        return group_means([row.prompt_id for row in mine], [row.value for row in mine])
-    paired = paired_scores(rows, facts.name)
+        return group_means([unit_of(row.prompt_id, frames) for row in mine], [row.value for row in mine])
+    paired = paired_scores(rows, facts.name, storyboards_for(facts.scored, frames))
     return paired.per_prompt(facts.direction * paired.delta if gate.require in RELATIVE else paired.candidate)

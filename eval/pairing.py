@@ -1,9 +1,9 @@
-"""From rows to numbers per prompt: base and candidate side by side."""
+"""From rows to numbers per prompt: base and candidate side by side. The frames of a storyboard are one prompt."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,25 @@ from eval.errors import EvalError
 from eval.stats import FloatArray
 from eval.table import Row
 
-Key = tuple[str, int]  # prompt id, replicate
+Key = tuple[str, int]  # prompt id, or storyboard; replicate
+Storyboards = Mapping[str, str]
+"""What a row is of -> its storyboard; see `storyboards_for`."""
+_BOARD = "storyboard "  # no prompt's id has a space
+
+
+def storyboards_for(scored: str, frames: Mapping[str, str]) -> Storyboards:
+    """For a metric that scores this. `frames`: prompt id -> its storyboard, of those that are frames."""
+    return {name: name for name in frames.values()} if scored == "board" else frames
+
+
+def unit_of(of: str, storyboards: Storyboards) -> str:
+    """What is independent of all others: frames share noise, character and scene, so their storyboard is."""
+    return f"{_BOARD}{storyboards[of]}" if of in storyboards else of
+
+
+def storyboards_among(units: Iterable[str]) -> int:
+    """How many of what `unit_of` says are storyboards."""
+    return len({unit for unit in units if unit.startswith(_BOARD)})
 
 
 @dataclass(frozen=True)
@@ -20,6 +38,8 @@ class Paired:
     """One metric's scores where both sides have one, in the order of the base's rows."""
 
     keys: tuple[Key, ...]
+    units: tuple[str, ...]
+    """Of each key, what `unit_of` says."""
     base: FloatArray
     candidate: FloatArray
 
@@ -32,8 +52,8 @@ class Paired:
         return dict(zip(self.keys, zip(self.base.tolist(), self.candidate.tolist(), strict=True), strict=True))
 
     def per_prompt(self, values: FloatArray) -> FloatArray:
-        """Mean over the replicates of each prompt, prompts in order of appearance."""
-        return group_means([prompt for prompt, _ in self.keys], values)
+        """Mean over what belongs to each prompt, replicates or frames; prompts in order of appearance."""
+        return group_means(self.units, values)
 
 
 def group_means(groups: Sequence[Hashable], values: Iterable[float]) -> FloatArray:
@@ -44,7 +64,7 @@ def group_means(groups: Sequence[Hashable], values: Iterable[float]) -> FloatArr
     return np.array([np.mean(numbers) for numbers in members.values()])
 
 
-def paired_scores(rows: Iterable[Row], metric_id: str) -> Paired:
+def paired_scores(rows: Iterable[Row], metric_id: str, storyboards: Storyboards) -> Paired:
     """Raises EvalError when sides do not belong together or no pair has both scores."""
     sides: dict[str, dict[Key, Row]] = {"base": {}, "candidate": {}}
     for row in rows:
@@ -63,6 +83,7 @@ def paired_scores(rows: Iterable[Row], metric_id: str) -> Paired:
         raise EvalError(f"metric {metric_id}: no prompt is scored on both sides ({'; '.join(reasons) or 'no rows'})")
     return Paired(
         keys,
+        tuple(unit_of(prompt, storyboards) for prompt, _ in keys),
         np.array([base[key].value for key in keys]),
         np.array([candidate[key].value for key in keys]),
     )

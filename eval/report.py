@@ -20,11 +20,12 @@ from eval.config import GalleryConfig
 from eval.errors import EvalError
 from eval.gallery import Thumbnail, shown_cards, thumbnail
 from eval.images import GeneratedImage, Picture, read_image_set, read_left_out, read_references
-from eval.pairing import Paired, paired_scores
-from eval.result import Comparison, read_comparison
-from eval.storyboards import strips
+from eval.pairing import Paired, paired_scores, storyboards_for
+from eval.result import Comparison, MetricFacts, read_comparison
+from eval.storyboards import frames_of, strips
 from eval.summary import summary, summary_markdown
-from eval.table import SCORES, read_scores
+from eval.table import SCORES, Row, read_scores
+from eval.teachers import warnings
 from eval.training import Training, read_training, reading
 
 SCHEMA_VERSION = 2
@@ -49,6 +50,7 @@ def build_report(
     candidate: Path,
     references: Path | None,
     training: Path | None,
+    learned_from: Sequence[str] = (),
     provenance: Mapping[str, Any],
     command: str,
     config_yaml: str,
@@ -63,6 +65,7 @@ def build_report(
         base, candidate: the two image sets.
         references: dataset artifact with the instance pictures, or None to show none.
         training: train artifact, or None to show none.
+        learned_from: names of the data, such as hub ids, that the candidate was trained on, and of its reward.
         provenance: digests, versions and whatever else identifies the inputs; shown as it comes.
         command: how to make this report again.
         config_yaml: the whole configuration as text.
@@ -78,20 +81,22 @@ def build_report(
     sizes = gallery or GalleryConfig()
     found, rows = read_comparison(comparison), read_scores(comparison)
     images = {"base": read_image_set(base), "candidate": read_image_set(candidate)}
-    paired = {metric.facts.name: paired_scores(rows, metric.facts.name) for metric in found.judged}
+    paired = {metric.facts.name: _paired(metric.facts, rows, images["base"]) for metric in found.judged}
     cards = choose(images["base"], images["candidate"], found, paired, sizes)
     categories = _categories(found, paired, images["base"])
     compared = {
         "base": _set_facts(base, images["base"]),
         "candidate": _set_facts(candidate, images["candidate"]),
     }
+    taught = warnings(found.judged, learned_from)
     document = {
         "schema_version": SCHEMA_VERSION,
         "title": title,
         "headline": wording.headline(found),
         "verdict": found.verdict,
-        "summary": summary(found),
+        "summary": [*summary(found), *taught],
         "comparison": found.model_dump(mode="json"),
+        "not_scored": found.health.counts(),
         "categories": [asdict(category) for category in categories],
         "image_sets": compared,
         "gallery": {tab: _tab_keys(cards, tab) for tab in TABS},
@@ -112,7 +117,9 @@ def build_report(
         tabs={tab: label for tab, label in TABS.items() if _tab_keys(cards, tab)},
         cards=shown_cards(cards, found, rows, paired, sizes),
         prompt_wise={metric.facts.name for metric in found.measured if metric.facts.scored == "prompt"},
-        storyboards=strips(images["base"], images["candidate"], sizes.max_side_px),
+        storyboards=strips(
+            images["base"], images["candidate"], sizes.max_side_px, rows, [metric.facts for metric in found.measured]
+        ),
         prompts={image.prompt_id: image.prompt for image in images["base"]},
         references=_references(references, sizes),
         left_out=read_left_out(references) if references else [],
@@ -124,7 +131,7 @@ def build_report(
     (out / "report.html").write_text(page, encoding="utf-8")
     text = json.dumps(document, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
     (out / "report.json").write_text(text + "\n", encoding="utf-8")
-    (out / "summary.md").write_text(summary_markdown(title, found), encoding="utf-8")
+    (out / "summary.md").write_text(summary_markdown(title, found, taught), encoding="utf-8")
     shutil.copyfile(comparison / SCORES, out / SCORES)
     return {
         "outcome": found.outcome,
@@ -144,6 +151,10 @@ def _page() -> Any:
         lstrip_blocks=True,
     )
     return environment.get_template("report.html.j2")
+
+
+def _paired(facts: MetricFacts, rows: Sequence[Row], images: Sequence[GeneratedImage]) -> Paired:
+    return paired_scores(rows, facts.name, storyboards_for(facts.scored, frames_of(images)))
 
 
 def _categories(

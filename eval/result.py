@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Literal
 
@@ -27,7 +28,7 @@ class MetricFacts(Config):
 
     name: str
     title: str
-    scored: Literal["picture", "pair", "prompt", "set"]
+    scored: Literal["picture", "pair", "prompt", "board", "set"]
     direction: Literal[1, -1, 0]
     unit: str
     convention: str
@@ -41,14 +42,25 @@ class MetricFacts(Config):
     """Weight field -> digest."""
 
 
-class JudgedMetric(Config):
+class Counted(Config):
+    """How much was seen. The prompt is the unit of inference, and a storyboard, with all its frames, is one prompt."""
+
+    prompts: int
+    storyboards: int
+    """Of the prompts."""
+
+    @property
+    def is_indicative(self) -> bool:
+        return self.prompts < INDICATIVE_BELOW_PROMPTS
+
+
+class JudgedMetric(Counted):
     """Base against candidate on a metric with a better direction. Means are over prompts, of means over replicates."""
 
     facts: MetricFacts
     primary: bool
-    prompts: int
     pairs: int
-    """Pictures scored on both sides."""
+    """Pictures scored on both sides, or what else the metric scores."""
     base_mean: float
     candidate_mean: float
     delta: float
@@ -81,11 +93,10 @@ class JudgedMetric(Config):
         return self.p_holm if self.primary else self.p
 
 
-class DescribedMetric(Config):
+class DescribedMetric(Counted):
     """A metric without a better direction: how far the candidate's pictures moved."""
 
     facts: MetricFacts
-    prompts: int
     pairs: int
     mean: float
     mean_interval: Interval | None
@@ -94,11 +105,10 @@ class DescribedMetric(Config):
     """Extremes of single pairs."""
 
 
-class ShiftedMetric(Config):
+class ShiftedMetric(Counted):
     """A metric without a better direction that both models' pictures have by themselves."""
 
     facts: MetricFacts
-    prompts: int
     pairs: int
     base_mean: float
     candidate_mean: float
@@ -147,10 +157,20 @@ class Health(Config):
     unscored: tuple[Unscored, ...]
     truncated_prompts: dict[str, tuple[str, ...]]
     """Metric -> prompts of which it saw only the beginning."""
+    left_out: dict[str, dict[str, int]]
+    """Metric -> model -> pictures that say nothing to it, such as frames without a face."""
     repeated_pictures: dict[str, int]
     """Model -> pictures that equal an earlier one of the same set, pixel for pixel."""
     identical_pairs: int
     """Pairs in which the candidate's picture is the base's, pixel for pixel."""
+
+    def counts(self) -> list[dict[str, str | int]]:
+        """Of what is not scored: metric, model, reason and how often; the most frequent first."""
+        found = Counter((item.metric, item.model_id, item.reason) for item in self.unscored)
+        return [
+            {"metric": metric, "of": model_id, "reason": reason, "count": count}
+            for (metric, model_id, reason), count in found.most_common()
+        ]
 
 
 class GateResult(Config):
@@ -178,13 +198,12 @@ class Look(Config):
     """Primary metric -> interval of its difference, at a confidence that suffices for all of them together."""
 
 
-class Comparison(Config):
+class Comparison(Counted):
     schema_version: Literal[3] = SCHEMA_VERSION
     outcome: Outcome
     confidence: float
     resamples: int
     seed: int
-    prompts: int
     replicates: int
     """The most of any prompt."""
     judged: tuple[JudgedMetric, ...]
@@ -212,12 +231,10 @@ class Comparison(Config):
 
     @property
     def leading(self) -> JudgedMetric | None:
-        """By which the gallery is sorted: the first primary metric, or the first that judges at all."""
-        return next(iter(self.primaries or self.judged), None)
-
-    @property
-    def is_indicative(self) -> bool:
-        return self.prompts < INDICATIVE_BELOW_PROMPTS
+        """By which the gallery is sorted: the first primary metric, or the first that judges at all; none of
+        storyboards, which the gallery takes apart."""
+        ordered = (*self.primaries, *self.judged)
+        return next((metric for metric in ordered if metric.facts.scored != "board"), None)
 
 
 def read_comparison(folder: Path) -> Comparison:

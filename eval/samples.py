@@ -13,6 +13,8 @@ from eval.scorers.base import Judge, Metric, Sample
 
 PAIR = "pair"
 """Stands where a model's name stands, for what is of both."""
+NO_STORYBOARDS = "the prompt set has no storyboards"
+"""Why a metric of storyboards is not run; nothing is wrong then."""
 
 
 def read_set(model_id: str, folder: Path) -> tuple[GeneratedImage, ...]:
@@ -33,6 +35,8 @@ def samples(metric: Metric, images: Mapping[str, Sequence[GeneratedImage]]) -> I
             yield model_id, Sample(tuple(mine))
         elif metric.scored == "prompt":
             yield from ((model_id, Sample(tuple(group))) for group in _by_prompt(mine).values())
+        elif metric.scored == "board":
+            yield from ((model_id, Sample(frames)) for frames in _boards(mine))
         else:
             yield from ((model_id, Sample((image,))) for image in mine)
 
@@ -42,6 +46,15 @@ def _by_prompt(images: Sequence[GeneratedImage]) -> dict[str, list[GeneratedImag
     for image in images:
         groups[image.prompt_id].append(image)
     return groups
+
+
+def _boards(images: Sequence[GeneratedImage]) -> Iterator[tuple[GeneratedImage, ...]]:
+    groups = defaultdict(list)
+    for image in images:
+        if image.storyboard:
+            groups[image.storyboard, image.replicate].append(image)
+    for group in groups.values():
+        yield tuple(sorted(group, key=lambda image: image.frame))
 
 
 def _pairs(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from eval.asking import Progress, ask_all, no_progress
 from eval.errors import EvalError, NotScored
 from eval.images import Picture, read_folder, read_references
-from eval.questions import Answers, Progress, ask_all, no_progress
-from eval.samples import read_set, samples, units
+from eval.questions import Answers
+from eval.samples import NO_STORYBOARDS, read_set, samples, units
 from eval.scorers.base import Judge, Metric, Resources, Sample, Score, missing_package
 from eval.table import Row, write_pictures, write_scores
 
@@ -62,20 +63,20 @@ def score_metrics(
     judges, not_run = _judges(metrics, weights, references, cells, _device(device))
     asked = {metric.id: list(samples(metric, images)) for metric in metrics if metric.id in judges}
     answers = ask_all(units(judges, asked), cells, progress)
-    rows: list[Row] = []
-    truncated: dict[str, list[str]] = {}
+    measured: dict[str, _Measured] = {}
     for metric in metrics:
         if metric.id not in judges:
             continue
+        if metric.scored == "board" and not asked[metric.id]:
+            not_run[metric.id] = NO_STORYBOARDS
+            continue
         try:
-            found, cut = _rows(metric, judges[metric.id], asked[metric.id], answers)
+            measured[metric.id] = _measure(metric, judges[metric.id], asked[metric.id], answers)
         except EvalError as problem:
             not_run[metric.id] = str(problem)
-            continue
-        rows += found
-        truncated[metric.id] = cut
+    rows = [row for found in measured.values() for row in found.rows]
     facts = [
-        _facts(metric, weights[metric.id].digests, truncated.get(metric.id, []), not_run.get(metric.id, ""))
+        _facts(metric, weights[metric.id].digests, measured.get(metric.id, _Measured()), not_run.get(metric.id, ""))
         for metric in metrics
     ]
     out.mkdir(parents=True, exist_ok=True)
@@ -109,9 +110,24 @@ def describe(metric: Metric) -> dict[str, object]:
     }
 
 
-def _facts(metric: Metric, digests: Mapping[str, str], truncated: list[str], not_run: str) -> dict[str, object]:
-    more = {"weights": dict(sorted(digests.items())), "truncated_prompts": truncated, "not_run": not_run}
-    return describe(metric) | more
+@dataclass
+class _Measured:
+    """What one metric found."""
+
+    rows: list[Row] = field(default_factory=list)
+    truncated: set[str] = field(default_factory=set)
+    """Prompts of which it saw only the beginning."""
+    left_out: Counter[str] = field(default_factory=Counter)
+    """Model -> pictures that said nothing to it."""
+
+
+def _facts(metric: Metric, digests: Mapping[str, str], measured: _Measured, not_run: str) -> dict[str, object]:
+    return describe(metric) | {
+        "weights": dict(sorted(digests.items())),
+        "truncated_prompts": sorted(measured.truncated),
+        "left_out": {model_id: count for model_id, count in sorted(measured.left_out.items()) if count},
+        "not_run": not_run,
+    }
 
 
 def _judges(
@@ -143,33 +159,31 @@ def _resources(
         raise EvalError(problem)
     wanted = set(metric.locations())
     assert wanted == set(weights.places) == set(weights.digests), f"{metric.id}: weights {sorted(wanted)}"
-    for field, path in weights.places.items():
+    for name, path in weights.places.items():
         if not path.exists():
-            raise EvalError(f"{field}: no such file or folder: {path.name}")
+            raise EvalError(f"{name}: no such file or folder: {path.name}")
     if metric.wants_instances and not references:
         raise EvalError("needs instance pictures to compare with, and there are none")
     return Resources(
-        weights={field: place for field, place in weights.places.items() if field in metric.weight_fields},
+        weights={name: place for name, place in weights.places.items() if name in metric.weight_fields},
         digests=weights.digests,
         references=references if metric.wants_instances else (),
         cells=cells,
         device=device,
-        pictures={field: read_folder(weights.places[field], field) for field in wanted & set(metric.picture_fields)},
+        pictures={name: read_folder(weights.places[name], name) for name in wanted & set(metric.picture_fields)},
     )
 
 
-def _rows(
-    metric: Metric, judge: Judge, samples: Sequence[tuple[str, Sample]], answers: Answers
-) -> tuple[list[Row], list[str]]:
-    """Its rows, and the ids of prompts of which it saw only the beginning."""
-    rows, truncated = [], set()
+def _measure(metric: Metric, judge: Judge, samples: Sequence[tuple[str, Sample]], answers: Answers) -> _Measured:
+    found = _Measured()
     for model_id, sample in samples:
         score, reason = _judged(judge, sample, answers)
-        rows.append(_row(sample, model_id, metric, score.value, reason))
+        found.rows.append(_row(sample, model_id, metric, score.value, reason))
+        found.left_out[model_id] += score.left_out
         if score.truncated:
-            truncated.add(sample.pictures[0].prompt_id)
+            found.truncated.add(sample.pictures[0].prompt_id)
     judge.free()
-    return rows, sorted(truncated)
+    return found
 
 
 def _judged(judge: Judge, sample: Sample, answers: Answers) -> tuple[Score, str]:
@@ -186,7 +200,8 @@ def _row(sample: Sample, model_id: str, metric: Metric, value: float, reason: st
     digest = "+".join(picture.identity for picture in sample.pictures)
     if metric.scored == "prompt":
         return Row(digest, first.prompt_id, 0, 0, model_id, metric.id, value, reason)
-    return Row(digest, first.prompt_id, first.seed, first.replicate, model_id, metric.id, value, reason)
+    of = first.storyboard if metric.scored == "board" else first.prompt_id
+    return Row(digest, of, first.seed, first.replicate, model_id, metric.id, value, reason)
 
 
 def _device(device: str) -> str:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
 from eval.config import EvaluationConfig
 from eval.errors import EvalError
-from eval.pairing import Key
+from eval.pairing import Key, Storyboards, unit_of
 from eval.result import Health, MetricFacts, Unscored
+from eval.samples import PAIR
 from eval.score import METRICS_FILE
-from eval.table import Row, read_pictures, read_scores
+from eval.table import Row, read_pictures, read_scores, read_storyboards
 
 
 @dataclass(frozen=True)
@@ -22,18 +24,24 @@ class Scored:
     rows: Sequence[Row]
     facts: Mapping[str, MetricFacts]
     truncated: Mapping[str, Sequence[str]]
+    left_out: Mapping[str, Mapping[str, int]]
     not_run: Mapping[str, str]
     pictures: Mapping[str, Mapping[Key, str]]
+    storyboards: Storyboards
+
+    def units(self) -> set[str]:
+        """What there are pictures of: prompts, and storyboards as wholes."""
+        return {unit_of(prompt, self.storyboards) for mine in self.pictures.values() for prompt, _ in mine}
 
 
 def read_scored(evaluation: EvaluationConfig, folder: Path) -> Scored:
     """Rows in the order of the configuration's metrics."""
     order = {metric.id: place for place, metric in enumerate(evaluation.metrics)}
-    facts, truncated, not_run = {}, {}, {}
+    facts, truncated, left_out, not_run = {}, {}, {}, {}
     for described in json.loads((folder / METRICS_FILE).read_text(encoding="utf-8")):
-        shortened, reason = described.pop("truncated_prompts"), described.pop("not_run")
+        shortened, without, reason = (described.pop(name) for name in ("truncated_prompts", "left_out", "not_run"))
         mine = MetricFacts.model_validate(described)
-        facts[mine.name], truncated[mine.name] = mine, shortened
+        facts[mine.name], truncated[mine.name], left_out[mine.name] = mine, shortened, without
         if reason:
             not_run[mine.name] = reason
     if unknown := sorted(facts.keys() - order.keys()):
@@ -42,7 +50,7 @@ def read_scored(evaluation: EvaluationConfig, folder: Path) -> Scored:
         raise EvalError(f"no scores of metric {', '.join(missing)}; the evaluation asks for {sorted(order)}")
     # stable: pictures keep their order
     rows = sorted(read_scores(folder), key=lambda row: (order[row.metric_id], row.model_id))
-    return Scored(rows, facts, truncated, not_run, read_pictures(folder))
+    return Scored(rows, facts, truncated, left_out, not_run, read_pictures(folder), read_storyboards(folder))
 
 
 def health_of(found: Scored, not_run: Set[str]) -> Health:
@@ -69,9 +77,34 @@ def health_of(found: Scored, not_run: Set[str]) -> Health:
         pictures={"base": len(base), "candidate": len(candidate)},
         unscored=(*absent, *failed),
         truncated_prompts={name: tuple(prompts) for name, prompts in found.truncated.items() if prompts},
+        left_out={name: dict(counts) for name, counts in found.left_out.items() if counts},
         repeated_pictures={
             "base": len(base) - len(set(base.values())),
             "candidate": len(candidate) - len(set(candidate.values())),
         },
         identical_pairs=sum(candidate.get(key) == digest for key, digest in base.items()),
     )
+
+
+def nothing_scored(facts: MetricFacts, rows: Sequence[Row]) -> str:
+    """Why there is nothing to compare; empty where there is something."""
+    if facts.scored == "set":
+        return "" if any(row.is_scored for row in rows) else set_reasons(rows)
+    sides: dict[str, set[Key]] = defaultdict(set)
+    for row in rows:
+        if row.is_scored:
+            sides[row.model_id].add(row.key)
+    if sides[PAIR] or sides["base"] & sides["candidate"]:
+        return ""
+    reasons = "; ".join(sorted({row.reason for row in rows if row.reason})) or "no rows"
+    what = {"pair": "no pair of pictures", "board": "no storyboard"}.get(facts.scored, "no prompt")
+    return f"{what} is scored on both sides ({reasons})"
+
+
+def set_reasons(rows: Sequence[Row]) -> str:
+    """Why sides have no number; what holds for both is said once."""
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        if row.reason:
+            reasons[row.reason].append(row.model_id)
+    return "; ".join(f"{' and '.join(sorted(sides))}: {reason}" for reason, sides in reasons.items())

@@ -42,10 +42,11 @@ def mean_interval(d_P: FloatArray, confidence: float, resamples: int, seed: Sequ
     intervals of few prompts cover too seldom. Asking for more confidence, by as much as Student's t of n - 1 degrees
     is wider than the normal, mends both (Hesterberg 2015, arXiv:1411.5279, section 3.2).
 
-    Degenerate cases: fewer than two prompts give no interval; equal values give the point itself; where all
-    resampled means lie on one side of the mean, BCa is undefined and the percentile interval stands in, and says so.
+    Degenerate cases: fewer than `fewest_prompts` give no interval, which would hold the mean far less often than it
+    says; equal values give the point itself; where all resampled means lie on one side of the mean, BCa is undefined
+    and the percentile interval stands in, and says so.
     """
-    if len(d_P) < 2:
+    if len(d_P) < fewest_prompts(1 - confidence):
         return None
     if is_constant(d_P):
         return Interval(float(d_P.mean()), float(d_P.mean()), "point")
@@ -142,6 +143,11 @@ def difference_p(d_P: FloatArray, resamples: int, seed: Sequence[int]) -> float 
     return flipped if flipped is None or corrected is None else max(flipped, corrected)
 
 
+def fewest_prompts(alpha: float) -> int:
+    """From how many on `sign_flip_p` can come out at `alpha` or below at all: it is 2 / 2^P at least."""
+    return 1 + math.ceil(-math.log2(alpha))
+
+
 def win_share(improvement: FloatArray, tie: float) -> FloatArray:
     """1 for a win, 0 for a loss, one half where the difference is within `tie` of zero."""
     return np.where(np.abs(improvement) <= tie, 0.5, (improvement > 0).astype(np.float64))
@@ -184,8 +190,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def minimum_detectable_effect(prompts: int, alpha: float, power: float = 0.8) -> float | None:
-    """The d_z that a two-sided paired t test at level `alpha` would find with probability `power`."""
-    if prompts < 2:
+    """The d_z that a two-sided paired t test at level `alpha` would find with probability `power`.
+
+    Fewer than `fewest_prompts` find none.
+    """
+    if prompts < fewest_prompts(alpha):
         return None
     degrees = prompts - 1
     critical = float(stats.t.ppf(1 - alpha / 2, degrees))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from eval import wording
 from eval.gallery import Thumbnail, thumbnail
 from eval.images import GeneratedImage
+from eval.pairing import Key
+from eval.result import MetricFacts
+from eval.table import Row
 
 MOST = 12
 """Storyboards that a page holds; the others are counted."""
@@ -22,12 +26,24 @@ class ShownFrame:
 
 
 @dataclass(frozen=True)
+class BoardScore:
+    """What one metric says of a storyboard, in words; why there is no number, where there is none."""
+
+    title: str
+    base: str
+    candidate: str
+    difference: str
+    """Empty unless both have a number."""
+
+
+@dataclass(frozen=True)
 class Strip:
     """One storyboard."""
 
     name: str
     seed: int
     frames: list[ShownFrame]
+    scores: list[BoardScore]
 
 
 @dataclass(frozen=True)
@@ -37,8 +53,22 @@ class Strips:
     """Storyboards beyond `MOST`."""
 
 
-def strips(base: Sequence[GeneratedImage], candidate: Sequence[GeneratedImage], max_side_px: int) -> Strips:
-    """Every storyboard of the base's set, in its order, by the first replicate of every frame."""
+def frames_of(images: Iterable[GeneratedImage]) -> dict[str, str]:
+    """Prompt id -> its storyboard, of those that are frames."""
+    return {image.prompt_id: image.storyboard for image in images if image.storyboard}
+
+
+def strips(
+    base: Sequence[GeneratedImage],
+    candidate: Sequence[GeneratedImage],
+    max_side_px: int,
+    rows: Iterable[Row] = (),
+    metrics: Iterable[MetricFacts] = (),
+) -> Strips:
+    """Every storyboard of the base's set, in its order, by the first replicate of every frame; below it what those of
+    the metrics say that score storyboards."""
+    scored = {(row.metric_id, row.model_id, row.key): row for row in rows}
+    judges = [facts for facts in metrics if facts.scored == "board"]
     others = {image.key: image for image in candidate}
     boards: dict[str, dict[int, GeneratedImage]] = {}
     for image in sorted(base, key=lambda image: image.replicate):
@@ -49,8 +79,24 @@ def strips(base: Sequence[GeneratedImage], candidate: Sequence[GeneratedImage], 
     shown = []
     for name in ordered[:MOST]:
         frames = [boards[name][number] for number in sorted(boards[name])]
-        shown.append(Strip(name, frames[0].seed, [_frame(image, others.get(image.key), side_px) for image in frames]))
+        pictures = [_frame(image, others.get(image.key), side_px) for image in frames]
+        found = [_score(facts, scored, (name, frames[0].replicate)) for facts in judges]
+        shown.append(Strip(name, frames[0].seed, pictures, found))
     return Strips(shown, len(ordered) - len(shown))
+
+
+def _score(facts: MetricFacts, rows: Mapping[tuple[str, str, Key], Row], key: Key) -> BoardScore:
+    sides = [rows.get((facts.name, model_id, key)) for model_id in ("base", "candidate")]
+    numbers = [row.value for row in sides if row is not None and row.is_scored]
+    difference = wording.signed(numbers[1] - numbers[0], facts.decimals) if len(numbers) == len(sides) else ""
+    base, candidate = (_number(facts, row) for row in sides)
+    return BoardScore(facts.title, base, candidate, difference)
+
+
+def _number(facts: MetricFacts, row: Row | None) -> str:
+    if row is None:
+        return "no frames"
+    return wording.plain(row.value, facts.decimals) if row.is_scored else row.reason
 
 
 def _frame(base: GeneratedImage, candidate: GeneratedImage | None, side_px: int) -> ShownFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from eval import gate_words, wording
 from eval.result import Comparison, DescribedMetric, GateResult, JudgedMetric, NotRun, SetMetric, ShiftedMetric
@@ -17,9 +18,9 @@ def summary(found: Comparison) -> list[str]:
     return [sentence for sentence in opening if sentence] + wording.summary(found)
 
 
-def summary_markdown(title: str, found: Comparison) -> str:
+def summary_markdown(title: str, found: Comparison, warnings: Sequence[str] = ()) -> str:
     lines = [f"# {_escaped(title)}", "", f"**{wording.headline(found)}**", ""]
-    lines += [f"- {_escaped(sentence)}" for sentence in summary(found)]
+    lines += [f"- {_escaped(sentence)}" for sentence in (*summary(found), *warnings)]
     lines += ["", HEADER]
     lines += [_judged(metric) for metric in found.judged]
     lines += [_described(metric) for metric in found.described]
@@ -32,7 +33,7 @@ def summary_markdown(title: str, found: Comparison) -> str:
     p = "of the same" if found.looks else "by sign flips and a skewness-corrected t"
     lines += [
         "",
-        f"Differences with {wording.percent(found.confidence)} {how} over {wording.plural(found.prompts, 'prompt')}; "
+        f"Differences with {wording.percent(found.confidence)} {how} over {wording.units(found)}; "
         f"p {p}, Holm-corrected for primary metrics (bold).",
     ]
     return "\n".join(lines) + "\n"

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,7 +18,7 @@ PICTURES = "pictures.parquet"
 SCHEMA = pa.schema(
     [
         ("image_digest", pa.string()),  # of several pictures: all, joined by "+"; of a whole set: ""
-        ("prompt_id", pa.string()),
+        ("prompt_id", pa.string()),  # of a storyboard: its name
         ("seed", pa.int64()),  # 0, like the replicate, for a whole prompt or set
         ("replicate", pa.int64()),
         ("model_id", pa.string()),  # base, candidate or pair
@@ -65,6 +66,7 @@ PICTURES_SCHEMA = pa.schema(
         ("prompt_id", pa.string()),
         ("replicate", pa.int64()),
         ("image_digest", pa.string()),
+        ("storyboard", pa.string()),  # "" for what is no frame
     ]
 )
 
@@ -77,6 +79,7 @@ def write_pictures(sets: Mapping[str, Iterable[GeneratedImage]], folder: Path) -
             "prompt_id": image.prompt_id,
             "replicate": image.replicate,
             "image_digest": image.identity,
+            "storyboard": image.storyboard,
         }
         for model_id, images in sets.items()
         for image in images
@@ -87,6 +90,16 @@ def write_pictures(sets: Mapping[str, Iterable[GeneratedImage]], folder: Path) -
 def read_pictures(folder: Path) -> dict[str, dict[tuple[str, int], str]]:
     """Model -> (prompt id, replicate) -> digest."""
     found: dict[str, dict[tuple[str, int], str]] = {}
-    for row in pq.read_table(folder / PICTURES, schema=PICTURES_SCHEMA).to_pylist():
+    for row in _pictures(folder):
         found.setdefault(row["model_id"], {})[row["prompt_id"], row["replicate"]] = row["image_digest"]
     return found
+
+
+def read_storyboards(folder: Path) -> dict[str, str]:
+    """Prompt id -> its storyboard, of those that are frames."""
+    return {row["prompt_id"]: row["storyboard"] for row in _pictures(folder) if row["storyboard"]}
+
+
+def _pictures(folder: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = pq.read_table(folder / PICTURES, schema=PICTURES_SCHEMA).to_pylist()
+    return rows

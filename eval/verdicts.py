@@ -29,7 +29,7 @@ def with_outcomes(judged: Sequence[JudgedMetric], alpha: float, inference: Infer
 
 
 def _outcome(metric: JudgedMetric, alpha: float) -> MetricOutcome:
-    if metric.decisive_p is None:
+    if metric.decisive_p is None or metric.prompts < stats.fewest_prompts(alpha):
         return "too_few_prompts"
     if metric.decisive_p > alpha:
         return "no_difference"

@@ -89,6 +89,14 @@ class Vision(Question["NDArray[np.float32]"]):
     def free(self) -> None:
         self.__dict__.pop("_tower", None)
 
+    def neutral_rgb(self) -> tuple[int, int, int]:
+        """The colour that the network is given as zero."""
+        with self._loading:
+            processor = self._image_processor
+        mean = processor.image_mean if processor.do_normalize else None
+        red, green, blue = (round(255 * share) for share in mean or (0.5, 0.5, 0.5))
+        return red, green, blue
+
     def load(self, folder: Path, device: str) -> Any:
         """The network. Raises EvalError when the folder's weights are not its."""
         raise NotImplementedError

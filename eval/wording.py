@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from eval.result import Comparison, DescribedMetric, JudgedMetric, Outcome, SetMetric
-from eval.stats import Interval
+from eval.result import Comparison, Counted, DescribedMetric, JudgedMetric, Outcome, SetMetric
+from eval.stats import Interval, fewest_prompts
 
 HEADLINES: dict[Outcome, str] = {
     "better": "The candidate is better than the base.",
@@ -54,6 +54,21 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
+def units(counted: Counted) -> str:
+    """`12 prompts`, `3 storyboards`, or `12 prompts and 3 storyboards`."""
+    prompts = counted.prompts - counted.storyboards
+    parts = [plural(prompts, "prompt")] if prompts or not counted.storyboards else []
+    parts += [plural(counted.storyboards, "storyboard")] if counted.storyboards else []
+    return " and ".join(parts)
+
+
+def unit_name(counted: Counted) -> str:
+    """What `units` counts, in the plural."""
+    if not counted.storyboards:
+        return "prompts"
+    return "storyboards" if counted.storyboards == counted.prompts else "prompts and storyboards"
+
+
 def headline(comparison: Comparison) -> str:
     return HEADLINES[comparison.outcome]
 
@@ -66,7 +81,8 @@ def summary(comparison: Comparison) -> list[str]:
     elif missing := [metric.title for metric in comparison.not_run if metric.primary]:
         opening = [f"Declared primary and not run: {', '.join(missing)}. See Metrics for why, and how to get it."]
     elif comparison.outcome == "not_judged":
-        opening = ["Inference needs at least two prompts that are scored on both sides."]
+        fewest = plural(fewest_prompts(1 - comparison.confidence), "prompt")
+        opening = [f"Inference at {percent(comparison.confidence)} needs {fewest} or more, scored on both sides."]
     else:
         opening = [_counts(primaries)]
     sentences = [*opening, *(judged_sentence(metric, comparison.confidence) for metric in comparison.judged)]
@@ -101,7 +117,10 @@ def caveats(comparison: Comparison) -> list[str]:
     if comparison.health.identical_pairs:
         found.append(_identical(comparison))
     if comparison.is_indicative:
-        found.append(f"With {plural(comparison.prompts, 'prompt')} this is indicative; decide on 50 or more.")
+        found.append(f"With {units(comparison)} this is indicative; decide on 50 or more.")
+    elif few := [metric for metric in comparison.judged if metric.is_indicative]:
+        named = ", ".join(f"{metric.facts.title} ({units(metric)})" for metric in few)
+        found.append(f"On fewer than 50, so indicative: {named}.")
     if others := [metric.title for metric in comparison.not_run if not metric.primary]:
         found.append(f"Not run: {', '.join(others)}.")
     if comparison.health.unscored:
@@ -133,10 +152,10 @@ def judged_sentence(metric: JudgedMetric, confidence: float) -> str:
         verb = "rose" if metric.delta > 0 else "fell"
         return (
             f"{label} {verb} by {plain(abs(metric.delta), decimals)} ({bounds}); the candidate wins "
-            f"{percent(metric.win_rate)} of prompts."
+            f"{percent(metric.win_rate)} of {unit_name(metric)}."
         )
     if metric.outcome == "too_few_prompts":
-        return f"{label} changed by {signed(metric.delta, decimals)}, on too few prompts to say more."
+        return f"{label} changed by {signed(metric.delta, decimals)}, on {units(metric)}: too few to say more."
     text = f"{label}: no difference shown ({signed(metric.delta, decimals)}, {bounds})"
     if metric.detectable_delta is None:
         return text + "."

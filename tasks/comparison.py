@@ -17,7 +17,7 @@ def _build(job: Job) -> dict[str, Json]:
     )
 
 
-STAGE = Stage(kind="comparison", version="2", build=_build, heavy=False)
+STAGE = Stage(kind="comparison", version="3", build=_build, heavy=False)
 
 
 def compare(evaluation: EvaluationConfig, scores: Handle) -> Call:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from eval.config import GalleryConfig
+from sdxl_core.config import DatasetConfig
 from tasks.experiment import Experiment
 from tasks.lineage import provenance
 from tasks.manifest import Json, Ref
@@ -24,6 +26,7 @@ def _build(job: Job) -> dict[str, Json]:
         candidate=job.inputs["candidate"],
         references=job.inputs["references"],
         training=job.inputs.get("training"),
+        learned_from=job.params["learned_from"],
         provenance=provenance(job.store, [Ref.model_validate(ref) for ref in job.local["sources"]]),
         command=job.params["command"],
         config_yaml=to_yaml(job.params["config"]),
@@ -32,7 +35,7 @@ def _build(job: Job) -> dict[str, Json]:
     )
 
 
-STAGE = Stage(kind="report", version="3", build=_build, heavy=False)
+STAGE = Stage(kind="report", version="4", build=_build, heavy=False)
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,12 @@ def build(experiment: Experiment, shown: Shown) -> Call:
         "command": experiment.command,
         "config": experiment.shown_config,
         "gallery": experiment.config.evaluation.gallery.model_dump(mode="json"),
+        "learned_from": [] if shown.training is None else learned_from(experiment.config.dataset),
     }
     sources = [handle.model_dump() for handle in inputs.values() if isinstance(handle, Ref)]
     return Call(STAGE, "report", params, inputs, {"sources": sources})
+
+
+def learned_from(dataset: DatasetConfig) -> list[str]:
+    """What the data is called: its hub id, or how its folder or file is."""
+    return [dataset.path if dataset.source == "hub" else Path(dataset.path).name]

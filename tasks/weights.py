@@ -144,7 +144,7 @@ def _metric_weights(where: str, metric: Metric, digests: FileDigests) -> MetricW
             places[field], found[field] = location, _digest_pictures(location, f"{where}.{field}", digests)
             continue
         try:
-            place = _local_or_hub(location, revision, f"{where}.{field}")
+            place = _local_or_hub(location, revision, f"{where}.{field}", patterns=metric.hub_files.get(field))
         except ConfigError as problem:
             raise ConfigError(f"{problem}. {metric.title}'s weights: {metric.weights_from}") from None
         places[field] = str(place)

@@ -29,6 +29,9 @@ from eval.scorers.dino import Dino
 from eval.scorers.diversity import Diversity
 from eval.scorers.face_detection import FaceDetection
 from eval.scorers.face_similarity import FaceSimilarity
+from eval.scorers.frame_background import FrameBackground
+from eval.scorers.frame_identity import FrameIdentity
+from eval.scorers.frame_likeness import FrameLikeness
 from eval.scorers.hps import Hps
 from eval.scorers.image_reward import ImageReward
 from eval.scorers.kid import Kid
@@ -60,6 +63,9 @@ OWN: dict[str, type[Metric]] = {
     "face_similarity": FaceSimilarity,
     "face_detection": FaceDetection,
     "background_ssim": BackgroundSsim,
+    "frame_identity": FrameIdentity,
+    "frame_likeness": FrameLikeness,
+    "frame_background": FrameBackground,
 }
 
 

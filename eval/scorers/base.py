@@ -21,13 +21,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Direction = Literal[1, -1, 0]
-Kind = Literal["picture", "pair", "prompt", "set"]
+Kind = Literal["picture", "pair", "prompt", "board", "set"]
 
 
 @dataclass(frozen=True)
 class Sample:
     """What gets one score, by the metric's `scored`: a generated picture; the base's and the candidate's from the same
-    noise; all replicates of a prompt by one model; or all pictures of one model."""
+    noise; all replicates of a prompt by one model; all frames of a storyboard by one model and replicate, in order; or
+    all pictures of one model."""
 
     pictures: tuple[GeneratedImage, ...]
 
@@ -37,6 +38,8 @@ class Score:
     value: float
     truncated: bool = False
     """The scorer saw only the beginning of the prompt."""
+    left_out: int = 0
+    """Pictures of the sample that say nothing here, such as those without a face."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +141,8 @@ class Metric(Config):
     """Fields that hold the location of weights: a local path or a hub id."""
     weights_from: ClassVar[str] = ""
     """Where one gets them; stands in the report where they are missing."""
+    hub_files: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Weight field -> patterns of the files to get of a hub id; where there are none, all that loading reads."""
     picture_fields: ClassVar[tuple[str, ...]] = ()
     """Fields that hold a local folder of pictures to compare with, in place of the instance pictures."""
     weight_suffixes: ClassVar[tuple[str, ...]] = (".json", ".txt", ".model", ".safetensors")

@@ -22,7 +22,7 @@ MAX_TOKENS = 35
 SPECIAL_TOKENS = 2
 """BLIP's own, [DEC] and [ENC], at the vocabulary's end; no prompt has them, and BERT's tokenizer does without."""
 PIXEL_MEAN, PIXEL_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-MED_CONFIG = "med_config.json"
+WEIGHTS, MED_CONFIG = "ImageReward.pt", "med_config.json"
 VOCABULARIES = ("tokenizer.json", "vocab.txt")
 
 
@@ -41,14 +41,20 @@ class ImageReward(Metric):
     tie: ClassVar[float] = 1e-4
     version: ClassVar[int] = 1
     weight_fields: ClassVar[tuple[str, ...]] = ("model", "text")
-    weights_from: ClassVar[str] = "from the hub, THUDM/ImageReward: ImageReward.pt and med_config.json, as local files"
+    weights_from: ClassVar[str] = "from the hub, model: THUDM/ImageReward, text: google-bert/bert-base-uncased"
+    weight_suffixes: ClassVar[tuple[str, ...]] = (".json", ".txt", ".safetensors", ".pt")
+    hub_files: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "model": (WEIGHTS, MED_CONFIG),
+        "text": (MED_CONFIG, "tokenizer*.json", "vocab.txt"),
+    }
 
     metric: Literal["image_reward"]
     model: str
-    """The file ImageReward.pt, a .safetensors file with the same names, or a folder with one .safetensors file."""
+    """Hub id `THUDM/ImageReward`; the file ImageReward.pt, or a .safetensors file with the same names; or a folder with
+    either."""
     text: str | None = None
-    """Folder with ImageReward's med_config.json and the tokenizer of bert-base-uncased. Default: `model`, where that is
-    a folder."""
+    """Folder or hub id with the tokenizer of bert-base-uncased: `google-bert/bert-base-uncased`. ImageReward's
+    med_config.json lies in it or in `model`. Default: `model`, where that is a folder."""
 
     def judge(self, resources: Resources) -> Judge:
         reward = Reward(resources)
@@ -66,7 +72,7 @@ class Reward(Question["tuple[torch.Tensor, str]"]):
     def __init__(self, resources: Resources) -> None:
         """Raises EvalError when a file is not there."""
         self._weights = _weights_file(resources.weights["model"])
-        self._text = _text_folder(resources.weights)
+        self._text, self._med_config = _text_places(resources.weights)
         self._device = resources.device
         self.spec = cell_key(
             "image-reward",
@@ -107,7 +113,7 @@ class Reward(Question["tuple[torch.Tensor, str]"]):
     def _network(self) -> Any:
         from eval.blip import load_image_reward
 
-        network = load_image_reward(self._weights, self._text / MED_CONFIG)
+        network = load_image_reward(self._weights, self._med_config)
         text: Any = network["text"]
         known, words = text.config.vocab_size, len(self._tokenizer)
         if not known - SPECIAL_TOKENS <= words <= known:
@@ -146,24 +152,27 @@ def _prompt(pictures: Sequence[Picture]) -> str:
 def _weights_file(place: Path) -> Path:
     if place.is_file():
         return place
-    found = sorted(place.glob("*.safetensors"))
+    found = sorted(place.glob("*.safetensors")) or sorted(place.glob("*.pt"))
     if len(found) != 1:
-        raise EvalError(
-            f"{place.name}: expected one .safetensors file in it, found {len(found)}. For ImageReward.pt, say the file "
-            "as image_reward.model and its folder as image_reward.text"
-        )
+        names = ", ".join(path.name for path in found) or "none"
+        raise EvalError(f"{place.name}: expected {WEIGHTS} or one .safetensors file in it, got {names}")
     return found[0]
 
 
-def _text_folder(places: Mapping[str, Path]) -> Path:
+def _text_places(places: Mapping[str, Path]) -> tuple[Path, Path]:
+    """-> the folder of the tokenizer, the file med_config.json."""
     folder = places.get("text", places["model"])
     if not folder.is_dir():
         raise EvalError(
             f"image_reward.text: expected a folder with {MED_CONFIG} and the tokenizer of bert-base-uncased, "
             f"got {folder.name}"
         )
-    if not (folder / MED_CONFIG).is_file():
-        raise EvalError(f"{folder.name}: no {MED_CONFIG} in it; it lies beside ImageReward.pt where that comes from")
+    configs = [place / MED_CONFIG for place in (folder, places["model"]) if (place / MED_CONFIG).is_file()]
+    if not configs:
+        raise EvalError(f"{folder.name}: no {MED_CONFIG} in it; it lies beside {WEIGHTS} where that comes from")
     if not any((folder / name).is_file() for name in VOCABULARIES):  # transformers would make one up
-        raise EvalError(f"{folder.name}: no vocab.txt in it; expected the tokenizer of bert-base-uncased")
-    return folder
+        raise EvalError(
+            f"{folder.name}: no vocab.txt in it; expected the tokenizer of bert-base-uncased. Set image_reward.text to "
+            "google-bert/bert-base-uncased, or to a folder with it"
+        )
+    return folder, configs[0]

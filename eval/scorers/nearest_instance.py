@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from eval.clip import ClipVision
+from eval.backbones import clip_or_vit
 from eval.embeddings import highest_cosine
 from eval.scorers.base import Direction, Judge, Metric, Resources, compared_with_instances
-from eval.vision import Vision, model_type
-from eval.vit import VitVision
 
 
 class NearestInstance(Metric):
@@ -38,8 +36,5 @@ class NearestInstance(Metric):
     """Hub commit or tag."""
 
     def judge(self, resources: Resources) -> Judge:
-        place = resources.weights["model"]
-        kinds: dict[str, type[Vision]] = {name: cls for cls in (ClipVision, VitVision) for name in cls.model_types}
-        kind = kinds[model_type(place, "a CLIP model or a vision transformer", tuple(kinds))]
-        vision = kind(place, resources.digests["model"], resources.device)
+        vision = clip_or_vit(resources.weights["model"], resources.digests["model"], resources.device)
         return compared_with_instances(vision, resources.references, highest_cosine)

@@ -64,6 +64,23 @@ class Toys:
         (folder / "set.json").write_text(json.dumps(facts))
         return folder
 
+    def storyboards(
+        self, folder: Path, painter: Painter, boards: Mapping[str, Sequence[str]], replicates: int = 1, alone: int = 0
+    ) -> Path:
+        """An image set of boards, frame by frame, after `alone` prompts that are no frames."""
+        frames = [
+            (name, number, words) for name, board in boards.items() for number, words in enumerate(board, start=1)
+        ]
+        prompts = [*PROMPTS[:alone], *(words for _, _, words in frames)]
+        path = self.image_set(folder, painter, prompts, replicates) / "records.jsonl"
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        for line in lines[alone * replicates :]:
+            name, number, _ = frames[int(line["prompt_id"][1:]) - alone]
+            seed = 100 * list(boards).index(name) + line["replicate"]
+            line |= {"storyboard": name, "frame": number, "category": name, "seed": seed}
+        self.lines(path, lines)
+        return folder
+
     def dataset(self, folder: Path, pictures: Sequence[np.ndarray]) -> Path:
         (folder / "images").mkdir(parents=True)
         lines = []

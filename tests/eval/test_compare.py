@@ -41,7 +41,7 @@ def judged(tmp_path: Path) -> Callable[..., Comparison]:
 
 
 def facts_of(metric: Metric, truncated: Sequence[str] = (), not_run: str = "") -> dict[str, Any]:
-    return {**describe(metric), "weights": {}, "truncated_prompts": list(truncated), "not_run": not_run}
+    return {**describe(metric), "weights": {}, "truncated_prompts": list(truncated), "left_out": {}, "not_run": not_run}
 
 
 def score_artifact(folder: Path, found: Mapping[str, Sequence[Row]], facts: Sequence[dict[str, Any]]) -> Path:

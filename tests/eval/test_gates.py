@@ -40,7 +40,7 @@ def judge(
     pictures = {
         side: {(f"p{place}", 0): f"{side}{place}" for place in range(len(base))} for side in ("base", "candidate")
     }
-    return compared(evaluation, Scored(rows, {"m": facts}, {}, {"m": not_run} if not_run else {}, pictures))
+    return compared(evaluation, Scored(rows, {"m": facts}, {}, {}, {"m": not_run} if not_run else {}, pictures, {}))
 
 
 CLIP = {"metric": "clip_score", "model": "m"}

@@ -38,6 +38,7 @@ def build(name: str, toy_weights: ToyWeights) -> Metric:
 ToyWeights = Callable[[str], Mapping[str, Path]]
 SIMPLE = [name for name, cls in SCORERS.items() if cls.scored in ("picture", "pair")]
 PROMPTS = ("a photo of a person", "a drawing " * 30)  # the second is longer than 77 tokens
+FRAMES = ("a person walks", "a person sits", "a person sleeps")
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +47,15 @@ def world(tmp_path_factory: pytest.TempPathFactory, toys: Any) -> dict[str, Path
     return {
         "base": toys.image_set(folder / "base", toys.paint(1), PROMPTS, replicates=2),
         "candidate": toys.image_set(folder / "candidate", toys.paint(2), PROMPTS, replicates=2),
+        "frames": toys.storyboards(folder / "frames", toys.paint(1), {"b": FRAMES}, replicates=2),
         "references": toys.dataset(folder / "references", [toys.paint(3)(number, 0) for number in range(3)]),
     }
 
 
 def sets_for(metric: Metric, world: dict[str, Path]) -> dict[str, Path]:
-    return world if metric.scored == "pair" else {key: world[key] for key in ("base", "references")}
+    if metric.scored == "pair":
+        return {key: world[key] for key in ("base", "candidate", "references")}
+    return {"base": world["frames" if metric.scored == "board" else "base"], "references": world["references"]}
 
 
 def rows_of(metric: Metric, world: dict[str, Path], score: Any, out: Path, **more: Any) -> tuple[Row, ...]:
@@ -84,7 +88,7 @@ def test_scores_equal_a_slow_reference(
 ) -> None:
     metric = build(name, toy_weights)
     rows = rows_of(metric, world, score, tmp_path)
-    assert len(rows) == {"picture": 4, "pair": 4, "prompt": 2, "set": 1}[metric.scored]
+    assert len(rows) == {"picture": 4, "pair": 4, "prompt": 2, "board": 2, "set": 1}[metric.scored]
     instances = [toys.paint(3)(number, 0) for number in range(3)]
     for row in rows:
         prompt = int(row.prompt_id[1:] or 0)
@@ -92,6 +96,7 @@ def test_scores_equal_a_slow_reference(
             "picture": lambda p=prompt, r=row.replicate: [toys.paint(1)(p, r)],
             "pair": lambda p=prompt, r=row.replicate: [toys.paint(seed)(p, r) for seed in (1, 2)],
             "prompt": lambda p=prompt: [toys.paint(1)(p, replicate) for replicate in (0, 1)],
+            "board": lambda r=row.replicate: [toys.paint(1)(p, r) for p in range(len(FRAMES))],
             "set": lambda: [toys.paint(1)(p, replicate) for p in (0, 1) for replicate in (0, 1)],
         }[metric.scored]()
         expected = reference_of(name).reference(Case(toy_weights(name), pictures, PROMPTS[prompt], instances))

@@ -12,11 +12,12 @@ import pytest
 from PIL import Image
 
 import eval.images
-from eval import questions
+from eval import asking
+from eval.asking import ask_all
 from eval.config import EvaluationConfig
 from eval.errors import EvalError, NotScored
 from eval.images import GeneratedImage, Picture, read_image_set
-from eval.questions import Ask, Question, ask_all
+from eval.questions import Ask, Question
 from eval.table import read_scores
 
 PROMPTS = ("one", "two", "three")
@@ -94,7 +95,7 @@ def test_two_metrics_with_one_question_ask_once(pictures: Sequence[GeneratedImag
 def test_full_pictures_do_not_wait_and_small_things_wait_within_bounds(
     pictures: Sequence[GeneratedImage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(questions, "KEPT_AT_MOST", 2)
+    monkeypatch.setattr(asking, "KEPT_AT_MOST", 2)
     light, heavy = Brightness("light", rows_at_once=1, keeps_pixels=True), Brightness("heavy", rows_at_once=8)
     asks = [[Ask(light, (picture,)), Ask(heavy, (picture,))] for picture in pictures]
     answers = ask_all(asks, {})

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from sdxl_core.errors import UserError
@@ -59,3 +60,33 @@ def test_a_place_without_pictures_is_refused(folder: Path, pictures: str, messag
         located(folder, place, "evaluation.strict=true")
     found = located(folder, place)
     assert found.missing.startswith("evaluation.metrics.1.pictures: ") and not found.places
+
+
+def test_of_a_hub_id_only_the_named_files_are_got_and_all_are_digested(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, list[str]] = {}
+
+    def download(repository: str, *, revision: str | None, allow_patterns: list[str], ignore_patterns: object) -> str:
+        asked[repository] = allow_patterns
+        return str(tmp_path / Path(repository).name)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    for name, files in {"ImageReward": ("med_config.json",), "bert": ("vocab.txt",)}.items():
+        (tmp_path / name).mkdir()
+        for file in files:
+            (tmp_path / name / file).write_text("{}")
+    found = []
+    for value in (0.0, 1.0):
+        torch.save({"tensor": torch.tensor(value)}, tmp_path / "ImageReward" / "ImageReward.pt")
+        metric = "{metric: image_reward, model: THUDM/ImageReward, text: some/bert}"
+        config = read_config(folder / "toy.yaml", [f"evaluation.metrics.1={metric}"])
+        experiment = prepare_experiment(config, ArtifactStore(folder / "store"), "command")
+        found.append(experiment.metric_weights["image_reward"])
+    assert asked == {
+        "THUDM/ImageReward": ["ImageReward.pt", "med_config.json"],
+        "some/bert": ["med_config.json", "tokenizer*.json", "vocab.txt"],
+    }
+    assert found[0].places == {"model": str(tmp_path / "ImageReward"), "text": str(tmp_path / "bert")}
+    assert found[0].digests["text"] == found[1].digests["text"]
+    assert found[0].digests["model"] != found[1].digests["model"]

@@ -19,7 +19,8 @@ class Case:
 
     weights: Mapping[str, Path]
     pictures: Sequence[np.ndarray]
-    """One; base's and candidate's; all replicates of a prompt; or all of a set, prompt by prompt."""
+    """One; base's and candidate's; all replicates of a prompt; all frames of a storyboard; or all of a set, prompt by
+    prompt."""
     prompt: str
     """The first picture's."""
     instances: Sequence[np.ndarray]

@@ -1,0 +1,36 @@
+"""Frames with the person below the toy detector's small face painted over pixel by pixel, compared pair after pair."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from tests.eval.references import Case, dino, frame_likeness
+from tests.eval.toy_faces import SMALL_BOX, write_pack
+
+SETTINGS = {"det_thresh": 0.85}  # the small face alone is as sure
+
+
+def weights(folder: Path) -> dict[str, Path]:
+    (folder / "vit").mkdir()
+    return {**dino.weights(folder / "vit"), "pack": write_pack(folder / "pack")}
+
+
+def reference(case: Case) -> float:
+    return frame_likeness.reference(replace(case, pictures=[without_person(picture) for picture in case.pictures]))
+
+
+def without_person(picture: np.ndarray) -> np.ndarray:
+    """Three widths of the face are hidden, half a height above it and eight below."""
+    side = len(picture)
+    left, top, right, bottom = (side * edge for edge in SMALL_BOX)
+    width, height = right - left, bottom - top
+    painted = picture.copy()
+    for row, column in itertools.product(range(side), range(side)):
+        beside = column + 1 <= left - width or column >= right + width
+        if not (beside or row + 1 <= top - height / 2 or row >= bottom + 8 * height):
+            painted[row, column] = np.rint(255 * dino.MEAN)
+    return painted
