@@ -56,10 +56,15 @@ def test_skewed_differences_are_not_found_too_often() -> None:
     assert false <= 0.05 / 3 * 1000 + 8 < flipped  # two standard errors are 8
 
 
-def test_few_prompts_widen_the_interval_as_student_s_t_does() -> None:
-    assert stats.expanded_confidence(0.95, 10**6) == pytest.approx(0.95, abs=1e-5)
-    reach = np.sqrt(24 / 23) * scipy_stats.t.ppf(0.975, 23)
-    assert stats.expanded_confidence(0.95, 24) == pytest.approx(2 * scipy_stats.norm.cdf(reach) - 1)
+@pytest.mark.parametrize("draw", ["normal", "exponential"])
+def test_an_interval_is_the_wider_of_two_on_each_side(draw: str) -> None:
+    d_P = getattr(np.random.default_rng(3), draw)(size=24)
+    found = stats.mean_interval(d_P, 0.95, 9999, [0])
+    t = scipy_stats.ttest_1samp(d_P, 0).confidence_interval(0.95)
+    bca = scipy_stats.bootstrap((d_P,), np.mean, method="BCa", n_resamples=9999, rng=np.random.default_rng([0]))
+    assert found is not None
+    assert found.low == pytest.approx(min(t.low, bca.confidence_interval.low))
+    assert found.high == pytest.approx(max(t.high, bca.confidence_interval.high))
 
 
 def test_rates_by_hand() -> None:
@@ -103,7 +108,7 @@ def test_prompts_not_pictures_are_the_unit() -> None:
 
 
 def test_resampling_repeats_itself() -> None:
-    d_P = np.random.default_rng(2).normal(0.1, 1, 30)
+    d_P = np.random.default_rng(2).exponential(0.1, 30)  # skewed, so that the bootstrap's bound is the wider one
     assert stats.mean_interval(d_P, 0.95, 999, [7, 1]) == stats.mean_interval(d_P, 0.95, 999, [7, 1])
     assert stats.mean_interval(d_P, 0.95, 999, [7, 1]) != stats.mean_interval(d_P, 0.95, 999, [7, 2])
     assert stats.sign_flip_p(d_P, 999, [7, 1]) == stats.sign_flip_p(d_P, 999, [7, 1])
