@@ -140,6 +140,7 @@ class _Asking:
         for question in self._questions.values():
             self._ask(question)
             question.free()
+        self._questions.clear()
 
     def _wait(self, question: Question[Any], key: str, prepared: Any) -> None:
         question = self._questions.setdefault(question.spec, question)

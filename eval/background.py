@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from PIL import Image
 
 VERSION = 1
-SIDEWAYS, ABOVE, BELOW = 1.0, 0.5, 8.0
-"""How far a person reaches out of a face's box, in its widths and heights. A box, from brow to chin, is about 4/5 of a
-head; a standing adult is about 7 1/2 heads tall and 2 to 3 wide."""
+HAIR_SIDEWAYS, HAIR_ABOVE = 0.5, 0.5
+BODY_SIDEWAYS, BODY_BELOW = 1.0, 8.0
+"""How far a person reaches out of a face's box, on each side, in its widths and heights: hair down to the chin, the
+body from there on. A box, from brow to chin, is about 4/5 of a head; a standing adult is about 7 1/2 heads tall and 2
+to 3 wide at the shoulders."""
 LEAST_LEFT = 0.1
 
 
@@ -59,10 +61,15 @@ def without_people(image: Image.Image, boxes_N4: NDArray[np.float64], paint: tup
     hidden_HW = np.zeros(pixels_HWC.shape[:2], dtype=bool)
     for left, top, right, bottom in boxes_N4:
         width, height = right - left, bottom - top
-        rows = slice(max(0, math.floor(top - ABOVE * height)), math.ceil(bottom + BELOW * height))
-        columns = slice(max(0, math.floor(left - SIDEWAYS * width)), math.ceil(right + SIDEWAYS * width))
-        hidden_HW[rows, columns] = True
+        hair, body = HAIR_SIDEWAYS * width, BODY_SIDEWAYS * width
+        hidden_HW[_pixels(top - HAIR_ABOVE * height, bottom), _pixels(left - hair, right + hair)] = True
+        hidden_HW[_pixels(bottom, bottom + BODY_BELOW * height), _pixels(left - body, right + body)] = True
     if 1 - hidden_HW.mean() < LEAST_LEFT:
         raise NotScored("people fill more than nine tenths of the picture")
     pixels_HWC[hidden_HW] = paint
     return Image.fromarray(pixels_HWC)
+
+
+def _pixels(start: float, end: float) -> slice:
+    """Those that any of it lies in."""
+    return slice(max(0, math.floor(start)), max(0, math.ceil(end)))

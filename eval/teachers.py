@@ -9,7 +9,7 @@ from eval.result import JudgedMetric
 
 DATA: dict[str, tuple[str, ...]] = {
     "Pick-a-Pic": ("pickapic", "pickscore"),
-    "HPD": ("hpdv", "hpsv", "humanpreference"),
+    "HPD": ("hpd", "hpsv", "humanpreference"),
     "ImageRewardDB": ("imagereward",),
     "DiffusionDB": ("diffusiondb",),
     "Simulacra Aesthetic Captions": ("simulacra",),

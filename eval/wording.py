@@ -83,6 +83,7 @@ def summary(comparison: Comparison) -> list[str]:
     elif comparison.outcome == "not_judged":
         fewest = plural(fewest_prompts(1 - comparison.confidence), "prompt")
         opening = [f"Inference at {percent(comparison.confidence)} needs {fewest} or more, scored on both sides."]
+        opening += ["All frames of a storyboard together count as one prompt."] if comparison.storyboards else []
     else:
         opening = [_counts(primaries)]
     sentences = [*opening, *(judged_sentence(metric, comparison.confidence) for metric in comparison.judged)]

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks.common import table, write_section
 
@@ -25,6 +26,15 @@ def test_a_section_is_written_again_in_its_place(tmp_path: Path) -> None:
 def test_a_table_has_as_many_columns_in_every_line() -> None:
     lines = table(["a", "b", "c"], [["x", 1, 2], ["y", 3, 4]]).splitlines()
     assert len(lines) == 4 and {line.count("|") for line in lines} == {4}
+
+
+def test_scoring_does_nothing_twice(tmp_path: Path) -> None:
+    """What is decoded, passed through CLIP (eight pictures at a time) and encoded, counted."""
+    from benchmarks.evaluate import measure, world
+
+    place = world(tmp_path, images=20, side_px=32, clip="miniature", device=torch.device("cpu"))
+    done = [(work.decoded, work.passes, work.prompts) for work in measure(place).values()]
+    assert done == [(20, 3, 0), (20, 3, 20), (20, 3, 20), (80, 12, 60), (0, 0, 0), (20, 0, 0), (0, 0, 0), (1, 1, 1)]
 
 
 @pytest.mark.slow

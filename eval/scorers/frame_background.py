@@ -31,9 +31,10 @@ class FrameBackground(FaceMetric):
     direction: ClassVar[Direction] = 1
     unit: ClassVar[str] = "cosine"
     convention: ClassVar[str] = (
-        "mean cosine over all pairs of a storyboard's frames, not clamped. Below every face found, 3 of its widths and "
-        "9.5 of its heights, from half a height above it, are painted in the network's neutral colour; frames of which "
-        "less than a tenth is left are left out and counted"
+        "mean cosine over all pairs of a storyboard's frames, not clamped. Every face found is painted over in the "
+        "network's neutral colour, with half its width on each side and half its height above it, and so is the body, "
+        "3 of its widths and 8 of its heights below it. Frames of which less than a tenth is left are left out and "
+        "counted"
     )
     licence: ClassVar[str] = f"that of the network's weights; faces: {LICENCE}"
     decimals: ClassVar[int] = 3

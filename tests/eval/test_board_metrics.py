@@ -120,11 +120,11 @@ def test_people_are_painted_over_and_the_rest_is_not() -> None:
     box = np.array([[30.0, 20.0, 40.0, 32.0]])
     painted = np.asarray(without_people(picture, box, (255, 255, 255)))
     hidden = (painted == 255).all(axis=2)
-    assert hidden[14:, 20:50].all() and hidden.sum() == 86 * 30
+    assert hidden[14:32, 25:45].all() and hidden[32:, 20:50].all() and hidden.sum() == 18 * 20 + 68 * 30
     assert np.array_equal(painted[~hidden], np.asarray(picture)[~hidden])
     assert np.array_equal(np.asarray(without_people(picture, np.empty((0, 4)), (0, 0, 0))), np.asarray(picture))
     with pytest.raises(NotScored, match="people fill more than nine tenths"):
-        without_people(picture, np.array([[20.0, 10.0, 60.0, 60.0]]), (0, 0, 0))
+        without_people(picture, np.array([[10.0, 5.0, 70.0, 20.0]]), (0, 0, 0))
 
 
 def test_frames_that_people_fill_are_left_out(

@@ -17,7 +17,7 @@ from eval.asking import ask_all
 from eval.config import EvaluationConfig
 from eval.errors import EvalError, NotScored
 from eval.images import GeneratedImage, Picture, read_image_set
-from eval.questions import Ask, Question
+from eval.questions import Answers, Ask, Question
 from eval.table import read_scores
 
 PROMPTS = ("one", "two", "three")
@@ -40,6 +40,22 @@ class Brightness(Question[float]):
 
     def free(self) -> None:
         self.freed += 1
+
+
+class Doubled(Question[bytes]):
+    """Twice the brightness, as it was answered."""
+
+    reads_answers = True
+    rows_at_once = 1
+
+    def __init__(self, brightness: Brightness, cells: dict[str, bytes]) -> None:
+        self.spec, self._brightness, self._answers = "doubled", brightness, Answers(cells)
+
+    def prepare(self, pictures: Sequence[Picture], images: Sequence[Image.Image]) -> bytes:
+        return self._answers(self._brightness, *pictures)
+
+    def answer(self, rows: Sequence[bytes]) -> list[bytes]:
+        return [f"{2 * float(row):.6f}".encode() for row in rows]
 
 
 @pytest.fixture
@@ -174,6 +190,20 @@ def test_all_metrics_together_open_each_picture_once_and_a_grown_set_only_its_ne
     grown = run("grown", (*PROMPTS, "four"))
     assert sorted(Path(path).name for path in opened) == ["p3-0.png", "p3-0.png"]
     assert [row for row in grown if row.prompt_id != "p3"] == small
+
+
+def test_what_reads_answers_is_asked_after_them(pictures: tuple[GeneratedImage, ...], opened: Counter[str]) -> None:
+    """Whatever order they are in; pictures are opened a second time, and never again."""
+    cells: dict[str, bytes] = {}
+    first = Brightness()
+    second = Doubled(first, cells)
+    units = [[Ask(second, (picture,)), Ask(first, (picture,))] for picture in pictures]
+    answers = ask_all(units, cells)
+    for picture in pictures:
+        assert float(answers(second, picture)) == pytest.approx(2 * float(answers(first, picture)), abs=1e-5)
+    assert set(opened.values()) == {2} and first.freed == 1
+    ask_all(units, cells)
+    assert set(opened.values()) == {2}
 
 
 def test_a_metric_of_another_package_is_found_by_its_entry_point(tmp_path: Path, run_python: Any) -> None:

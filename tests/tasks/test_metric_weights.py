@@ -9,8 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
+from sdxl_core.config import DatasetConfig
 from sdxl_core.errors import UserError
 from tasks.experiment import prepare_experiment
+from tasks.report import learned_from
 from tasks.store import ArtifactStore
 from tasks.weights import MetricWeights
 from tasks.yaml_config import read_config
@@ -90,3 +92,9 @@ def test_of_a_hub_id_only_the_named_files_are_got_and_all_are_digested(
     assert found[0].places == {"model": str(tmp_path / "ImageReward"), "text": str(tmp_path / "bert")}
     assert found[0].digests["text"] == found[1].digests["text"]
     assert found[0].digests["model"] != found[1].digests["model"]
+
+
+def test_what_was_learned_from_is_a_hub_id_or_a_folder_s_name() -> None:
+    hub = DatasetConfig(source="hub", path="yuvalkirstain/pickapic_v2")
+    assert learned_from(hub) == ["yuvalkirstain/pickapic_v2"]
+    assert learned_from(DatasetConfig(path="/home/laion/cats")) == ["cats"]

@@ -24,13 +24,14 @@ def reference(case: Case) -> float:
 
 
 def without_person(picture: np.ndarray) -> np.ndarray:
-    """Three widths of the face are hidden, half a height above it and eight below."""
+    """Hidden are two widths of the face from half a height above it, and three for eight heights below it."""
     side = len(picture)
     left, top, right, bottom = (side * edge for edge in SMALL_BOX)
     width, height = right - left, bottom - top
     painted = picture.copy()
     for row, column in itertools.product(range(side), range(side)):
-        beside = column + 1 <= left - width or column >= right + width
-        if not (beside or row + 1 <= top - height / 2 or row >= bottom + 8 * height):
+        hair = left - width / 2 < column + 1 and column < right + width / 2 and top - height / 2 < row + 1
+        body = left - width < column + 1 and column < right + width and bottom < row + 1 and row < bottom + 8 * height
+        if (hair and row < bottom) or body:
             painted[row, column] = np.rint(255 * dino.MEAN)
     return painted
