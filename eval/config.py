@@ -11,6 +11,7 @@ from eval.scorers import MetricConfig
 from eval.settings import Config
 
 PositiveInt = Annotated[int, Field(ge=1)]
+Reference = Annotated[str, Field(pattern=r"\S")]
 GallerySize = Annotated[int, Field(ge=0, le=120)]
 
 
@@ -77,6 +78,10 @@ class EvaluationConfig(Config):
     """Bootstrap and permutation draws."""
     metrics: Annotated[tuple[MetricConfig, ...], Field(min_length=1)]
     """What is measured. Those marked `primary` decide the verdict, jointly corrected; all others are exploratory."""
+    candidate: Reference = "trained"
+    """The model that is judged: `trained` is what this configuration trains; docs/evaluation/models.md has the rest."""
+    baseline: Reference = "base"
+    """What it is judged against, named in the same way."""
     strict: bool = False
     """Refuse to run where a metric's weights or packages are missing, instead of reporting that it was not run."""
     gallery: GalleryConfig = GalleryConfig()

@@ -21,6 +21,7 @@ from eval.gallery import Card, Thumbnail, choose, improvements, shown_cards, thu
 from eval.images import GeneratedImage, Picture, read_image_set, read_left_out, read_references
 from eval.pairing import Paired, paired_scores
 from eval.result import Comparison, read_comparison
+from eval.sides import sides_of
 from eval.storyboards import strips
 from eval.summary import summary_markdown
 from eval.table import SCORES, read_scores
@@ -54,6 +55,7 @@ def build_report(
     config_yaml: str,
     out: Path,
     gallery: GalleryConfig | None = None,
+    names: Mapping[str, str] | None = None,
 ) -> dict[str, object]:
     """Write report.html, report.json, summary.md and scores.parquet into `out`. The same inputs give the same bytes.
 
@@ -68,6 +70,7 @@ def build_report(
         config_yaml: the whole configuration as text.
         out: folder for the results, made if absent.
         gallery: which pictures are shown; default: `GalleryConfig()`.
+        names: which models `base` and `candidate` are.
 
     Returns:
         A summary: outcome, headline and the number of picture pairs shown.
@@ -78,18 +81,20 @@ def build_report(
     sizes = gallery or GalleryConfig()
     found, rows = read_comparison(comparison), read_scores(comparison)
     images = {"base": read_image_set(base), "candidate": read_image_set(candidate)}
+    sides = sides_of(names or {}, images)
     paired = {metric.facts.name: paired_scores(rows, metric.facts.name) for metric in found.judged}
     cards = choose(images["base"], images["candidate"], _leading(found, paired), sizes)
     categories = _categories(found, paired, images["base"])
     compared = {
-        "base": _set_facts(base, images["base"]),
-        "candidate": _set_facts(candidate, images["candidate"]),
+        "base": {"name": sides.baseline} | _set_facts(base, images["base"]),
+        "candidate": {"name": sides.candidate} | _set_facts(candidate, images["candidate"]),
     }
     document = {
         "schema_version": SCHEMA_VERSION,
         "title": title,
-        "headline": wording.headline(found),
-        "summary": wording.summary(found),
+        "headline": wording.headline(found, sides),
+        "summary": wording.summary(found, sides),
+        "same_noise": sides.same_noise,
         "comparison": found.model_dump(mode="json"),
         "categories": [asdict(category) for category in categories],
         "image_sets": compared,
@@ -101,6 +106,7 @@ def build_report(
     page = _page().render(
         **document,
         found=found,
+        sides=sides,
         words=wording,
         category_rows=categories,
         facts=_side_by_side(compared),
@@ -120,9 +126,9 @@ def build_report(
     (out / "report.html").write_text(page, encoding="utf-8")
     text = json.dumps(document, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
     (out / "report.json").write_text(text + "\n", encoding="utf-8")
-    (out / "summary.md").write_text(summary_markdown(title, found), encoding="utf-8")
+    (out / "summary.md").write_text(summary_markdown(title, found, sides), encoding="utf-8")
     shutil.copyfile(comparison / SCORES, out / SCORES)
-    return {"outcome": found.outcome, "headline": wording.headline(found), "pairs_shown": len(cards)}
+    return {"outcome": found.outcome, "headline": wording.headline(found, sides), "pairs_shown": len(cards)}
 
 
 def _page() -> Any:

@@ -26,7 +26,7 @@ class Strip:
     """One storyboard."""
 
     name: str
-    seed: int
+    seed: int | None
     frames: list[ShownFrame]
 
 

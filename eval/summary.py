@@ -6,15 +6,16 @@ import re
 
 from eval import wording
 from eval.result import Comparison, DescribedMetric, JudgedMetric, NotRun, SetMetric, ShiftedMetric
+from eval.sides import DEFAULT, Sides
 
-HEADER = """| metric | base | candidate | difference | d_z | wins | p |
+HEADER = """| metric | {baseline} | candidate | difference | d_z | wins | p |
 |---|---:|---:|---:|---:|---:|---:|"""
 
 
-def summary_markdown(title: str, found: Comparison) -> str:
-    lines = [f"# {_escaped(title)}", "", f"**{wording.headline(found)}**", ""]
-    lines += [f"- {_escaped(sentence)}" for sentence in wording.summary(found)]
-    lines += ["", HEADER]
+def summary_markdown(title: str, found: Comparison, sides: Sides = DEFAULT) -> str:
+    lines = [f"# {_escaped(title)}", "", f"**{_escaped(wording.headline(found, sides))}**", ""]
+    lines += [f"- {_escaped(sentence)}" for sentence in wording.summary(found, sides)]
+    lines += ["", HEADER.format(baseline=_escaped(sides.baseline))]
     lines += [_judged(metric) for metric in found.judged]
     lines += [_described(metric) for metric in found.described]
     lines += [_shifted(metric) for metric in found.shifted]

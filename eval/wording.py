@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from eval.result import Comparison, DescribedMetric, JudgedMetric, Outcome, SetMetric
+from eval.sides import DEFAULT, Sides
 from eval.stats import Interval
 
 HEADLINES: dict[Outcome, str] = {
-    "better": "The candidate is better than the base.",
-    "worse": "The candidate is worse than the base.",
+    "better": "The candidate is better than {baseline}.",
+    "worse": "The candidate is worse than {baseline}.",
     "mixed": "The candidate is better in one respect and worse in another.",
-    "no_difference": "No difference between candidate and base was shown.",
+    "no_difference": "No difference between candidate and {plain} was shown.",
     "not_judged": "There is no verdict.",
 }
 MINUS = "\N{MINUS SIGN}"
@@ -54,11 +55,11 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
-def headline(comparison: Comparison) -> str:
-    return HEADLINES[comparison.outcome]
+def headline(comparison: Comparison, sides: Sides = DEFAULT) -> str:
+    return HEADLINES[comparison.outcome].format(baseline=sides.the_baseline, plain=sides.baseline)
 
 
-def summary(comparison: Comparison) -> list[str]:
+def summary(comparison: Comparison, sides: Sides = DEFAULT) -> list[str]:
     """The verdict's reasons, one sentence each, most important first."""
     primaries = comparison.primaries
     if not primaries and not any(metric.primary for metric in comparison.not_run):
@@ -74,11 +75,13 @@ def summary(comparison: Comparison) -> list[str]:
         moved = ", ".join(
             f"{metric.facts.title} {plain(metric.mean, metric.facts.decimals)}" for metric in comparison.described
         )
-        sentences.append(f"Drift of the pictures, from the same noise: {moved}. It is neither good nor bad.")
-    return [*sentences, *_aside(comparison), *caveats(comparison)]
+        noise = "from" if sides.same_noise else "not from"
+        sentences.append(f"Drift of the pictures, {noise} the same noise: {moved}. It is neither good nor bad.")
+    made_elsewhere = [] if sides.same_noise else [sides.noise]
+    return [*sentences, *_aside(comparison, sides), *made_elsewhere, *caveats(comparison, sides)]
 
 
-def _aside(comparison: Comparison) -> list[str]:
+def _aside(comparison: Comparison, sides: Sides) -> list[str]:
     """What was measured and cannot be judged."""
     found = []
     if comparison.shifted:
@@ -86,7 +89,9 @@ def _aside(comparison: Comparison) -> list[str]:
         found.append(f"Shifted, neither for good nor for bad: {', '.join(shifts)}.")
     if whole := [metric for metric in comparison.sets if metric.delta is not None]:
         numbers = ", ".join(_from_to(metric) for metric in whole)
-        found.append(f"Of all pictures together, from base to candidate: {numbers}. Such numbers have no interval.")
+        found.append(
+            f"Of all pictures together, from {sides.baseline} to candidate: {numbers}. Such numbers have no interval."
+        )
     return found
 
 
@@ -96,10 +101,10 @@ def _from_to(metric: SetMetric) -> str:
     return f"{metric.facts.title} {plain(metric.base, decimals)} to {plain(metric.candidate, decimals)}"
 
 
-def caveats(comparison: Comparison) -> list[str]:
+def caveats(comparison: Comparison, sides: Sides = DEFAULT) -> list[str]:
     found = []
     if comparison.health.identical_pairs:
-        found.append(_identical(comparison))
+        found.append(_identical(comparison, sides))
     if comparison.is_indicative:
         found.append(f"With {plural(comparison.prompts, 'prompt')} this is indicative; decide on 50 or more.")
     if others := [metric.title for metric in comparison.not_run if not metric.primary]:
@@ -118,11 +123,12 @@ def _counts(primaries: Sequence[JudgedMetric]) -> str:
     return f"It is {' and '.join(parts)} of {plural(total, 'primary metric')}."
 
 
-def _identical(comparison: Comparison) -> str:
+def _identical(comparison: Comparison, sides: Sides) -> str:
     same, total = comparison.health.identical_pairs, comparison.health.pictures["candidate"]
     if same == total:
-        return "Every picture of the candidate equals the base's, pixel for pixel: the two models are the same here."
-    return f"{plural(same, 'picture')} of {total:,} equal the base's, pixel for pixel."
+        whole = f"Every picture of the candidate equals {sides.the_baseline}'s, pixel for pixel"
+        return f"{whole}: the two models are the same here."
+    return f"{plural(same, 'picture')} of {total:,} equal {sides.the_baseline}'s, pixel for pixel."
 
 
 def judged_sentence(metric: JudgedMetric, confidence: float) -> str:

@@ -1,4 +1,4 @@
-"""What is put into a base to draw with it: LoRAs with scales, and what trainings left. Importing this imports no torch."""
+"""What is put into a base to draw with it: LoRAs, and what trainings left. Importing this imports no torch."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +21,7 @@ from sdxl_core.adapters.injected import Injected
 from sdxl_core.errors import UserError
 from sdxl_core.export import export_lora
 from sdxl_core.from_base import begin_with_base
+from sdxl_core.lora_fit import OTHER_KINDS
 from sdxl_core.model import COMPONENTS
 from sdxl_core.peft_layers import ADAPTER_NAME, adapted_layers, pattern
 from sdxl_core.training_config import LoraConfig
@@ -32,9 +32,6 @@ from sdxl_core.weight_files.lora_files import read_lora
 from sdxl_core.weight_files.lora_kohya import is_kohya
 from sdxl_core.weight_files.lora_peft import is_peft
 from sdxl_core.weight_files.streamed import read_metadata
-
-OTHER_KINDS = re.compile(r"\.(hada|lokr|oft)_")
-"""In the names of tensors of LoHa, LoKr and OFT, in kohya's layout."""
 
 
 class Lora(Injected[LoraConfig]):
