@@ -182,7 +182,7 @@ def _local(term: Term, place: Path, where: str, around: Surroundings) -> Added:
         kind = str(bundle_identity(place)["training"]["adapter"]["kind"])
         return Added(term.name, kind, term.scale, BundleFolder(place, bundle_digest(place)))
     if (place / TRAINED_FILE).is_file():
-        files = [*trained_weights(place), place / TRAINED_FILE, place / SCHEDULE_FOLDER / SCHEDULE_FILE]
+        files = [*trained_weights(place), place / SCHEDULE_FOLDER / SCHEDULE_FILE]
         digests = tuple(digest(file) for file in files if file.is_file())
         kind = json.loads((place / TRAINED_FILE).read_text(encoding="utf-8"))["training"]["adapter"]["kind"]
         return Added(term.name, str(kind), term.scale, LocalFiles(place, digests))

@@ -71,7 +71,8 @@ def hub_model(what: str, where: str) -> HubModel:
 
 def names_trained(references: Sequence[str]) -> bool:
     """Whether one of them needs what the configuration trains."""
-    return any(term.what == TRAINED for reference in references for term in parse_reference(reference, "evaluation"))
+    terms = (term for reference in references for term in reference.split(SUM))
+    return any(term.partition(":")[0].strip() == TRAINED for term in terms)
 
 
 def as_override(reference: str) -> str:
