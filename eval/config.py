@@ -12,6 +12,7 @@ from eval.scorers import MetricConfig
 from eval.scorers.base import Metric
 from eval.settings import Config
 
+Reference = Annotated[str, Field(pattern=r"\S")]
 GallerySize = Annotated[int, Field(ge=0, le=120)]
 
 
@@ -90,6 +91,10 @@ class EvaluationConfig(Config):
     stop: Literal["fixed", "sequential"] = "fixed"
     """`fixed`: all prompts, then statistics. `sequential`: as soon as the primaries and gates are decided."""
     sequential: SequentialConfig = SequentialConfig()
+    candidate: Reference = "trained"
+    """The model that is judged: `trained` is what this configuration trains; docs/evaluation/models.md has the rest."""
+    baseline: Reference = "base"
+    """What it is judged against, named in the same way."""
     strict: bool = False
     """Refuse to run where a metric's weights or packages are missing, instead of reporting that it was not run."""
     gallery: GalleryConfig = GalleryConfig()

@@ -30,6 +30,11 @@ class Picture:
         return open_rgb(self.path)
 
 
+def differ(first: int | None, second: int | None) -> bool:
+    """Whether two pictures' seeds are known and not the same."""
+    return first is not None and second is not None and first != second
+
+
 @dataclass(frozen=True)
 class GeneratedImage(Picture):
     """A picture of an image set; `identity` is the digest of its decoded pixels."""
@@ -38,7 +43,8 @@ class GeneratedImage(Picture):
     prompt: str
     category: str
     replicate: int
-    seed: int
+    seed: int | None
+    """Of its noise; None where it was made elsewhere."""
     storyboard: str = ""
     """Which one it is a frame of."""
     frame: int = 0
@@ -104,7 +110,7 @@ def read_image_set(folder: Path) -> tuple[GeneratedImage, ...]:
                 prompt=line["prompt"],
                 category=line.get("category") or "",
                 replicate=int(line["replicate"]),
-                seed=int(line["seed"]),
+                seed=None if line["seed"] is None else int(line["seed"]),
                 storyboard=line.get("storyboard", ""),
                 frame=int(line.get("frame", 0)),
                 own_settings=_own_settings(line),

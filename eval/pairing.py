@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from eval.errors import EvalError
+from eval.images import differ
 from eval.stats import FloatArray
 from eval.table import Row
 
@@ -72,7 +73,7 @@ def paired_scores(rows: Iterable[Row], metric_id: str, storyboards: Storyboards)
             sides[row.model_id][row.key] = row
     base, candidate = sides["base"], sides["candidate"]
     for key in base.keys() & candidate.keys():
-        if base[key].seed != candidate[key].seed:
+        if differ(base[key].seed, candidate[key].seed):
             raise EvalError(
                 f"metric {metric_id}: prompt {key[0]!r}, replicate {key[1]}: base and candidate have different seeds "
                 f"({base[key].seed} and {candidate[key].seed}); they must start from the same noise to be compared"

@@ -97,7 +97,7 @@ def difference_histogram(metric: JudgedMetric, delta_P: FloatArray) -> str:
         if metric.delta_interval is not None:
             axes.axvspan(metric.delta_interval.low, metric.delta_interval.high, color=colour, alpha=0.22, linewidth=0)
         axes.axvline(metric.delta, color=colour, linewidth=2)
-        axes.set_xlabel(f"candidate - base, {metric.facts.unit}".replace(" - ", " \N{MINUS SIGN} "))
+        axes.set_xlabel(f"difference, {metric.facts.unit}")
         axes.set_ylabel("storyboards" if metric.facts.scored == "board" else "prompts")
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
         label = f"Differences of {metric.facts.title} by {'storyboard' if metric.facts.scored == 'board' else 'prompt'}"

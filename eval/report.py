@@ -22,6 +22,7 @@ from eval.gallery import Thumbnail, shown_cards, thumbnail
 from eval.images import GeneratedImage, Picture, read_image_set, read_left_out, read_references
 from eval.pairing import Paired, paired_scores, storyboards_for
 from eval.result import Comparison, MetricFacts, read_comparison
+from eval.sides import sides_of
 from eval.storyboards import frames_of, strips
 from eval.summary import summary, summary_markdown
 from eval.table import SCORES, Row, read_scores
@@ -56,6 +57,7 @@ def build_report(
     config_yaml: str,
     out: Path,
     gallery: GalleryConfig | None = None,
+    names: Mapping[str, str] | None = None,
 ) -> dict[str, object]:
     """Write report.html, report.json, summary.md and scores.parquet into `out`. The same inputs give the same bytes.
 
@@ -71,6 +73,7 @@ def build_report(
         config_yaml: the whole configuration as text.
         out: folder for the results, made if absent.
         gallery: which pictures are shown; default: `GalleryConfig()`.
+        names: which models `base` and `candidate` are.
 
     Returns:
         A summary: outcome, headline and the number of picture pairs shown.
@@ -81,20 +84,22 @@ def build_report(
     sizes = gallery or GalleryConfig()
     found, rows = read_comparison(comparison), read_scores(comparison)
     images = {"base": read_image_set(base), "candidate": read_image_set(candidate)}
+    sides = sides_of(names or {}, images)
     paired = {metric.facts.name: _paired(metric.facts, rows, images["base"]) for metric in found.judged}
     cards = choose(images["base"], images["candidate"], found, paired, sizes)
     categories = _categories(found, paired, images["base"])
     compared = {
-        "base": _set_facts(base, images["base"]),
-        "candidate": _set_facts(candidate, images["candidate"]),
+        "base": {"name": sides.baseline} | _set_facts(base, images["base"]),
+        "candidate": {"name": sides.candidate} | _set_facts(candidate, images["candidate"]),
     }
     taught = warnings(found.judged, learned_from)
     document = {
         "schema_version": SCHEMA_VERSION,
         "title": title,
-        "headline": wording.headline(found),
+        "headline": wording.headline(found, sides),
         "verdict": found.verdict,
-        "summary": [*summary(found), *taught],
+        "summary": [*summary(found, sides), *taught],
+        "same_noise": sides.same_noise,
         "comparison": found.model_dump(mode="json"),
         "not_scored": found.health.counts(),
         "categories": [asdict(category) for category in categories],
@@ -107,6 +112,7 @@ def build_report(
     page = _page().render(
         **document,
         found=found,
+        sides=sides,
         words=wording,
         gate_words=gate_words,
         category_rows=categories,
@@ -131,12 +137,12 @@ def build_report(
     (out / "report.html").write_text(page, encoding="utf-8")
     text = json.dumps(document, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
     (out / "report.json").write_text(text + "\n", encoding="utf-8")
-    (out / "summary.md").write_text(summary_markdown(title, found, taught), encoding="utf-8")
+    (out / "summary.md").write_text(summary_markdown(title, found, sides, taught), encoding="utf-8")
     shutil.copyfile(comparison / SCORES, out / SCORES)
     return {
         "outcome": found.outcome,
         "verdict": found.verdict,
-        "headline": wording.headline(found),
+        "headline": wording.headline(found, sides),
         "pairs_shown": len(cards),
     }
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from eval.errors import EvalError
-from eval.images import GeneratedImage, read_image_set
+from eval.images import GeneratedImage, differ, read_image_set
 from eval.questions import Ask
 from eval.scorers.base import Judge, Metric, Sample
 
@@ -65,7 +65,7 @@ def _pairs(
         other = others.get(image.key)
         if other is None:
             continue  # the comparison lists pictures without a counterpart
-        if (image.seed, image.prompt) != (other.seed, other.prompt):
+        if differ(image.seed, other.seed) or image.prompt != other.prompt:
             raise EvalError(
                 f"prompt {image.prompt_id!r}, replicate {image.replicate}: base and candidate differ in prompt or seed "
                 f"({image.seed} against {other.seed}); generate both with one prompt file and one evaluation.seed"

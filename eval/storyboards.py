@@ -41,7 +41,7 @@ class Strip:
     """One storyboard."""
 
     name: str
-    seed: int
+    seed: int | None
     frames: list[ShownFrame]
     scores: list[BoardScore]
 

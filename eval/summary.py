@@ -7,28 +7,29 @@ from collections.abc import Sequence
 
 from eval import gate_words, wording
 from eval.result import Comparison, DescribedMetric, GateResult, JudgedMetric, NotRun, SetMetric, ShiftedMetric
+from eval.sides import DEFAULT, Sides
 
-HEADER = """| metric | base | candidate | difference | d_z | wins | p |
+HEADER = """| metric | {baseline} | candidate | difference | d_z | wins | p |
 |---|---:|---:|---:|---:|---:|---:|"""
 
 
-def summary(found: Comparison) -> list[str]:
+def summary(found: Comparison, sides: Sides = DEFAULT) -> list[str]:
     """The verdict and its reasons, one sentence each, most important first."""
-    opening = [gate_words.verdict_sentence(found), gate_words.stop_sentence(found)]
-    return [sentence for sentence in opening if sentence] + wording.summary(found)
+    opening = [gate_words.verdict_sentence(found, sides), gate_words.stop_sentence(found)]
+    return [sentence for sentence in opening if sentence] + wording.summary(found, sides)
 
 
-def summary_markdown(title: str, found: Comparison, warnings: Sequence[str] = ()) -> str:
-    lines = [f"# {_escaped(title)}", "", f"**{wording.headline(found)}**", ""]
-    lines += [f"- {_escaped(sentence)}" for sentence in (*summary(found), *warnings)]
-    lines += ["", HEADER]
+def summary_markdown(title: str, found: Comparison, sides: Sides = DEFAULT, warnings: Sequence[str] = ()) -> str:
+    lines = [f"# {_escaped(title)}", "", f"**{_escaped(wording.headline(found, sides))}**", ""]
+    lines += [f"- {_escaped(sentence)}" for sentence in (*summary(found, sides), *warnings)]
+    lines += ["", HEADER.format(baseline=_escaped(sides.baseline))]
     lines += [_judged(metric) for metric in found.judged]
     lines += [_described(metric) for metric in found.described]
     lines += [_shifted(metric) for metric in found.shifted]
     lines += [_of_sets(metric) for metric in found.sets]
     lines += [_not_run(metric) for metric in found.not_run]
     if found.gates:
-        lines += ["", "| gate | found | |", "|---|---:|---|", *map(_gate, found.gates)]
+        lines += ["", "| gate | found | |", "|---|---:|---|", *(_gate(gate, sides) for gate in found.gates)]
     how = "confidence sequences" if found.looks else "bootstrap intervals"
     p = "of the same" if found.looks else "by sign flips and a skewness-corrected t"
     lines += [
@@ -54,12 +55,12 @@ def _judged(metric: JudgedMetric) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _gate(result: GateResult) -> str:
+def _gate(result: GateResult, sides: Sides) -> str:
     sign = result.gate.limit is None
     bounds = wording.interval(result.interval, result.decimals, sign=sign)
     show = wording.signed if sign else wording.plain
     found = result.reason if result.observed is None else f"{show(result.observed, result.decimals)} {bounds}"
-    return f"| {_escaped(gate_words.gate_words(result))} | {_escaped(found)} | {result.outcome} |"
+    return f"| {_escaped(gate_words.gate_words(result, sides))} | {_escaped(found)} | {result.outcome} |"
 
 
 def _described(metric: DescribedMetric) -> str:

@@ -19,7 +19,7 @@ SCHEMA = pa.schema(
     [
         ("image_digest", pa.string()),  # of several pictures: all, joined by "+"; of a whole set: ""
         ("prompt_id", pa.string()),  # of a storyboard: its name
-        ("seed", pa.int64()),  # 0, like the replicate, for a whole prompt or set
+        ("seed", pa.int64()),  # 0, like the replicate, for a whole prompt or set; null: made elsewhere
         ("replicate", pa.int64()),
         ("model_id", pa.string()),  # base, candidate or pair
         ("metric_id", pa.string()),
@@ -33,7 +33,7 @@ SCHEMA = pa.schema(
 class Row:
     image_digest: str
     prompt_id: str
-    seed: int
+    seed: int | None
     replicate: int
     model_id: str
     metric_id: str

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from eval.result import Comparison, Counted, DescribedMetric, JudgedMetric, Outcome, SetMetric
+from eval.sides import DEFAULT, Sides
 from eval.stats import Interval, fewest_prompts
 
 HEADLINES: dict[Outcome, str] = {
-    "better": "The candidate is better than the base.",
-    "worse": "The candidate is worse than the base.",
+    "better": "The candidate is better than {baseline}.",
+    "worse": "The candidate is worse than {baseline}.",
     "mixed": "The candidate is better in one respect and worse in another.",
-    "no_difference": "No difference between candidate and base was shown.",
+    "no_difference": "No difference between candidate and {plain} was shown.",
     "not_judged": "There is no verdict.",
 }
 MINUS = "\N{MINUS SIGN}"
@@ -69,11 +70,11 @@ def unit_name(counted: Counted) -> str:
     return "storyboards" if counted.storyboards == counted.prompts else "prompts and storyboards"
 
 
-def headline(comparison: Comparison) -> str:
-    return HEADLINES[comparison.outcome]
+def headline(comparison: Comparison, sides: Sides = DEFAULT) -> str:
+    return HEADLINES[comparison.outcome].format(baseline=sides.the_baseline, plain=sides.baseline)
 
 
-def summary(comparison: Comparison) -> list[str]:
+def summary(comparison: Comparison, sides: Sides = DEFAULT) -> list[str]:
     """The verdict's reasons, one sentence each, most important first."""
     primaries = comparison.primaries
     if not primaries and not any(metric.primary for metric in comparison.not_run):
@@ -91,11 +92,13 @@ def summary(comparison: Comparison) -> list[str]:
         moved = ", ".join(
             f"{metric.facts.title} {plain(metric.mean, metric.facts.decimals)}" for metric in comparison.described
         )
-        sentences.append(f"Drift of the pictures, from the same noise: {moved}. It is neither good nor bad.")
-    return [*sentences, *_aside(comparison), *caveats(comparison)]
+        noise = "from" if sides.same_noise else "not from"
+        sentences.append(f"Drift of the pictures, {noise} the same noise: {moved}. It is neither good nor bad.")
+    made_elsewhere = [] if sides.same_noise else [sides.noise]
+    return [*sentences, *_aside(comparison, sides), *made_elsewhere, *caveats(comparison, sides)]
 
 
-def _aside(comparison: Comparison) -> list[str]:
+def _aside(comparison: Comparison, sides: Sides) -> list[str]:
     """What was measured and cannot be judged."""
     found = []
     if comparison.shifted:
@@ -103,7 +106,9 @@ def _aside(comparison: Comparison) -> list[str]:
         found.append(f"Shifted, neither for good nor for bad: {', '.join(shifts)}.")
     if whole := [metric for metric in comparison.sets if metric.delta is not None]:
         numbers = ", ".join(_from_to(metric) for metric in whole)
-        found.append(f"Of all pictures together, from base to candidate: {numbers}. Such numbers have no interval.")
+        found.append(
+            f"Of all pictures together, from {sides.baseline} to candidate: {numbers}. Such numbers have no interval."
+        )
     return found
 
 
@@ -113,10 +118,10 @@ def _from_to(metric: SetMetric) -> str:
     return f"{metric.facts.title} {plain(metric.base, decimals)} to {plain(metric.candidate, decimals)}"
 
 
-def caveats(comparison: Comparison) -> list[str]:
+def caveats(comparison: Comparison, sides: Sides = DEFAULT) -> list[str]:
     found = []
     if comparison.health.identical_pairs:
-        found.append(_identical(comparison))
+        found.append(_identical(comparison, sides))
     if comparison.is_indicative:
         found.append(f"With {units(comparison)} this is indicative; decide on 50 or more.")
     elif few := [metric for metric in comparison.judged if metric.is_indicative]:
@@ -138,11 +143,12 @@ def _counts(primaries: Sequence[JudgedMetric]) -> str:
     return f"It is {' and '.join(parts)} of {plural(total, 'primary metric')}."
 
 
-def _identical(comparison: Comparison) -> str:
+def _identical(comparison: Comparison, sides: Sides) -> str:
     same, total = comparison.health.identical_pairs, comparison.health.pictures["candidate"]
     if same == total:
-        return "Every picture of the candidate equals the base's, pixel for pixel: the two models are the same here."
-    return f"{plural(same, 'picture')} of {total:,} equal the base's, pixel for pixel."
+        whole = f"Every picture of the candidate equals {sides.the_baseline}'s, pixel for pixel"
+        return f"{whole}: the two models are the same here."
+    return f"{plural(same, 'picture')} of {total:,} equal {sides.the_baseline}'s, pixel for pixel."
 
 
 def judged_sentence(metric: JudgedMetric, confidence: float) -> str:

@@ -44,7 +44,14 @@ Strict = Annotated[
     bool,
     typer.Option("--strict", help="Refuse to run if a metric's weights or packages are missing; else it is left out."),
 ]
-AdapterPath = Annotated[Path | None, typer.Option(help="Judge this LoRA file instead of what CONFIG trains.")]
+Candidate = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL",
+        help="Judge this instead of what CONFIG trains: base, a LoRA, a sum of LoRAs with scales, a checkpoint, a "
+        "bundle, a hub id, train/KEY, a run's name, or a folder of pictures.",
+    ),
+]
 
 
 def run(
@@ -66,51 +73,59 @@ def run(
     `sdxl-flows run configs/miniature/dreambooth.yaml --set training.learning_rate=5e-4 --set training.max_steps=200`,
     `sdxl-flows run my.yaml --set training.learning_rate=5e-5 --override training.learning_rate`
     """
+    from tasks.experiment import require_candidate_trained
     from tasks.train import refuse_unfinished
     from tasks.trainings import Resume
 
     bundle = from_bundle.resolve() if from_bundle else None
     resume = Resume(override=tuple(override or ()), from_bundle=bundle, fresh=fresh)
     prepared = _prepare(config, _strictly(overrides, strict), resume=resume)
+    experiment = prepared.experiment
+    require_candidate_trained(experiment.config)
     if any(stage.label == "train" and stage.action == "run" for stage in prepared.planner.stages):
-        experiment = prepared.experiment
-        refuse_unfinished(prepared.store, experiment.continuing, {"training": experiment.config.training.lasting})
+        assert experiment.lesson is not None
+        refuse_unfinished(
+            prepared.store, experiment.lesson.continuing, {"training": experiment.config.training.lasting}
+        )
 
     def start() -> dict[str, Any]:
         from flows.finetune import finetune
 
-        return finetune(prepared.experiment.config, resume=resume, command=prepared.experiment.command)
+        return finetune(experiment.config, resume=resume, command=experiment.command)
 
     _carry_out(prepared, start)
 
 
-def plan(config: ConfigFile, overrides: Overrides = None, strict: Strict = False) -> None:
+def plan(config: ConfigFile, candidate: Candidate = None, overrides: Overrides = None, strict: Strict = False) -> None:
     """Say what `run` would do: each stage reused or run, and which input changed since the nearest earlier result.
 
-    Example: `sdxl-flows plan configs/miniature/dreambooth.yaml --set training.adapter.rank=16`
+    With --candidate, what `evaluate` would do.
+
+    Examples: `sdxl-flows plan configs/miniature/dreambooth.yaml --set training.adapter.rank=16`,
+    `sdxl-flows plan configs/miniature/dreambooth.yaml --candidate dog.safetensors:0.8`
     """
-    stages = _prepare(config, _strictly(overrides, strict)).planner.stages
+    stages = _prepare(config, _strictly(overrides, strict), candidate=candidate).planner.stages
     console.table([(stage.label, stage.action, stage.why) for stage in stages])
     count = sum(stage.action == "run" for stage in stages)
     console.out(f"{len(stages) - count} reused, {count} to run")
 
 
 def evaluate(
-    config: ConfigFile, adapter: AdapterPath = None, overrides: Overrides = None, strict: Strict = False
+    config: ConfigFile, candidate: Candidate = None, overrides: Overrides = None, strict: Strict = False
 ) -> None:
-    """Draw and judge base and candidate again, training nothing: for new prompts, metrics or seeds, or another LoRA.
+    """Draw and judge base and candidate again, training nothing: for new prompts, metrics or seeds, or another model.
 
     Examples: `sdxl-flows evaluate configs/miniature/dreambooth.yaml --set evaluation.replicates=4`,
-    `sdxl-flows evaluate configs/sdxl/dreambooth.yaml --adapter my-lora.safetensors`
+    `sdxl-flows evaluate configs/sdxl/dreambooth.yaml --candidate "dog.safetensors:0.8 + style.safetensors:0.5"`
     """
-    from flows.wiring import TRAINED
+    from flows.wiring import LEARNT
 
-    prepared = _prepare(config, _strictly(overrides, strict), TRAINED, adapter)
+    prepared = _prepare(config, _strictly(overrides, strict), LEARNT, candidate)
 
     def start() -> dict[str, Any]:
         from flows.evaluate import evaluate
 
-        return evaluate(prepared.experiment.config, adapter=adapter, command=prepared.experiment.command)
+        return evaluate(prepared.experiment.config, command=prepared.experiment.command)
 
     _carry_out(prepared, start)
 
@@ -150,21 +165,22 @@ def _prepare(
     path: Path,
     overrides: list[str] | None,
     expecting: Collection[str] = (),
-    adapter: Path | None = None,
+    candidate: str | None = None,
     resume: Resume | None = None,
 ) -> Prepared:
     """Everything that can be wrong with a configuration comes to light here, before Prefect or a model loads."""
     from flows.wiring import evaluate as wiring
     from tasks.experiment import prepare_experiment
     from tasks.plan import Expecting, Planner
+    from tasks.references import as_override
     from tasks.runs import Recorder
     from tasks.store import ArtifactStore
     from tasks.yaml_config import read_config
 
-    config = read_config(path, overrides or [])
+    config = read_config(path, [*(overrides or []), *([as_override(candidate)] if candidate else [])])
     store = ArtifactStore(config.runtime.store_root())
-    command = _command(path, overrides or [], adapter, resume.override if resume else ())
-    experiment = prepare_experiment(config, store, command, adapter, resume)
+    command = _command(path, overrides or [], config.evaluation.candidate, resume.override if resume else ())
+    experiment = prepare_experiment(config, store, command, resume)
     planner = Planner(store)
     reused = Recorder(planner)
     wiring(experiment, Expecting(expecting, store, reused))
@@ -186,10 +202,17 @@ def _carry_out(prepared: Prepared, start: Callable[[], dict[str, Any]]) -> None:
     console.out(f"report: {place}")
 
 
-def _command(config: Path, overrides: Sequence[str], adapter: Path | None, override: Sequence[str]) -> str:
+def _command(config: Path, overrides: Sequence[str], candidate: str, override: Sequence[str]) -> str:
     """What makes the report again, the same for all commands that come to the same report."""
+    from tasks.references import names_trained
+
     place = os.path.relpath(config)
-    changes = [word for change in overrides for word in ("--set", change)]
+    kept = [change for change in overrides if not change.startswith("evaluation.candidate=")]
+    changes = [word for change in kept for word in ("--set", change)]
     changes += [word for key in override for word in ("--override", key)]
-    given = ["evaluate", place, "--adapter", os.path.relpath(adapter)] if adapter else ["run", place]
+    named = candidate.replace(f"{Path.cwd()}/", "./")
+    if not names_trained((candidate,)):
+        given = ["evaluate", place, "--candidate", named]
+    else:
+        given = ["run", place, *([] if candidate == "trained" else ["--set", f"evaluation.candidate={named}"])]
     return shlex.join(["sdxl-flows", *given, *changes])

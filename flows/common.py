@@ -37,7 +37,6 @@ def run_flow(
     wiring: Wiring,
     *,
     expecting: Collection[str] = (),
-    adapter: Path | None = None,
     resume: Resume | None = None,
 ) -> dict[str, Any]:
     """The body of a flow; returns the report's place and all artifacts by label.
@@ -45,7 +44,7 @@ def run_flow(
     Stages of the kinds in `expecting` must be in the store already.
     """
     store = ArtifactStore(config.runtime.store_root())
-    experiment = prepare_experiment(config, store, command, adapter, resume)
+    experiment = prepare_experiment(config, store, command, resume)
     recorder = Recorder(prefect_runner(store, config.runtime.device))
     wiring(experiment, Expecting(expecting, store, recorder))
     report = finish_run(store, experiment.name, command, recorder.refs)

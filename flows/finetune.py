@@ -8,6 +8,7 @@ from prefect import flow
 
 from flows import wiring
 from flows.common import Configured, configure, run_flow
+from tasks.experiment import require_candidate_trained
 from tasks.trainings import Resume
 
 
@@ -26,4 +27,6 @@ def finetune(
         resume: how to deal with a training under the same name that was interrupted or made with other settings.
         command: what the report says makes it again.
     """
-    return run_flow(configure(config, overrides or []), command, wiring.finetune, resume=resume)
+    configured = configure(config, overrides or [])
+    require_candidate_trained(configured)
+    return run_flow(configured, command, wiring.finetune, resume=resume)

@@ -21,4 +21,4 @@ def report(
         overrides: `key.path=value`, such as `evaluation.confidence=0.99`.
         command: what the report says makes it again.
     """
-    return run_flow(configure(config, overrides or []), command, wiring.finetune, expecting=wiring.SCORED)
+    return run_flow(configure(config, overrides or []), command, wiring.evaluate, expecting=wiring.SCORED)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from tasks import (
+    bundles,
     class_images,
     comparison,
     dataset,
@@ -13,6 +15,8 @@ from tasks import (
     images,
     landmarks,
     latents,
+    models,
+    pictures,
     preflight,
     report,
     scores,
@@ -22,31 +26,66 @@ from tasks import (
 from tasks.experiment import Experiment
 from tasks.stage import Handle, Runner
 
-TRAINED = frozenset({"train"})
-"""What an evaluation expects to be there."""
-SCORED = TRAINED | {"class_images", "images", "scores"}
+LEARNT = frozenset({"faces", "landmarks", "identity", "latents", "class_images", "text", "train"})
+"""What an evaluation of a training expects to be there."""
+SCORED = LEARNT | {"bundle", "pictures", "images", "scores"}
 """What a report expects to be there."""
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """Pictures to learn from and, if there are such, to measure the loss on."""
+
+    known: Mapping[str, Handle]
+    """The dataset and, where somebody asks, its faces and their landmarks."""
+    held_out: Handle | None
+
+    @property
+    def pictures(self) -> Handle:
+        return self.known["dataset"]
+
+    @property
+    def shown(self) -> dict[str, Handle]:
+        """What latents are made of."""
+        return {name: handle for name, handle in self.known.items() if name != "landmarks"}
 
 
 def finetune(experiment: Experiment, run: Runner) -> Handle:
     """Teach the base the dataset, and report whether it is better for it."""
-    config, model = experiment.config, experiment.model
-    pictures = run(dataset.prepare(config.dataset, experiment.fingerprint))
-    shown = with_faces("faces", pictures, experiment, run)
-    held_out = None
-    if config.dataset.validation is not None:
-        validated = config.dataset.validation
-        held_out = run(dataset.prepare(validated, experiment.validation_fingerprint, "validation_dataset"))
-    known = with_landmarks(shown, experiment, run)
-    run(preflight.check(known, config, model, held_out))
-    captioned, cached = {"dataset": pictures}, {}
-    if experiment.face_model is not None:
-        cached["identity"] = run(identity.embed(known, config.transform, experiment.face_model))
+    lessons = gather(experiment, run)
+    run(preflight.check(lessons.known, experiment.config, experiment.model, lessons.held_out))
+    return judge(experiment, lessons.pictures, learn(experiment, lessons, run), run)
+
+
+def evaluate(experiment: Experiment, run: Runner) -> Handle:
+    """Judge what the configuration has trained, or whatever models it names."""
+    lessons = gather(experiment, run)
+    training = learn(experiment, lessons, run) if experiment.lesson is not None else None
+    return judge(experiment, lessons.pictures, training, run)
+
+
+def gather(experiment: Experiment, run: Runner) -> Lessons:
+    """The pictures, and what is known of them before anything is learned; the dataset alone, where nothing will be."""
+    config, lesson = experiment.config, experiment.lesson
+    shown = with_faces("faces", run(dataset.prepare(config.dataset, experiment.fingerprint)), experiment, run)
+    held_out, validated = None, config.dataset.validation
+    if validated is not None and lesson is not None:
+        held_out = run(dataset.prepare(validated, lesson.validation_fingerprint, "validation_dataset"))
+    return Lessons(with_landmarks(shown, experiment, run), held_out)
+
+
+def learn(experiment: Experiment, lessons: Lessons, run: Runner) -> Handle:
+    """From pictures to what was trained on them."""
+    config, model, lesson = experiment.config, experiment.model, experiment.lesson
+    assert lesson is not None
+    captioned, cached = {"dataset": lessons.pictures}, {}
+    if lesson.face_model is not None:
+        cached["identity"] = run(identity.embed(lessons.known, config.transform, lesson.face_model))
     how = (config.transform, model, config.model.vae_precision)
-    cached["latents"] = run(latents.encode("latents", shown, *how))
-    if held_out is not None:
-        captioned["validation_dataset"] = held_out
-        shown = with_faces("validation_faces", held_out, experiment, run)
+    cached["latents"] = run(latents.encode("latents", lessons.shown, *how))
+    if lessons.held_out is not None:
+        captioned["validation_dataset"] = lessons.held_out
+        shown = with_faces("validation_faces", lessons.held_out, experiment, run)
         cached["validation_latents"] = run(latents.encode("validation_latents", shown, *how))
     if config.prior is not None:
         classes = run(class_images.generate(config.prior, model))
@@ -56,39 +95,52 @@ def finetune(experiment: Experiment, run: Runner) -> Handle:
     if not config.training.live_text:
         cached["text"] = run(text.encode(captioned, model, config.captions, config.extra_captions))
     settings = (config.training, config.sampling, config.captions)
-    training = run(train.train(*settings, model, cached, experiment.continuing, experiment.face_model))
-    return judge(experiment, pictures, training, run)
+    return run(train.train(*settings, model, cached, lesson.continuing, lesson.face_model))
 
 
 def with_faces(label: str, pictures: Handle, experiment: Experiment, run: Runner) -> dict[str, Handle]:
     """Pictures, and where their faces are if a detector is asked."""
-    detector = experiment.face_detector
+    detector = experiment.lesson.face_detector if experiment.lesson is not None else None
     found = {} if detector is None else {"faces": run(faces.find(label, pictures, detector))}
     return {"dataset": pictures, **found}
 
 
 def with_landmarks(pictures: Mapping[str, Handle], experiment: Experiment, run: Runner) -> dict[str, Handle]:
     """The instance pictures, and their faces' landmarks if an identity loss asks for them."""
-    face_model = experiment.face_model
+    face_model = experiment.lesson.face_model if experiment.lesson is not None else None
     found = {} if face_model is None else {"landmarks": run(landmarks.find(pictures["dataset"], face_model.detector))}
     return {**pictures, **found}
 
 
-def evaluate(experiment: Experiment, run: Runner) -> Handle:
-    """Judge a LoRA from elsewhere, if the experiment names one; else what its configuration trains."""
-    if experiment.adapter is None:
-        return finetune(experiment, run)
-    pictures = run(dataset.prepare(experiment.config.dataset, experiment.fingerprint))
-    return judge(experiment, pictures, experiment.adapter, run)
-
-
-def judge(experiment: Experiment, references: Handle, adapter: Handle | images.AdapterFile, run: Runner) -> Handle:
-    """From base and adapter to a report. `references` is the dataset: what the candidate should have learned."""
-    config, model, drawn = experiment.config, experiment.model, experiment.drawn
-    base = run(images.generate("images/base", model, None, drawn, config.sampling))
-    candidate = run(images.generate("images/candidate", model, adapter, drawn, config.sampling))
-    scored = run(scores.score(config.evaluation, experiment.metric_weights, base, candidate, references))
+def judge(experiment: Experiment, references: Handle, training: Handle | None, run: Runner) -> Handle:
+    """From models to a report. `references` is the dataset: what the candidate should have learned; `training` is what
+    the configuration has trained, where one of the models is made of it."""
+    config = experiment.config
+    sets = {role: draw(role, model, experiment, training, run) for role, model in experiment.models.items()}
+    scored = run(scores.score(config.evaluation, experiment.metric_weights, sets, references))
     found = run(comparison.compare(config.evaluation, scored))
-    training = None if isinstance(adapter, images.AdapterFile) else adapter
-    shown = report.Shown(found, base, candidate, references, training)
+    shown = report.Shown(found, sets, references, models.training_of(experiment.models["candidate"], training))
     return run(report.build(experiment, shown))
+
+
+def draw(
+    role: str,
+    model: models.Model | pictures.GivenPictures,
+    experiment: Experiment,
+    training: Handle | None,
+    run: Runner,
+) -> Handle:
+    """A model's pictures of the prompt set, or those that somebody else drew."""
+    if isinstance(model, pictures.GivenPictures):
+        return run(pictures.take_over(f"images/{role}", model, experiment.drawn))
+    added: list[images.Scaled] = []
+    for one in model.added:
+        source = one.source
+        if isinstance(source, models.BundleFolder):
+            added.append((run(bundles.export(f"bundle/{role}", source.place, source.digest, model.base)), one.scale))
+        elif isinstance(source, models.OwnTraining):
+            assert training is not None
+            added.append((training, one.scale))
+        else:
+            added.append((source, one.scale))
+    return run(images.generate(f"images/{role}", model.base, added, experiment.drawn, experiment.config.sampling))

@@ -147,12 +147,13 @@ def _lora_differences(
                 yield f"{shown} is {'' if keys.magnitude in held else 'not '}DoRA"
             if held[keys.down][0] != target.rank:
                 yield f"{shown} has rank {held[keys.down][0]}, configured is {target.rank}"
-            elif not _fits(layers[part][name], held[keys.down], held[keys.up]):
+            elif not layer_fits(layers[part][name], held[keys.down], held[keys.up]):
                 yield f"{shown} has shapes {held[keys.down]} and {held[keys.up]}, for a layer of {layers[part][name]}"
     for name in sorted(held.keys() - used):
         yield f"it has {name}, which is not adapted here"
 
 
-def _fits(layer: Shape, down: Shape, up: Shape) -> bool:
+def layer_fits(layer: Shape, down: Shape, up: Shape) -> bool:
+    """Whether a LoRA of these shapes is one for a layer whose weight has that shape."""
     rank = down[0]
     return math.prod(down) == rank * math.prod(layer[1:]) and math.prod(up) == rank * layer[0]

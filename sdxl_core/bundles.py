@@ -9,6 +9,7 @@ import json
 import shutil
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 from sdxl_core.disk import file_sha256
 from sdxl_core.errors import UserError
@@ -101,6 +102,16 @@ def damage(path: Path) -> str | None:
         if file_sha256(file) != sha256:
             return f"{name} has other contents than were written"
     return None
+
+
+def bundle_identity(path: Path) -> dict[str, Any]:
+    """What made its run that run. Raises UserError where there is no bundle."""
+    try:
+        identity: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))["identity"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        got = f"{type(error).__name__} reading state.json"
+        raise UserError.about(str(path), expected="a bundle, a folder step-<n>", got=got) from None
+    return identity
 
 
 def bundle_digest(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""What draws: a base, perhaps with another VAE and with something trained."""
+"""What draws: a base, perhaps with another VAE and with what was trained."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from diffusers import StableDiffusionXLPipeline
 
-from sdxl_core.adapters import encodes_otherwise, load_trained
+from sdxl_core.adapters import Addition, load_trained
 from sdxl_core.config import SamplingCompile, SamplingConfig
 from sdxl_core.errors import UserError
 from sdxl_core.model import assemble_pipeline, forget_text_encoders, zeros_for_empty_prompt
@@ -25,8 +25,8 @@ COMPILE_MODES: dict[SamplingCompile, str] = {"default": "default", "cuda_graphs"
 class DrawingModel:
     base: Path
     vae: Path | None
-    trained: Path | None
-    """A LoRA file, or a folder that the trainer exported to."""
+    added: tuple[Addition, ...]
+    """What is put into the base."""
     digest: str
     """Stands for all of it."""
     text_digest: str
@@ -70,12 +70,11 @@ class DrawingModel:
         """Still on the CPU, in the number formats of `device`."""
         dtype = choose_dtype(sampling.precision, device, "sampling.precision")
         pipeline = assemble_pipeline(self.base, self.vae, sampling, dtype, text=text)
-        if self.trained is not None:
-            load_trained(pipeline, self.trained)
+        load_trained(pipeline, *self.added)
         return pipeline
 
     def _needs_text_to_load(self) -> bool:
-        return self.trained is not None and encodes_otherwise(self.trained)
+        return any(one.encodes_otherwise for one in self.added)
 
 
 def compile_for_drawing(pipeline: StableDiffusionXLPipeline, compile: SamplingCompile) -> None:

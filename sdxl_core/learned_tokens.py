@@ -114,6 +114,8 @@ def load_tokens(pipeline: StableDiffusionXLPipeline, trained: Path) -> None:
     for file in sorted((trained / FOLDER).glob("*.safetensors")):
         with safe_open(file, "pt") as header:
             token = header.metadata()["token"]
+        if token in pipeline.tokenizer.get_vocab():
+            raise UserError.about(str(file), expected="a word that is new", got=f"{token}, which something else added")
         tensors = load_file(file)
         both = ((pipeline.tokenizer, pipeline.text_encoder), (pipeline.tokenizer_2, pipeline.text_encoder_2))
         for key, (tokenizer, encoder) in zip(KEYS, both, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,11 @@ from diffusers import (
 )
 
 from sdxl_core.config import SamplingConfig
+from sdxl_core.errors import UserError
 from sdxl_core.schedule import NoiseSchedule
 from sdxl_core.scheduler_settings import FILE, FOLDER, scheduler_settings
 from sdxl_core.training_config import ScheduleConfig
 
-SCHEDULER_FOLDER = FOLDER
 SCHEDULERS: dict[str, Any] = {
     "euler": EulerDiscreteScheduler,
     "ddim": DDIMScheduler,
@@ -46,7 +47,17 @@ def export_scheduler(model: Path, config: ScheduleConfig, out: Path) -> None:
         (out / FOLDER / FILE).write_text(text + "\n", encoding="utf-8")
 
 
-def load_trained_scheduler(pipeline: StableDiffusionXLPipeline, trained: Path) -> None:
-    """Draw with the schedule that was trained on, by the pipeline's own kind of sampler."""
-    settings = json.loads((trained / FOLDER / FILE).read_text(encoding="utf-8"))
-    pipeline.scheduler = type(pipeline.scheduler).from_config(settings)
+def load_trained_scheduler(pipeline: StableDiffusionXLPipeline, trained: Sequence[Path]) -> None:
+    """Draw with the schedule that was trained on, by the pipeline's own kind of sampler; with the base's, if none is
+    there.
+
+    Raises:
+        UserError: there are two different ones.
+    """
+    files = [folder / FOLDER / FILE for folder in trained if (folder / FOLDER / FILE).is_file()]
+    found = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    for file, settings in zip(files, found, strict=True):
+        if settings != found[0]:
+            raise UserError.about(str(file), expected=f"the noise schedule of {files[0]}", got="another")
+    if found:
+        pipeline.scheduler = type(pipeline.scheduler).from_config(found[0])

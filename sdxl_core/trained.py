@@ -76,24 +76,34 @@ def load_trained_networks(
             compiles them is not installed.
     """
     require_compiler(config, accelerator.device)
-    tokenizers, encoders = None, None
     if config.live_text:
         require_used(config.new_tokens, captions)
+    trained = begin_training(model, config)
+    notes: list[str] = []
+    for part, module in trained.networks.parts.items():
+        notes += prepare_network(part, module, config, dtype, accelerator.device)
+        module.to(accelerator.device)
+        if config.compile != "none" and part == "unet":
+            compile_for_training(module, config.compile, config.deterministic)
+        accelerator.prepare_model(module, evaluation_mode=True)  # autocast; gradients are averaged by Workers
+    return replace(trained, kept=_kept(trained.networks, trained.adapted), notes=tuple(notes))
+
+
+def begin_training(model: Path, config: TrainingConfig) -> Trained:
+    """The networks with what is trained of them at its first numbers, on the CPU."""
+    tokenizers, encoders = None, None
+    if config.live_text:
         tokenizers, encoders = Tokenizers.load(model), TextEncoders.load(model, torch.device("cpu"))
     networks = Networks(load_unet(model), encoders)
     adapter, adapted, trainable = attach_adapter(networks, config)
     if tokenizers is not None and encoders is not None:
         trainable |= add_tokens(tokenizers, encoders, config.new_tokens, config.seed)
     cast_trained(trainable.values(), DTYPES[config.trained_weights])
-    notes: list[str] = []
-    for part, module in networks.parts.items():
-        notes += prepare_network(part, module, config, dtype, accelerator.device)
-        module.to(accelerator.device)
-        if config.compile != "none" and part == "unet":
-            compile_for_training(module, config.compile, config.deterministic)
-        accelerator.prepare_model(module, evaluation_mode=True)  # autocast; gradients are averaged by Workers
-    saved = {f"{part}.{name}": numbers for part in adapted for name, numbers in kept(networks.parts[part]).items()}
-    return Trained(networks, tokenizers, adapter, adapted, trainable, config, saved, tuple(notes))
+    return Trained(networks, tokenizers, adapter, adapted, trainable, config, _kept(networks, adapted))
+
+
+def _kept(networks: Networks, adapted: Collection[str]) -> dict[str, Tensor]:
+    return {f"{part}.{name}": numbers for part in adapted for name, numbers in kept(networks.parts[part]).items()}
 
 
 def attach_adapter(

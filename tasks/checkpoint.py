@@ -43,13 +43,12 @@ _CONVERT = (
 """A single file to a diffusers folder, by diffusers."""
 
 
-def check_checkpoint(folder: Path, vae: Path | None = None) -> None:
+def check_checkpoint(folder: Path, vae: Path | None = None, where: str = "model.base") -> None:
     """Refuse what is not a whole SDXL checkpoint with weights as safetensors; `vae` takes the place of its own VAE.
 
     Raises:
         ConfigError: naming the component, what was expected and what is there.
     """
-    where = "model.base"
     index = _read_index(folder, where)
     for name in SDXL_COMPONENTS:
         if not (folder / name).is_dir():

@@ -16,7 +16,7 @@ def _build(job: Job) -> dict[str, Json]:
     base, vae = local_folders(job.local)
     return generate_class_images(
         prior=PriorConfig.model_validate(job.params["prior"]),
-        model=DrawingModel(base, vae, None, job.params["model"], job.local["text_digest"]),
+        model=DrawingModel(base, vae, (), job.params["model"], job.local["text_digest"]),
         out=job.out,
         caches=Caches(job.store.cells("images"), job.store.cells("prompts")),
         device=job.device,

@@ -22,7 +22,9 @@ STAGE = Stage(kind="comparison", version="3", build=_build, heavy=False)
 
 def compare(evaluation: EvaluationConfig, scores: Handle) -> Call:
     """Where prompts and weights lie does not enter the key; what they hold, subject and all, came with the scores."""
-    settings = evaluation.model_dump(mode="json", exclude={"prompts", "subject", "metrics", "gallery"})
+    settings = evaluation.model_dump(
+        mode="json", exclude={"prompts", "subject", "metrics", "gallery", "candidate", "baseline"}
+    )
     metrics = [{**metric.identity(), "primary": metric.primary} for metric in evaluation.metrics]
     local = {"evaluation": evaluation.model_dump(mode="json")}
     return Call(STAGE, "comparison", {"evaluation": settings, "metrics": metrics}, {"scores": scores}, local)

@@ -17,18 +17,23 @@ from sdxl_core.scheduler_settings import (
 )
 from sdxl_core.training_config.saving_memory import require_attention
 from tasks.adapters import check_adapter
-from tasks.checkpoint import read_shapes
 from tasks.config import PipelineConfig
 from tasks.errors import ConfigError
 from tasks.faces import Detector, locate_detector
 from tasks.identity import FaceModel, locate_face_model
-from tasks.images import AdapterFile, PromptSet
 from tasks.manifest import Json
-from tasks.prompt_sets import drawn_prompts
+from tasks.models import Model, Surroundings, find_model
+from tasks.pictures import GivenPictures
+from tasks.prompt_sets import PromptSet, drawn_prompts
+from tasks.references import BASE, TRAINED, names_trained
 from tasks.store import ArtifactStore
 from tasks.train import Continuing
 from tasks.trainings import Resume, find_ancestor
 from tasks.weights import BaseModel, MetricWeights, locate_base_model, locate_metric_weights
+from tasks.yaml_config import SUM
+
+_MOST_LETTERS = 60
+"""Of a model's name in the name of a run, which is a folder's too."""
 
 
 @dataclass(frozen=True)
@@ -38,25 +43,23 @@ class Experiment:
     config: PipelineConfig
     fingerprint: str
     """Of the dataset's content."""
-    validation_fingerprint: str
-    """Of the content at `dataset.validation_path`; empty where there is none."""
     model: BaseModel
     drawn: PromptSet
+    models: Mapping[str, Model | GivenPictures]
+    """By role: `base`, what is compared with, and `candidate`."""
     metric_weights: Mapping[str, MetricWeights]
     command: str
     """How to make the report again; it stands in the report."""
-    continuing: Continuing
-    """How the training deals with earlier ones."""
-    adapter: AdapterFile | None = None
-    """A LoRA from elsewhere, to judge instead of training one."""
-    face_detector: Detector | None = None
-    face_model: FaceModel | None = None
-    """For the identity loss."""
+    lesson: Lesson | None
+    """None where nothing that the configuration trains is judged."""
 
     @property
     def name(self) -> str:
         """Names the run, its folder and its report."""
-        return f"{self.config.name}-{_slug(self.adapter.path.stem)}" if self.adapter else self.config.name
+        evaluation, models = self.config.evaluation, self.models
+        candidate = "" if evaluation.candidate == TRAINED else f"-{_slug(models['candidate'].name)}"
+        against = "" if evaluation.baseline == BASE else f"-against-{_slug(models['base'].name)}"
+        return f"{self.config.name}{candidate}{against}"
 
     @property
     def shown_config(self) -> dict[str, Json]:
@@ -65,12 +68,21 @@ class Experiment:
         return {name: _relative(section, f"{Path.cwd()}/") for name, section in document.items()}
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """What training needs beside it."""
+
+    continuing: Continuing
+    """How it deals with earlier ones."""
+    validation_fingerprint: str
+    """Of the content at `dataset.validation_path`; empty where there is none."""
+    face_detector: Detector | None
+    face_model: FaceModel | None
+    """For the identity loss."""
+
+
 def prepare_experiment(
-    config: PipelineConfig,
-    store: ArtifactStore,
-    command: str,
-    adapter: Path | None = None,
-    resume: Resume | None = None,
+    config: PipelineConfig, store: ArtifactStore, command: str, resume: Resume | None = None
 ) -> Experiment:
     """Resolve a configuration. Loads no model and reads no picture beyond its bytes.
 
@@ -78,37 +90,56 @@ def prepare_experiment(
         UserError, EvalError: something the configuration points at is not there or does not fit.
     """
     check_sections(config)
-    config.training.optimizer.require()
-    require_attention(config.training.attention)
-    evaluation, resume = config.evaluation, resume or Resume()
+    evaluation = config.evaluation
+    trains = names_trained((evaluation.candidate, evaluation.baseline))
     model = locate_base_model(config.model, store.digest_file)
-    schedule = scheduler_settings(model.folder, config.training.schedule)
-    timesteps = schedule.get("num_train_timesteps", TIMESTEPS)
-    refuse_timesteps_beyond(timesteps, config.training)
-    require_timesteps(config.training.consistency.identity_loss, timesteps)
-    if config.training.asks_base:
-        refuse_base_of_another_prediction(model.folder, config.training.schedule)
-    validated = config.dataset.validation
-    prompts = drawn_prompts(evaluation, config.sampling)
+    lesson = _prepare_lesson(config, store, model, resume or Resume()) if trains else None
+    drawn = PromptSet(drawn_prompts(evaluation, config.sampling), evaluation.replicates, evaluation.seed)
+    around = Surroundings(store, model, config.training.adapter.kind, drawn)
     return Experiment(
         config=config,
         fingerprint=dataset_fingerprint(config.dataset, store.digest_file.many),
-        validation_fingerprint=dataset_fingerprint(validated, store.digest_file.many) if validated else "",
         model=model,
-        drawn=PromptSet(prompts, evaluation.replicates, evaluation.seed),
+        drawn=drawn,
+        models={
+            "base": find_model(evaluation.baseline, "evaluation.baseline", around),
+            "candidate": find_model(evaluation.candidate, "evaluation.candidate", around),
+        },
         metric_weights=locate_metric_weights(evaluation, store.digest_file),
         command=command,
-        adapter=_adapter_file(adapter, store) if adapter else None,
+        lesson=lesson,
+    )
+
+
+def _prepare_lesson(config: PipelineConfig, store: ArtifactStore, model: BaseModel, resume: Resume) -> Lesson:
+    training, validated = config.training, config.dataset.validation
+    training.optimizer.require()
+    require_attention(training.attention)
+    timesteps = scheduler_settings(model.folder, training.schedule).get("num_train_timesteps", TIMESTEPS)
+    refuse_timesteps_beyond(timesteps, training)
+    require_timesteps(training.consistency.identity_loss, timesteps)
+    if training.asks_base:
+        refuse_base_of_another_prediction(model.folder, training.schedule)
+    return Lesson(
+        validation_fingerprint=dataset_fingerprint(validated, store.digest_file.many) if validated else "",
         face_detector=locate_detector(config.transform, store.digest_file),
-        face_model=locate_face_model(config.training, config.transform, store.digest_file),
+        face_model=locate_face_model(training, config.transform, store.digest_file),
         continuing=Continuing(
             name=config.name,
-            ancestor=find_ancestor(store, config.name, config.training, resume),
+            ancestor=find_ancestor(store, config.name, training, resume),
             override=resume.override,
             fresh=resume.fresh,
-            start=check_adapter(config.training, model, store.digest_file),
+            start=check_adapter(training, model, store.digest_file),
         ),
     )
+
+
+def require_candidate_trained(config: PipelineConfig) -> None:
+    """Raises ConfigError where a run would train one thing and judge another."""
+    candidate = config.evaluation.candidate
+    if not names_trained((candidate,)):
+        fix = "`sdxl-flows evaluate` judges it without training; --set evaluation.candidate=trained judges the training"
+        raise ConfigError.about("evaluation.candidate", expected="trained", got=candidate, fix=fix)
 
 
 def check_sections(config: PipelineConfig) -> None:
@@ -182,20 +213,15 @@ def _check_validation(config: PipelineConfig) -> None:
         )
 
 
-def _adapter_file(path: Path, store: ArtifactStore) -> AdapterFile:
-    if path.suffix != ".safetensors" or not path.is_file():
-        raise ConfigError.about("--adapter", expected="an existing LoRA file ending in .safetensors", got=path)
-    read_shapes(path, "--adapter")
-    return AdapterFile(path.resolve(), store.digest_file(path))
-
-
 def _relative(value: Json, prefix: str) -> Json:
     if isinstance(value, dict):
         return {key: _relative(entry, prefix) for key, entry in value.items()}
     if isinstance(value, list):
         return [_relative(entry, prefix) for entry in value]
-    return f"./{value.removeprefix(prefix)}" if isinstance(value, str) and value.startswith(prefix) else value
+    if not isinstance(value, str):
+        return value
+    return SUM.join(f"./{term.removeprefix(prefix)}" if term.startswith(prefix) else term for term in value.split(SUM))
 
 
 def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:_MOST_LETTERS].strip("-")

@@ -14,7 +14,7 @@ from tasks.errors import ConfigError
 from tasks.finished import Finished, find_finished, said_of
 from tasks.manifest import Json
 from tasks.store import ArtifactStore
-from tasks.train import BASE_PARTS
+from tasks.train import trained_from
 from tasks.weights import BaseModel, find_base_settings, locate_base_model
 
 if TYPE_CHECKING:
@@ -190,10 +190,10 @@ def _write_checkpoint(
 
 def _require_same_base(finished: Finished, base: BaseModel) -> None:
     """Raises ConfigError where the UNet was trained from other weights, to which text encoders and VAE may not fit."""
-    trained_from = finished.facts["inputs"]["model"]
-    if trained_from not in (base.digest(), base.digest(*BASE_PARTS)):
+    digest = finished.facts["inputs"]["model"]
+    if digest not in trained_from(base):
         fix = "Name the model that it was trained from by --base."
-        expected = f"the base model that {finished.name} was trained from (digest {trained_from[:12]})"
+        expected = f"the base model that {finished.name} was trained from (digest {digest[:12]})"
         raise ConfigError.about("--base", expected=expected, got=f"another in {base.folder}", fix=fix)
 
 

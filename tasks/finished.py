@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from sdxl_core.additions import TRAINED_FILE
 from sdxl_core.config import ModelConfig
 from sdxl_core.errors import did_you_mean
 from sdxl_core.export_config import ExportConfig
@@ -36,8 +37,6 @@ class Finished:
     @property
     def facts(self) -> dict[str, Json]:
         """What the trainer noted: settings, digests of its inputs, steps done."""
-        from sdxl_core.adapters import TRAINED_FILE
-
         noted: dict[str, Json] = json.loads((self.folder / TRAINED_FILE).read_text(encoding="utf-8"))
         return noted
 

@@ -1,55 +1,51 @@
-"""Stage `images`: a prompt set drawn by the base, or by the base with an adapter."""
+"""Stage `images`: a prompt set drawn by a model."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from sdxl_core.config import SamplingConfig
 from sdxl_core.prompts import Prompt
 from tasks.digests import digest_json
 from tasks.manifest import Json
+from tasks.models import LocalFiles
+from tasks.prompt_sets import PromptSet
 from tasks.stage import Call, Handle, Job, Stage
 from tasks.train import trained_weights
 from tasks.weights import TEXT_PARTS, BaseModel, local_folders
 
-
-@dataclass(frozen=True)
-class AdapterFile:
-    """A LoRA from outside the store."""
-
-    path: Path
-    digest: str
-
-
-Adapter = Handle | AdapterFile | None
-"""A train artifact, a LoRA file, or none for the base itself."""
+Scaled = tuple[Handle | LocalFiles, float]
+"""A train or bundle artifact, or files that are in no store; and its scale."""
 
 
 def _build(job: Job) -> dict[str, Json]:
+    from sdxl_core.additions import Addition
     from sdxl_core.cached_pictures import Caches
     from sdxl_core.drawing_model import DrawingModel
     from sdxl_core.generate import generate_images
 
     base, vae = local_folders(job.local)
-    adapter = job.inputs.get("training")
-    if job.local["adapter"] is not None:
-        adapter = Path(job.local["adapter"])
-    digests = [job.store.digest_file(file) for file in _weights(adapter)]
-    model = DrawingModel(
-        base=base,
-        vae=vae,
-        trained=adapter,
-        digest=digest_json({"base": job.params["model"], "adapter": digests}),
-        text_digest=_text_digest(job, adapter, digests),
-    )
+    added = [Addition(job.inputs[name], scale) for name, scale in job.params["scales"].items()]
+    known = [[job.store.digest_file(file) for file in trained_weights(one.place)] for one in added]
+    for place, file in zip(job.local["files"], job.params["files"], strict=True):
+        added.append(Addition(Path(place), file["scale"]))
+        known.append(file["digests"])
+    said = _said(known, [one.scale for one in added])
+    otherwise = any(one.encodes_otherwise for one in added)
+    text: str = job.local["text_digest"]
     return generate_images(
         sampling=SamplingConfig.model_validate(job.params["sampling"]),
         prompts=tuple(Prompt.from_dict(prompt) for prompt in job.params["prompts"]),
         replicates=job.params["replicates"],
         seed=job.params["seed"],
-        model=model,
+        model=DrawingModel(
+            base=base,
+            vae=vae,
+            added=tuple(added),
+            digest=digest_json({"base": job.params["model"], "adapter": said}),
+            text_digest=digest_json({"base": text, "adapter": said}) if otherwise else text,
+        ),
         out=job.out,
         caches=Caches(job.store.cells("images"), job.store.cells("prompts")),
         device=job.device,
@@ -57,48 +53,33 @@ def _build(job: Job) -> dict[str, Json]:
     )
 
 
-def _text_digest(job: Job, adapter: Path | None, digests: Sequence[str]) -> str:
-    """Of the base's text encoders, unless the adapter changes them: then every prompt is encoded anew."""
-    from sdxl_core.adapters import encodes_otherwise
-
-    base: str = job.local["text_digest"]
-    if adapter is None or not encodes_otherwise(adapter):
-        return base
-    return digest_json({"base": base, "adapter": list(digests)})
-
-
-def _weights(adapter: Path | None) -> list[Path]:
-    if adapter is None:
-        return []
-    return [adapter] if adapter.is_file() else trained_weights(adapter)
+def _said(digests: Sequence[Sequence[str]], scales: Sequence[float]) -> Json:
+    """What is added, by which its pictures are known; a LoRA by itself at scale 1 by its digests alone."""
+    if all(scale == 1 for scale in scales) and len(scales) <= 1:
+        return [digest for some in digests for digest in some]
+    return [[list(some), scale] for some, scale in zip(digests, scales, strict=True)]
 
 
 STAGE = Stage(kind="images", version="4", build=_build, retries=1)
 
 
-@dataclass(frozen=True)
-class PromptSet:
-    """What is drawn: every prompt `replicates` times, with noise that follows from the seed and the prompt's id."""
-
-    prompts: Sequence[Prompt]
-    replicates: int
-    seed: int
-
-
-def generate(label: str, model: BaseModel, adapter: Adapter, drawn: PromptSet, sampling: SamplingConfig) -> Call:
-    file = adapter if isinstance(adapter, AdapterFile) else None
+def generate(label: str, model: BaseModel, added: Sequence[Scaled], drawn: PromptSet, sampling: SamplingConfig) -> Call:
+    files = [(source, scale) for source, scale in added if isinstance(source, LocalFiles)]
+    artifacts = [(source, scale) for source, scale in added if not isinstance(source, LocalFiles)]
+    names = ["training", *(f"training_{number}" for number in range(2, len(artifacts) + 1))]
     params = {
         "model": model.digest(),
-        "adapter": file.digest if file else None,
+        "files": [{"digests": list(source.digests), "scale": scale} for source, scale in files],
+        "scales": {name: scale for name, (_, scale) in zip(names, artifacts, strict=False)},
         "prompts": [prompt.as_dict() for prompt in drawn.prompts],
         "replicates": drawn.replicates,
         "seed": drawn.seed,
         "sampling": sampling.model_dump(mode="json"),
     }
-    inputs = {} if adapter is None or isinstance(adapter, AdapterFile) else {"training": adapter}
+    inputs = {name: source for name, (source, _) in zip(names, artifacts, strict=False)}
     local = {
         "text_digest": model.digest(*TEXT_PARTS),
-        "adapter": str(file.path) if file else None,
+        "files": [str(source.place) for source, _ in files],
         **model.located,
     }
     return Call(STAGE, label, params, inputs, local)

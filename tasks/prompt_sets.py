@@ -16,6 +16,15 @@ from tasks.errors import ConfigError
 from tasks.yaml_config import build_section
 
 
+@dataclass(frozen=True)
+class PromptSet:
+    """What is drawn: every prompt `replicates` times, with noise that follows from the seed and the prompt's id."""
+
+    prompts: Sequence[Prompt]
+    replicates: int
+    seed: int
+
+
 def drawn_prompts(evaluation: EvaluationConfig, sampling: SamplingConfig) -> tuple[Prompt, ...]:
     """What is read, chosen and filled in.
 

@@ -141,6 +141,7 @@ def _copy_samples(store: ArtifactStore, finished: Finished, folder: Path) -> lis
         for side, name in names.items():
             shutil.copyfile(sets[side][key].path, folder / name)
         image = sets["candidate"][key]
+        assert image.seed is not None, "a training's pictures are drawn here"
         base, candidate = (f"{folder.name}/{names[side]}" for side in ("base", "candidate"))
         own = PictureSettings.model_validate(image.own_settings)
         samples.append(Sample(image.prompt, image.seed, base, candidate, own))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,7 @@ def _build(job: Job) -> dict[str, Json]:
         command=job.params["command"],
         config_yaml=to_yaml(job.params["config"]),
         gallery=GalleryConfig.model_validate(job.params["gallery"]),
+        names=job.params["names"],
         out=job.out,
     )
 
@@ -43,24 +45,24 @@ class Shown:
     """What a report shows."""
 
     comparison: Handle
-    base: Handle
-    candidate: Handle
+    sets: Mapping[str, Handle]
+    """By role."""
     references: Handle
     training: Handle | None
-    """The train artifact; None for an adapter from elsewhere."""
+    """The candidate's train artifact, if it is one."""
 
 
 def build(experiment: Experiment, shown: Shown) -> Call:
     inputs = {
         "comparison": shown.comparison,
-        "base": shown.base,
-        "candidate": shown.candidate,
+        **shown.sets,
         "references": shown.references,
     }
     if shown.training is not None:
         inputs["training"] = shown.training
     params = {
         "title": experiment.name,
+        "names": {role: model.name for role, model in experiment.models.items()},
         "command": experiment.command,
         "config": experiment.shown_config,
         "gallery": experiment.config.evaluation.gallery.model_dump(mode="json"),

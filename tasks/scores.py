@@ -30,7 +30,7 @@ def _build(job: Job) -> dict[str, Json]:
     return score_metrics(
         metrics=_METRICS.validate_python(job.local["metrics"]),
         weights=weights,
-        sets={role: job.inputs[role] for role in ("base", "candidate")},
+        sets={role: place for role, place in job.inputs.items() if role != "references"},
         references=job.inputs["references"],
         out=job.out,
         cells=job.store.cells("scores"),
@@ -45,11 +45,13 @@ STAGE = Stage(kind="scores", version="3", build=_build)
 def score(
     evaluation: EvaluationConfig,
     weights: Mapping[str, MetricWeights],
-    base: Handle,
-    candidate: Handle,
+    sets: Mapping[str, Handle],
     references: Handle,
 ) -> Call:
-    """`references` is the dataset. What is missing for a metric is in the key: once it is there, the metric is run."""
+    """`sets` are image sets by role, `references` is the dataset.
+
+    What is missing for a metric is in the key: once it is there, the metric is run.
+    """
     params = {
         "metrics": [metric.identity() for metric in evaluation.metrics],
         "weights": {
@@ -60,5 +62,5 @@ def score(
         "metrics": [metric.model_dump(mode="json") for metric in evaluation.metrics],
         "places": {name: dict(found.places) for name, found in weights.items()},
     }
-    inputs = {"base": base, "candidate": candidate, "references": references}
+    inputs = {**sets, "references": references}
     return Call(STAGE, "scores", params, inputs, local)

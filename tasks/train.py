@@ -21,6 +21,12 @@ BASE_PARTS = ("unet", "scheduler")
 """What of the base decides a training, unless it draws pictures."""
 
 
+def trained_from(model: BaseModel) -> set[str]:
+    """The digests by which a training may know its base: of all of it, or of the parts that decide the weights."""
+    parts = [(*BASE_PARTS, *text, *vae) for text in ((), TEXT_PARTS) for vae in ((), ("vae",))]
+    return {model.digest(), *(model.digest(*some) for some in parts)}
+
+
 class Continuing(Frozen):
     """How a training deals with earlier ones; see `tasks.trainings`."""
 

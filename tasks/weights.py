@@ -64,25 +64,27 @@ class MetricWeights:
     """Why it cannot measure, and what to do; then there are neither places nor digests."""
 
 
-def locate_base_model(config: ModelConfig, digests: FileDigests) -> BaseModel:
+def locate_base_model(config: ModelConfig, digests: FileDigests, where: str = "model.base") -> BaseModel:
     """Find (or download) the base model, check that it is a whole SDXL checkpoint, and digest its parts.
+
+    `where` is the setting that names it.
 
     Raises:
         ConfigError: it is not there, not an SDXL checkpoint, lacks a component, or has weights that are pickles,
             damaged or another model's.
     """
-    folder, vae = find_base_model(config)
+    folder, vae = find_base_model(config, where)
     components = {
         name: _digest_folder(vae if name == "vae" and vae else folder / name, digests) for name in SDXL_COMPONENTS
     }
     return BaseModel(folder, vae, {"index": digests(folder / "model_index.json"), **components})
 
 
-def find_base_model(config: ModelConfig) -> tuple[Path, Path | None]:
+def find_base_model(config: ModelConfig, where: str = "model.base") -> tuple[Path, Path | None]:
     """-> the checkpoint's folder, whole, and that of the VAE that replaces its own. Raises as `locate_base_model`."""
-    folder = _local_or_hub(config.base, config.revision, "model.base", variant=config.variant)
-    vae = _local_or_hub(config.vae, config.vae_revision, "model.vae") if config.vae else None
-    check_checkpoint(folder, vae)
+    folder = local_or_hub(config.base, config.revision, where, variant=config.variant)
+    vae = local_or_hub(config.vae, config.vae_revision, "model.vae") if config.vae else None
+    check_checkpoint(folder, vae, where)
     return folder, vae
 
 
@@ -92,7 +94,7 @@ def find_base_settings(config: ModelConfig) -> Path:
     Raises:
         ConfigError: it is not there.
     """
-    return _local_or_hub(config.base, config.revision, "model.base", patterns=("*.json", "*.txt"))
+    return local_or_hub(config.base, config.revision, "model.base", patterns=("*.json", "*.txt"))
 
 
 def locate_description(config: ModelConfig) -> tuple[Path, Path]:
@@ -104,7 +106,7 @@ def locate_description(config: ModelConfig) -> tuple[Path, Path]:
     folder = find_base_settings(config)
     vae = folder / "vae"
     if config.vae is not None:
-        vae = _local_or_hub(config.vae, config.vae_revision, "model.vae", patterns=("*.json",))
+        vae = local_or_hub(config.vae, config.vae_revision, "model.vae", patterns=("*.json",))
     if config.base.startswith("/"):
         check_checkpoint(folder, vae if config.vae is not None and config.vae.startswith("/") else None)
     for file in (folder / "unet" / "config.json", folder / "scheduler" / "scheduler_config.json", vae / "config.json"):
@@ -144,7 +146,7 @@ def _metric_weights(where: str, metric: Metric, digests: FileDigests) -> MetricW
             places[field], found[field] = location, _digest_pictures(location, f"{where}.{field}", digests)
             continue
         try:
-            place = _local_or_hub(location, revision, f"{where}.{field}", patterns=metric.hub_files.get(field))
+            place = local_or_hub(location, revision, f"{where}.{field}", patterns=metric.hub_files.get(field))
         except ConfigError as problem:
             raise ConfigError(f"{problem}. {metric.title}'s weights: {metric.weights_from}") from None
         places[field] = str(place)
@@ -156,7 +158,7 @@ def _digest_pictures(location: str, where: str, digests: FileDigests) -> str:
     """Digest of the pictures' bytes; neither their names nor how often each is there matters."""
     if not location.startswith("/"):
         raise ConfigError.about(where, expected="a local folder of pictures", got=repr(location), fix=_LOCAL_PATH)
-    folder = _local_or_hub(location, None, where)
+    folder = local_or_hub(location, None, where)
     files = picture_files(folder)
     if not files:
         suffixes = ", ".join(sorted(PICTURE_SUFFIXES))
@@ -164,14 +166,18 @@ def _digest_pictures(location: str, where: str, digests: FileDigests) -> str:
     return digest_json(sorted(set(digests.many(files))))
 
 
-def _local_or_hub(
+def local_or_hub(
     location: str,
     revision: str | None,
     where: str,
     variant: str | None = None,
     patterns: Sequence[str] | None = None,
 ) -> Path:
-    """`patterns`: the files to get, if not all that loading reads."""
+    """The local path, or what is downloaded from the hub; `patterns`: the files to get, if not all that loading reads.
+
+    Raises:
+        ConfigError: it is not there; it names the setting `where`.
+    """
     if location.startswith("/"):
         path = Path(location)
         if not path.exists():

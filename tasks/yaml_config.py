@@ -18,6 +18,8 @@ from tasks.config import PipelineConfig, config_schema
 from tasks.errors import ConfigError
 
 _LOCAL = ("./", "../", "~/")
+SUM = " + "
+"""Between models that are added up."""
 Section = TypeVar("Section", bound=BaseModel)
 _MOST_MISTAKES = 20  # spelt out in one message; further ones are counted
 
@@ -71,14 +73,18 @@ def _truths_taken_for_numbers(given: Any, understood: Any, where: str = "") -> I
 
 
 def resolve_paths(value: Any, folder: Path) -> Any:
-    """A copy in which every string that begins with `./`, `../` or `~/` is an absolute path."""
+    """A copy in which every string that begins with `./`, `../` or `~/` is an absolute path; every term of a sum."""
     if isinstance(value, Mapping):
         return {key: resolve_paths(entry, folder) for key, entry in value.items()}
     if isinstance(value, list):
         return [resolve_paths(entry, folder) for entry in value]
-    if isinstance(value, str) and (value.startswith(_LOCAL) or value in (".", "..")):
-        return str((folder / Path(value).expanduser()).resolve())
-    return value
+    return SUM.join(_resolved(term, folder) for term in value.split(SUM)) if isinstance(value, str) else value
+
+
+def _resolved(text: str, folder: Path) -> str:
+    if text.startswith(_LOCAL) or text in (".", ".."):
+        return str((folder / Path(text).expanduser()).resolve())
+    return text
 
 
 def parse_yaml(text: str, source: str) -> Any:

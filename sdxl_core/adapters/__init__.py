@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from collections.abc import Mapping
 
 from diffusers import StableDiffusionXLPipeline
 
-from sdxl_core.adapter_start import file_shapes
 from sdxl_core.adapters.base import Adapter
 from sdxl_core.adapters.full import FullWeights
 from sdxl_core.adapters.loha import Loha
 from sdxl_core.adapters.lokr import Lokr
-from sdxl_core.adapters.lora import Lora, load_lora
+from sdxl_core.adapters.lora import Lora
 from sdxl_core.adapters.none import NoAdapter
 from sdxl_core.adapters.oft import Oft
+from sdxl_core.additions import SCALABLE, TRAINED_FILE, Addition, require_sum
 from sdxl_core.learned_tokens import load_tokens
-from sdxl_core.scheduler import SCHEDULER_FOLDER, load_trained_scheduler
+from sdxl_core.model import COMPONENTS
+from sdxl_core.peft_layers import adapted_layers
+from sdxl_core.scheduler import load_trained_scheduler
 
 ADAPTERS: dict[str, type[Adapter]] = {
     "lora": Lora,
@@ -27,28 +28,37 @@ ADAPTERS: dict[str, type[Adapter]] = {
     "none": NoAdapter,
 }
 
-TRAINED_FILE = "training.json"
-"""What an export says of itself; its `training.adapter.kind` tells how to load it."""
+
+def load_trained(pipeline: StableDiffusionXLPipeline, *added: Addition) -> None:
+    """Put everything that is added into a pipeline of the base, each at its scale.
+
+    Raises:
+        UserError: they cannot be together, or one of them does not load.
+    """
+    require_sum([(str(one.place), one.kind, one.scale) for one in added], "to be drawn together")
+    folders = [one.place for one in added if one.place.is_dir()]
+    load_trained_scheduler(pipeline, folders)
+    for folder in folders:
+        load_tokens(pipeline, folder)
+    scales: dict[str, float] = {}
+    for one in sorted(added, key=lambda one: one.kind != "full"):  # a whole network before what goes into it
+        name = f"added_{len(scales)}"
+        ADAPTERS[one.kind].load(pipeline, one.place, name)
+        scales |= {name: one.scale} if one.kind in SCALABLE else {}
+    if scales:
+        _set_scales(pipeline, scales)
 
 
-def load_trained(pipeline: StableDiffusionXLPipeline, trained: Path) -> None:
-    """Put a LoRA file, or what is in a folder that the trainer exported to, into a pipeline of the base."""
-    if trained.is_file():
-        load_lora(pipeline, trained)
-        return
-    described = json.loads((trained / TRAINED_FILE).read_text(encoding="utf-8"))
-    load_tokens(pipeline, trained)
-    if (trained / SCHEDULER_FOLDER).is_dir():
-        load_trained_scheduler(pipeline, trained)
-    ADAPTERS[described["training"]["adapter"]["kind"]].load(pipeline, trained)
+def _set_scales(pipeline: StableDiffusionXLPipeline, scales: Mapping[str, float]) -> None:
+    """Switch on the named adapters; as diffusers' `set_adapters` does, which knows LoRAs alone."""
+    for part in COMPONENTS:
+        if (module := getattr(pipeline, part)) is None:
+            continue
+        for layer in adapted_layers(module).values():
+            layer.set_adapter(list(scales))
+            for name, scale in scales.items():
+                layer.set_scale(name, scale)
+        module.requires_grad_(False)
 
 
-def encodes_otherwise(trained: Path) -> bool:
-    """Whether prompts mean something else with it: text encoders were trained, or new words."""
-    if trained.is_file():
-        return any(name.startswith(("text_encoder", "lora_te")) for name in file_shapes(trained))
-    described = json.loads((trained / TRAINED_FILE).read_text(encoding="utf-8"))["training"]
-    return bool(described["text_encoders"] or described["new_tokens"])
-
-
-__all__ = ["ADAPTERS", "TRAINED_FILE", "Adapter", "encodes_otherwise", "load_trained"]
+__all__ = ["ADAPTERS", "TRAINED_FILE", "Adapter", "Addition", "load_trained"]

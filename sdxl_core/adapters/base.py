@@ -40,6 +40,6 @@ class Adapter(Protocol):
         ...
 
     @staticmethod
-    def load(pipeline: StableDiffusionXLPipeline, trained: Path) -> None:
-        """Put what `export` wrote into a pipeline of the base."""
+    def load(pipeline: StableDiffusionXLPipeline, trained: Path, name: str) -> None:
+        """Put what `export` wrote into a pipeline of the base; what can be switched off goes by `name` there."""
         ...

@@ -54,7 +54,7 @@ class FullWeights:
             write_tensors(folder / kind.file, weights, {"format": "pt", **provenance})
 
     @staticmethod
-    def load(pipeline: StableDiffusionXLPipeline, trained: Path) -> None:
+    def load(pipeline: StableDiffusionXLPipeline, trained: Path, name: str) -> None:
         for part, kind in COMPONENTS.items():
             if (trained / part).is_dir():
                 base = getattr(pipeline, part)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -22,12 +21,16 @@ from sdxl_core.adapters.injected import Injected
 from sdxl_core.errors import UserError
 from sdxl_core.export import export_lora
 from sdxl_core.from_base import begin_with_base
+from sdxl_core.lora_fit import OTHER_KINDS
 from sdxl_core.model import COMPONENTS
 from sdxl_core.peft_layers import ADAPTER_NAME, adapted_layers, pattern
 from sdxl_core.training_config import LoraConfig
 from sdxl_core.training_config.adapters import FROM_BASE
-from sdxl_core.weight_files.architecture import Part
-from sdxl_core.weight_files.lora_diffusers import adapter_settings, alpha_of
+from sdxl_core.weight_files.architecture import PARTS, SDXL, Architecture, Part
+from sdxl_core.weight_files.lora_diffusers import adapter_settings, alpha_of, write_pieces
+from sdxl_core.weight_files.lora_files import read_lora
+from sdxl_core.weight_files.lora_kohya import is_kohya
+from sdxl_core.weight_files.lora_peft import is_peft
 from sdxl_core.weight_files.streamed import read_metadata
 
 
@@ -82,8 +85,8 @@ class Lora(Injected[LoraConfig]):
         export_lora(parts, self.config, out, provenance)
 
     @staticmethod
-    def load(pipeline: StableDiffusionXLPipeline, trained: Path) -> None:
-        load_lora(pipeline, trained / DIFFUSERS_FILE)
+    def load(pipeline: StableDiffusionXLPipeline, trained: Path, name: str) -> None:
+        load_lora(pipeline, trained / DIFFUSERS_FILE if trained.is_dir() else trained, name)
 
 
 class Float32Magnitude(DoraConv2dLayer):  # type: ignore[misc]
@@ -96,25 +99,41 @@ class Float32Magnitude(DoraConv2dLayer):  # type: ignore[misc]
         return norm
 
 
-def load_lora(pipeline: StableDiffusionXLPipeline, file: Path) -> None:
-    """Put a LoRA file, diffusers' or kohya's, into a pipeline.
+def load_lora(pipeline: StableDiffusionXLPipeline, file: Path, name: str) -> None:
+    """Put a LoRA file, in diffusers', kohya's or peft's layout, into a pipeline.
 
     Raises:
         UserError: it is of another kind, or holds what diffusers would leave out without an error.
     """
-    names = file_shapes(file).keys()
-    if any(name.endswith(".dora_scale") for name in names):
-        raise UserError(
-            f"{file}: diffusers leaves out the magnitudes (dora_scale) of a DoRA in kohya's layout; give the same in "
-            f"diffusers' layout, {DIFFUSERS_FILE}"
-        )
-    if other := next((name for name in names if re.search(r"\.(hada|lokr|oft)_", name)), None):
+    names = list(file_shapes(file))
+    if other := next((name for name in names if OTHER_KINDS.search(name)), None):
         fix = "An adapter of this project's own loads from the folder that its training left"
         raise UserError.about(str(file), expected="a LoRA", got=f"{other}, of another kind of adapter", fix=fix)
-    pipeline.load_lora_weights(file.parent, weight_name=file.name)
-    for name in COMPONENTS:
-        if (module := getattr(pipeline, name)) is not None:  # text encoders that drawing does not need are not there
+    rewritten = _rewritten(pipeline, file, names)
+    if rewritten is None:
+        pipeline.load_lora_weights(file.parent, weight_name=file.name, adapter_name=name)
+    else:
+        pipeline.load_lora_weights(rewritten, adapter_name=name)
+    for part in COMPONENTS:
+        if (module := getattr(pipeline, part)) is not None:  # text encoders that drawing does not need are not there
             module.eval()  # dropout that the file's header tells of comes switched on
+
+
+def _rewritten(pipeline: StableDiffusionXLPipeline, file: Path, names: list[str]) -> dict[str, Tensor] | None:
+    """A LoRA that diffusers does not read, or reads otherwise than it is meant, in diffusers' layout; of others, None.
+
+    That is peft's layout, and of kohya's DoRAs and files whose alphas differ (docs/weights.md).
+    """
+    if not is_kohya(names) and not is_peft(names):
+        return None
+    configs: dict[Part, Any] = dict(SDXL)  # a text encoder that is not there is not in the file either
+    for part in PARTS:
+        if (module := getattr(pipeline, part)) is not None:
+            configs[part] = module.config if part == "unet" else module.config.to_dict()
+    lora = read_lora(file, Architecture.described("the base", configs))
+    if is_kohya(names) and lora.is_plain:
+        return None
+    return write_pieces(lora.with_alpha_of_rank())
 
 
 def _layout(part: str, module: nn.Module) -> Mapping[str, Any]:

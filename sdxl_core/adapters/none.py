@@ -32,5 +32,5 @@ class NoAdapter:
         """Nothing but the tokens was trained; they are written with them."""
 
     @staticmethod
-    def load(pipeline: StableDiffusionXLPipeline, trained: Path) -> None:
+    def load(pipeline: StableDiffusionXLPipeline, trained: Path, name: str) -> None:
         """Nothing to put in."""

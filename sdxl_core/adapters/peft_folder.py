@@ -40,8 +40,8 @@ class FromFolder(Injected[C]):
         write_folders(parts, out, provenance)
 
     @staticmethod
-    def load(pipeline: StableDiffusionXLPipeline, trained: Path) -> None:
-        load_folders(pipeline, trained)
+    def load(pipeline: StableDiffusionXLPipeline, trained: Path, name: str) -> None:
+        load_folders(pipeline, trained, name)
 
 
 def adapter_state(module: nn.Module) -> dict[str, Tensor]:
@@ -59,16 +59,16 @@ def write_folders(parts: Mapping[str, nn.Module], out: Path, provenance: Mapping
         write_tensors(folder / PEFT_FILE, weights, {"format": "pt", **provenance})
 
 
-def load_folders(pipeline: StableDiffusionXLPipeline, trained: Path) -> None:
+def load_folders(pipeline: StableDiffusionXLPipeline, trained: Path, name: str) -> None:
     """Put what `write_folders` wrote into a pipeline of the base; in float32, which OFT's inverse needs."""
     for part in COMPONENTS:
         folder = trained / PEFT_FOLDER / part
         if folder.is_dir():
             module = getattr(pipeline, part)
-            inject_adapter_in_model(PeftConfig.from_pretrained(str(folder)), module, ADAPTER_NAME)
+            inject_adapter_in_model(PeftConfig.from_pretrained(str(folder)), module, name)
             for layer in adapted_layers(module).values():
                 _to_float32(layer)
-            set_peft_model_state_dict(module, _weights(folder), ADAPTER_NAME)
+            set_peft_model_state_dict(module, _weights(folder), name)
             module.requires_grad_(False)
 
 

@@ -21,6 +21,8 @@ class OptimizerKind(ABC):
     """The distribution whose version its numbers depend on."""
     progress: ClassVar[tuple[str, ...]] = ()
     """What its steps change in parameter groups; it comes from the bundle, all else from the configuration."""
+    averages: ClassVar[bool] = False
+    """Whether what is to be used are other numbers than those that are trained."""
 
     def __init__(self, config: Any) -> None:
         self.config = config

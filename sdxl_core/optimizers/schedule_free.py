@@ -19,6 +19,7 @@ class ScheduleFree(OptimizerKind):
 
     library = "schedulefree"
     progress = ("k", "weight_sum", "lr_max", "scheduled_lr")
+    averages = True
     config: ScheduleFreeConfig
 
     def build(self, groups: Sequence[Group]) -> torch.optim.Optimizer:

@@ -79,6 +79,17 @@ class LoraFile:
         unified = {part: {n: _with_alpha(m, alpha) for n, m in named.items()} for part, named in self.modules.items()}
         return replace(self, modules=unified)
 
+    def with_alpha_of_rank(self) -> LoraFile:
+        """The same changes with every alpha the rank, as readers take it where a file says none."""
+        unified = {p: {n: _with_alpha(m, float(m.rank)) for n, m in named.items()} for p, named in self.modules.items()}
+        return replace(self, modules=unified)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether one alpha holds for all of it and there are no magnitudes: what diffusers reads right of kohya's."""
+        modules = [module for _, _, module in self]
+        return len({module.alpha for module in modules}) <= 1 and all(m.magnitude is None for m in modules)
+
     def require_fit(self, architecture: Architecture, where: str) -> None:
         """Raises UserError where a module is not the architecture's, or has another shape there."""
         for part, name, module in self:

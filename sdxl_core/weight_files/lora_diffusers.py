@@ -20,7 +20,7 @@ from sdxl_core.peft_layers import pattern
 from sdxl_core.weight_files.architecture import PARTS, Part
 from sdxl_core.weight_files.lora import LoraFile, LoraModule, module_of
 from sdxl_core.weight_files.single_file import text_module_name
-from sdxl_core.weight_files.streamed import open_tensors, read_metadata
+from sdxl_core.weight_files.streamed import LazyTensor, open_tensors, read_metadata
 
 # as diffusers 0.20 and later write them: peft's, and what peft's were turned into
 _ENDINGS = {
@@ -43,16 +43,25 @@ def is_diffusers(names: list[str]) -> bool:
 
 def read_diffusers(file: Path) -> LoraFile:
     """Raises UserError where the file is no LoRA in diffusers' layout, or of another kind (LoHa, LoKr, biases)."""
+    metadata = read_metadata(file)
+    return lora_of(open_tensors(file), adapter_settings(metadata, file), metadata, file)
+
+
+def lora_of(
+    tensors: Mapping[str, LazyTensor],
+    settings: Mapping[Part, Mapping[str, Any]],
+    metadata: Mapping[str, str],
+    file: Path,
+) -> LoraFile:
+    """From tensors in diffusers' layout, with peft's arguments by part."""
     pieces: dict[tuple[Part, str], dict[str, Tensor]] = defaultdict(dict)
-    for name, tensor in open_tensors(file).items():
+    for name, tensor in tensors.items():
         match = _KEY.fullmatch(name)
         if match is None:
             raise UserError.about(str(file), expected="weights of a LoRA in diffusers' layout", got=name)
         part: Part = next(known for known in PARTS if known == match[1])
         module = match[2] if part == "unet" else text_module_name(match[2])
         pieces[part, module][_ENDINGS[match[3]]] = tensor.load()
-    metadata = read_metadata(file)
-    settings = adapter_settings(metadata, file)
     modules: dict[Part, dict[str, LoraModule]] = defaultdict(dict)
     for (part, module), found in pieces.items():
         where = f"{file}: {part}.{module}"

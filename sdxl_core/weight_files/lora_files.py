@@ -9,7 +9,7 @@ import torch
 
 from sdxl_core.errors import UserError
 from sdxl_core.export_config import ExportConfig
-from sdxl_core.weight_files import lora_diffusers, lora_kohya
+from sdxl_core.weight_files import lora_diffusers, lora_kohya, lora_peft
 from sdxl_core.weight_files.architecture import Architecture
 from sdxl_core.weight_files.lora import LoraFile
 from sdxl_core.weight_files.metadata import Described, header, kohya_identity
@@ -19,7 +19,7 @@ LoraFormat = Literal["diffusers", "kohya"]
 
 
 def read_lora(file: Path, architecture: Architecture) -> LoraFile:
-    """A LoRA in diffusers' or kohya's layout, whose every module is one of the architecture's.
+    """A LoRA in diffusers', kohya's or peft's layout, whose every module is one of the architecture's.
 
     Raises:
         UserError: it is not, or is no LoRA.
@@ -29,9 +29,11 @@ def read_lora(file: Path, architecture: Architecture) -> LoraFile:
         lora = lora_diffusers.read_diffusers(file)
     elif lora_kohya.is_kohya(names):
         lora = lora_kohya.read_kohya(file, architecture)
+    elif lora_peft.is_peft(names):
+        lora = lora_peft.read_peft(file)
     else:
         got = f"tensors such as {names[0]}" if names else "no tensors"
-        raise UserError.about(str(file), expected="a LoRA in diffusers' or kohya's layout", got=got)
+        raise UserError.about(str(file), expected="a LoRA in diffusers', kohya's or peft's layout", got=got)
     lora.require_fit(architecture, str(file))
     return lora
 

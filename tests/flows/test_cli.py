@@ -59,7 +59,10 @@ def test_a_plan_loads_nothing_heavy_and_explains(cli: Cli, filled: ArtifactStore
         (["run", "nowhere.yaml"], "no such configuration file"),
         (["plan", "toy/toy.yaml", "--set", "training.adapter.rnk=3"], "Did you mean 'rank'?"),
         (["run", "toy/toy.yaml", "--set", "model.base=/nowhere"], "model.base: expected a folder or file that exists"),
-        (["evaluate", "toy/toy.yaml", "--adapter", "nowhere.safetensors"], "--adapter"),
+        (
+            ["evaluate", "toy/toy.yaml", "--candidate", "./nowhere.safetensors"],
+            "evaluation.candidate: expected an existing LoRA",
+        ),
         (["report", "toy/toy.yaml"], "not in the store for this configuration"),
         (["make-metadata", "nowhere", "--prompt", "a dog"], "nowhere"),
         (["doctor", "toy/toy.yaml", "--set", "training.attention=fast"], "training.attention"),

@@ -95,7 +95,7 @@ def _job(config: PipelineConfig, folder: Path, cells: MutableMapping[str, bytes]
     prepare_dataset(config.dataset, datasets["latents"])
     if config.prior is not None:
         datasets["class_latents"] = folder / "class"
-        drawing = DrawingModel(model, None, None, "m", "m")
+        drawing = DrawingModel(model, None, (), "m", "m")
         generate_class_images(prior=config.prior, model=drawing, out=folder / "class", caches=Caches(cells, cells))
     for name, dataset in datasets.items():
         encode_latents(

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from sdxl_core.adapters import ADAPTERS, TRAINED_FILE, load_trained
+from sdxl_core.adapters import ADAPTERS, TRAINED_FILE, Addition, load_trained
 from sdxl_core.adapters.peft_folder import FromFolder
 from sdxl_core.errors import UserError
 from sdxl_core.export import DIFFUSERS_FILE, KOHYA_FILE
@@ -65,7 +65,7 @@ Exported = Callable[[str], tuple[Path, Outputs]]
 def test_the_images_stage_draws_with_what_was_trained(random_sdxl: Path, exported: Exported, case: str) -> None:
     out, expected = exported(case)
     pipeline = StableDiffusionXLPipeline.from_pretrained(random_sdxl)
-    load_trained(pipeline, out)
+    load_trained(pipeline, Addition(out))
     assert_says(parts_of(pipeline), expected)
 
 
@@ -79,13 +79,13 @@ def test_plain_diffusers_loads_both_files(random_sdxl: Path, exported: Exported,
 
 
 def test_plain_diffusers_loads_a_dora_in_its_own_layout_alone(random_sdxl: Path, exported: Exported) -> None:
-    """In kohya's it would leave out the magnitudes; so that file is refused."""
+    """In kohya's it would leave out the magnitudes; so it gets that file rewritten."""
     out, expected = exported("dora")
-    pipeline = StableDiffusionXLPipeline.from_pretrained(random_sdxl)
-    with pytest.raises(UserError, match="leaves out the magnitudes"):
-        load_trained(pipeline, out / KOHYA_FILE)
-    pipeline.load_lora_weights(out, weight_name=DIFFUSERS_FILE)
-    assert_says(parts_of(pipeline), expected)
+    plain, ours = (StableDiffusionXLPipeline.from_pretrained(random_sdxl) for _ in range(2))
+    plain.load_lora_weights(out, weight_name=DIFFUSERS_FILE)
+    load_trained(ours, Addition(out / KOHYA_FILE))
+    for pipeline in (plain, ours):
+        assert_says(parts_of(pipeline), expected)
 
 
 @torch.no_grad()
@@ -93,7 +93,7 @@ def test_plain_diffusers_loads_a_dora_in_its_own_layout_alone(random_sdxl: Path,
 def test_a_pipeline_in_half_precision_draws_nearly_the_same(random_sdxl: Path, exported: Exported, case: str) -> None:
     out, expected = exported(case)
     pipeline = StableDiffusionXLPipeline.from_pretrained(random_sdxl, dtype=torch.bfloat16)
-    load_trained(pipeline, out)
+    load_trained(pipeline, Addition(out))
     says = output("text_encoder", pipeline.text_encoder.eval()).float()
     assert (says - expected["text_encoder"]).std() < 0.1 * expected["text_encoder"].std()
 
@@ -174,7 +174,7 @@ def test_other_kinds_are_not_taken_for_a_lora(random_sdxl: Path, exported: Expor
     pipeline = StableDiffusionXLPipeline.from_pretrained(random_sdxl)
     for file in out.rglob("*.safetensors"):
         with pytest.raises(UserError, match="of another kind of adapter"):
-            load_trained(pipeline, file)
+            load_trained(pipeline, Addition(file))
 
 
 @pytest.mark.parametrize("case", CASES)

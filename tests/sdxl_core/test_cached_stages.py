@@ -35,7 +35,7 @@ PROMPTS = (Prompt("a", "a photo of a person"), Prompt("b", "a person at night", 
 
 
 def base(folder: Path, digest: str = "m") -> DrawingModel:
-    return DrawingModel(folder, None, None, digest, "text")
+    return DrawingModel(folder, None, (), digest, "text")
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from sdxl_core import model
-from sdxl_core.adapters import encodes_otherwise
+from sdxl_core.adapters import Addition
 from sdxl_core.cached_pictures import CachedPictures, Caches
 from sdxl_core.config import SamplingConfig
 from sdxl_core.drawing_model import DrawingModel
@@ -177,7 +177,7 @@ def caches() -> Caches:
 def drawn(folder: Path, requests: list[Request], kept: Caches, digest: str = "m", **settings: Any) -> CachedPictures:
     return CachedPictures(
         requests,
-        model=DrawingModel(folder, None, None, digest, "text"),
+        model=DrawingModel(folder, None, (), digest, "text"),
         sampling=other(**settings),
         device=CPU,
         caches=kept,
@@ -259,7 +259,7 @@ def test_only_what_trains_text_costs_prompts_encoded_anew(tmp_path: Path, descri
         save_file({described: torch.zeros(1)}, trained)
     else:
         (tmp_path / "training.json").write_text(json.dumps({"training": described}))
-    assert encodes_otherwise(trained) is expected
+    assert Addition(trained).encodes_otherwise is expected
 
 
 # --- what is kept ---
@@ -298,7 +298,7 @@ def test_progress_begins_before_the_first_picture_and_ends_with_the_last(random_
     told: list[tuple[int, int]] = []
     CachedPictures(
         REQUESTS,
-        model=DrawingModel(random_sdxl, None, None, "m", "text"),
+        model=DrawingModel(random_sdxl, None, (), "m", "text"),
         sampling=SAMPLING,
         device=CPU,
         caches=caches(),

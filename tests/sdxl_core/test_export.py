@@ -14,7 +14,7 @@ from diffusers import StableDiffusionXLPipeline
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from sdxl_core.adapters import load_trained
+from sdxl_core.adapters import Addition, load_trained
 from sdxl_core.adapters.lora import Lora
 from sdxl_core.cached_pictures import Caches
 from sdxl_core.config import SamplingConfig
@@ -66,7 +66,7 @@ def own_picture(random_sdxl: Path, exported: Path, tmp_path_factory: pytest.Temp
         prompts=(PROMPT,),
         replicates=1,
         seed=7,
-        model=DrawingModel(random_sdxl, None, exported / DIFFUSERS_FILE, "candidate", "text"),
+        model=DrawingModel(random_sdxl, None, (Addition(exported / DIFFUSERS_FILE),), "candidate", "text"),
         out=out,
         caches=Caches({}, {}),
     )
@@ -119,6 +119,6 @@ def test_a_foreign_file_s_dropout_is_switched_off(exported: Path, random_sdxl: P
     header[ADAPTER_METADATA] = json.dumps(settings | {"unet.lora_dropout": 0.5})
     save_file(load_file(exported / DIFFUSERS_FILE), tmp_path / "foreign.safetensors", header)
     pipeline = StableDiffusionXLPipeline.from_pretrained(random_sdxl)
-    load_trained(pipeline, tmp_path / "foreign.safetensors")
+    load_trained(pipeline, Addition(tmp_path / "foreign.safetensors"))
     dropouts = [m for m in pipeline.unet.modules() if isinstance(m, torch.nn.Dropout) and m.p == 0.5]
     assert dropouts and not any(module.training for module in dropouts)

@@ -41,7 +41,7 @@ REQUESTS = [
 def drawn(folder: Path, requests: list[Request], kept: Caches, **settings: Any) -> CachedPictures:
     return CachedPictures(
         requests,
-        model=DrawingModel(folder, None, None, "m", "text"),
+        model=DrawingModel(folder, None, (), "m", "text"),
         sampling=other(**settings),
         device=CPU,
         caches=kept,
@@ -118,7 +118,7 @@ def test_what_says_nothing_keeps_its_key_and_its_record(random_sdxl: Path, tmp_p
         prompts=prompts,
         replicates=1,
         seed=1,
-        model=DrawingModel(random_sdxl, None, None, "m", "text"),
+        model=DrawingModel(random_sdxl, None, (), "m", "text"),
         out=tmp_path,
         caches=kept,
     )

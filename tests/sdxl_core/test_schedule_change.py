@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, StableDiffusionXLPipeline
 
-from sdxl_core.adapters import load_trained
+from sdxl_core.adapters import Addition, load_trained
 from sdxl_core.config import SamplingConfig
 from sdxl_core.errors import UserError
 from sdxl_core.model import load_pipeline
@@ -63,7 +63,7 @@ def test_what_was_trained_is_drawn_with_its_schedule(jobs: Jobs, tmp_path: Path,
     assert stored["prediction_type"] == "v_prediction" and stored["rescale_betas_zero_snr"] is True
     pipeline = load_pipeline(jobs.model, None, sampling, torch.device("cpu"))
     assert pipeline.scheduler.config.prediction_type == "epsilon"
-    load_trained(pipeline, job.out)
+    load_trained(pipeline, Addition(job.out))
     assert isinstance(pipeline.scheduler, SCHEDULERS[sampler])
     assert pipeline.scheduler.config.prediction_type == "v_prediction"
     pipeline.scheduler.set_timesteps(3)

@@ -16,7 +16,7 @@ from diffusers import StableDiffusionXLPipeline
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sdxl_core.adapters import load_trained
+from sdxl_core.adapters import Addition, load_trained
 from sdxl_core.bundle import read_bundle
 from sdxl_core.errors import UserError
 from sdxl_core.exit_codes import EXIT_USER_ERROR
@@ -100,7 +100,7 @@ def test_the_vocabulary_does_not_move(jobs: Jobs, tmp_path: Path) -> None:
     assert set(trained_names(job)) == {"tokens.text_encoder", "tokens.text_encoder_2"}
     pipeline = StableDiffusionXLPipeline.from_pretrained(jobs.model)
     before = pipeline.text_encoder.get_input_embeddings().weight.clone()
-    load_trained(pipeline, job.out)
+    load_trained(pipeline, Addition(job.out))
     after = pipeline.text_encoder.get_input_embeddings().weight
     assert torch.equal(after[: len(before)], before) and len(after) == len(before) + 2
 

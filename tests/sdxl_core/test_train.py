@@ -15,7 +15,7 @@ from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import load_file
 
-from sdxl_core.adapters import load_trained
+from sdxl_core.adapters import Addition, load_trained
 from sdxl_core.bundle import read_bundle
 from sdxl_core.errors import UserError
 from sdxl_core.exit_codes import EXIT_DONE, EXIT_USER_ERROR
@@ -86,7 +86,7 @@ def test_full_training_moves_every_weight_and_leaves_a_diffusers_folder(jobs: Jo
     newest = read_bundle(job.work / "bundles" / "step-00000006")
     assert all(torch.equal(newest.weights[f"unet.{name}"], trained[name]) for name in trained)
     pipeline = StableDiffusionXLPipeline.from_pretrained(jobs.model)
-    load_trained(pipeline, job.out)
+    load_trained(pipeline, Addition(job.out))
     assert all(torch.equal(tensor, trained[name]) for name, tensor in pipeline.unet.state_dict().items())
 
 

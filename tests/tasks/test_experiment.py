@@ -15,7 +15,7 @@ from eval.scorers.ssim import Ssim
 from sdxl_core.errors import UserError
 from sdxl_core.training_config import optimizers
 from sdxl_core.unet_shapes import unet_shapes
-from tasks.experiment import Experiment, prepare_experiment
+from tasks.experiment import Experiment, Lesson, prepare_experiment
 from tasks.store import ArtifactStore
 from tasks.train import train
 from tasks.yaml_config import read_config
@@ -31,11 +31,16 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def prepare(folder: Path, tmp_path: Path) -> Prepare:
-    def prepared(*overrides: str, adapter: Path | None = None) -> Experiment:
+    def prepared(*overrides: str) -> Experiment:
         store = ArtifactStore(tmp_path / "store")
-        return prepare_experiment(read_config(folder / "toy.yaml", overrides), store, "command", adapter)
+        return prepare_experiment(read_config(folder / "toy.yaml", overrides), store, "command")
 
     return prepared
+
+
+def lesson_of(experiment: Experiment) -> Lesson:
+    assert experiment.lesson is not None
+    return experiment.lesson
 
 
 OVERRIDES = {
@@ -99,9 +104,9 @@ def test_held_out_pictures_come_from_one_place(prepare: Prepare, folder: Path) -
         prepare(validation, path)
     with pytest.raises(UserError, match="/nowhere"):
         prepare("training.validation={loss: {every_steps: 1}}", "dataset.validation_path=/nowhere")
-    assert prepare(validation).validation_fingerprint == ""
+    assert lesson_of(prepare(validation)).validation_fingerprint == ""
     elsewhere = prepare("training.validation={loss: {every_steps: 1}}", path)
-    assert elsewhere.validation_fingerprint == elsewhere.fingerprint
+    assert lesson_of(elsewhere).validation_fingerprint == elsewhere.fingerprint
 
 
 def test_a_model_is_its_bytes(prepare: Prepare, folder: Path) -> None:
@@ -125,16 +130,6 @@ def test_another_vae_takes_the_place_of_the_own_one(prepare: Prepare, folder: Pa
     assert after.digest("unet") == before.digest("unet")
 
 
-def test_an_adapter_should_be_a_safetensors_file(prepare: Prepare, folder: Path) -> None:
-    with pytest.raises(UserError, match="--adapter"):
-        prepare(adapter=folder / "lora.bin")
-    (folder / "My LoRA.safetensors").write_bytes(b"a pickle, say")
-    with pytest.raises(UserError, match="--adapter: expected a safetensors file, got other bytes"):
-        prepare(adapter=folder / "My LoRA.safetensors")
-    save_file({"a": np.zeros(1, np.float32)}, folder / "My LoRA.safetensors")
-    assert prepare(adapter=folder / "My LoRA.safetensors").name == "toy-my-lora"
-
-
 def write_lora(path: Path, value: float = 0.0) -> None:
     """Of rank 2, on all attention of the toy's UNet."""
     tensors = {}
@@ -150,7 +145,7 @@ def write_lora(path: Path, value: float = 0.0) -> None:
 def test_what_an_adapter_begins_with_counts_by_its_content(prepare: Prepare, folder: Path) -> None:
     def start(place: str) -> tuple[str | None, str]:
         experiment = prepare(f"training.adapter={{rank: 2, start_from: {place}}}")
-        continuing, none = experiment.continuing, {"latents": None, "text": None}
+        continuing, none = lesson_of(experiment).continuing, {"latents": None, "text": None}
         config = experiment.config
         call = train(config.training, config.sampling, config.captions, experiment.model, none, continuing)
         return continuing.start, json.dumps(call.params)
@@ -162,7 +157,7 @@ def test_what_an_adapter_begins_with_counts_by_its_content(prepare: Prepare, fol
     assert start(str(folder / "b")) == (first, params)  # a folder's own file, elsewhere
     write_lora(folder / "a" / "lora.safetensors", value=1.0)
     assert start(str(folder / "a" / "lora.safetensors"))[0] not in (None, first)
-    assert prepare().continuing.start is None
+    assert lesson_of(prepare()).continuing.start is None
 
 
 def test_its_place_is_relative_to_the_configuration(folder: Path) -> None:

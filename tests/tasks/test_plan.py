@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.wiring import SCORED, TRAINED, finetune
+from flows.wiring import LEARNT, SCORED, finetune
 from tasks.errors import ConfigError
 from tasks.experiment import prepare_experiment
 from tasks.plan import Expecting, Planned, Planner
@@ -109,8 +109,8 @@ def test_the_nearest_earlier_artifact_is_compared(config: Path, filled: Artifact
 def test_what_is_expected_has_to_be_there(config: Path, filled: ArtifactStore) -> None:
     changed = prepare_experiment(read_config(config, ["training.learning_rate=5e-4"]), filled, "command")
     with pytest.raises(ConfigError, match=r"train: not in the store.*learning_rate: 0\.001 → 0\.0005"):
-        finetune(changed, Expecting(TRAINED, filled, Planner(filled)))
+        finetune(changed, Expecting(LEARNT, filled, Planner(filled)))
     more = prepare_experiment(read_config(config, ["evaluation.replicates=2"]), filled, "command")
-    finetune(more, Expecting(TRAINED, filled, Planner(filled)))
+    finetune(more, Expecting(LEARNT, filled, Planner(filled)))
     with pytest.raises(ConfigError, match="images/base: not in the store"):
         finetune(more, Expecting(SCORED, filled, Planner(filled)))

@@ -1,0 +1,261 @@
+"""Named models found: what they are, whether they fit the base, and by which digests they are known."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from sdxl_core.adapter_start import DIFFUSERS_FILE, PEFT_CONFIG, PEFT_FILE
+from sdxl_core.adapter_targets import layer_shapes
+from sdxl_core.additions import TRAINED_FILE, require_sum
+from sdxl_core.bundles import MANIFEST as BUNDLE_MANIFEST
+from sdxl_core.bundles import bundle_digest, bundle_identity, damage
+from sdxl_core.config import ModelConfig
+from sdxl_core.errors import UserError, did_you_mean
+from sdxl_core.lora_fit import require_lora
+from sdxl_core.scheduler_settings import FILE as SCHEDULE_FILE
+from sdxl_core.scheduler_settings import FOLDER as SCHEDULE_FOLDER
+from tasks.checkpoint import component_tensors, read_shapes
+from tasks.digests import digest_json
+from tasks.errors import ConfigError
+from tasks.finished import find_finished
+from tasks.manifest import Json, Ref
+from tasks.pictures import GivenPictures, find_pictures, holds_pictures
+from tasks.prompt_sets import PromptSet
+from tasks.references import BASE, TRAINED, Term, hub_model, parse_reference
+from tasks.stage import Handle
+from tasks.store import ArtifactStore
+from tasks.train import trained_from, trained_weights
+from tasks.weights import BaseModel, local_or_hub, locate_base_model
+
+NETWORKS = ("unet", "text_encoder", "text_encoder_2")
+
+
+@dataclass(frozen=True)
+class LocalFiles:
+    """A LoRA file, or a folder that the trainer exported to."""
+
+    place: Path
+    digests: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class BundleFolder:
+    """A state of a training."""
+
+    place: Path
+    digest: str
+
+
+@dataclass(frozen=True)
+class OwnTraining:
+    """What the configuration trains."""
+
+
+Source = LocalFiles | BundleFolder | Ref | OwnTraining
+
+
+@dataclass(frozen=True)
+class Added:
+    """Something trained that is put into a base."""
+
+    name: str
+    kind: str
+    """Of adapter."""
+    scale: float
+    source: Source
+
+    @property
+    def order(self) -> str:
+        """Sums are the same in whichever order they were said."""
+        return digest_json([_identity(self.source), self.scale])
+
+
+@dataclass(frozen=True)
+class Model:
+    """What draws."""
+
+    name: str
+    base: BaseModel
+    added: tuple[Added, ...] = ()
+
+    @property
+    def trains(self) -> bool:
+        return any(isinstance(one.source, OwnTraining) for one in self.added)
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What names are understood by."""
+
+    store: ArtifactStore
+    base: BaseModel
+    """The configured one."""
+    kind: str
+    """Of the configured adapter."""
+    drawn: PromptSet
+
+
+def find_model(reference: str, where: str, around: Surroundings) -> Model | GivenPictures:
+    """The model, or the pictures, that a reference names. `where` is the setting that holds it.
+
+    Raises:
+        ConfigError, UserError: there is no such thing, it is none, or it does not fit the base.
+    """
+    terms = parse_reference(reference, where)
+    name = " + ".join(term.name for term in terms)
+    first = terms[0]
+    if first.is_local and Path(first.what).is_dir() and holds_pictures(Path(first.what)):
+        if len(terms) > 1 or first.scale != 1:
+            raise ConfigError.about(where, expected="a folder of pictures by itself", got=name)
+        return find_pictures(Path(first.what), name, around.drawn, around.store.digest_file, where)
+    model = Model(name, around.base)
+    for term in terms:
+        model = _with_term(model, term, where, around)
+    require_sum([(one.name, one.kind, one.scale) for one in model.added], where)
+    fit = Fit(model.base, where)
+    for one in model.added:
+        fit.check(one, around.store)
+    return replace(model, added=tuple(sorted(model.added, key=lambda one: one.order)))
+
+
+def _with_term(model: Model, term: Term, where: str, around: Surroundings) -> Model:
+    if term.what == BASE and term.scale == 1:
+        return model
+    if term.what == TRAINED:
+        return _plus(model, Added(term.name, around.kind, term.scale, OwnTraining()))
+    if term.what == BASE:
+        raise ConfigError.about(where, expected="a base without a scale", got=term.name)
+    if not term.is_local and (term.what.startswith("train/") or "/" not in term.what):
+        return _plus(model, _artifact(term, where, around))
+    place = Path(term.what) if term.is_local else _from_hub(term.what, where)
+    if (place / "model_index.json").is_file():
+        return _on_checkpoint(model, term, ModelConfig(base=str(place)), where, around)
+    return _plus(model, _local(term, place, where, around))
+
+
+def _plus(model: Model, one: Added) -> Model:
+    return replace(model, added=(*model.added, one))
+
+
+def _on_checkpoint(model: Model, term: Term, config: ModelConfig, where: str, around: Surroundings) -> Model:
+    if term.scale != 1:
+        raise ConfigError.about(where, expected="a checkpoint without a scale", got=term.name)
+    if model.base is not around.base:
+        raise ConfigError.about(where, expected="one checkpoint", got=f"another in {term.name}")
+    return replace(model, base=locate_base_model(config, around.store.digest_file, where))
+
+
+def _from_hub(what: str, where: str) -> Path:
+    """The local place of a hub's checkpoint, or of its LoRA."""
+    asked = hub_model(what, where)
+    if asked.file is not None:
+        return local_or_hub(asked.repository, asked.revision, where, patterns=[asked.file]) / asked.file
+    small = ["model_index.json", PEFT_CONFIG, PEFT_FILE, DIFFUSERS_FILE]
+    folder = local_or_hub(asked.repository, asked.revision, where, patterns=small)
+    if (folder / "model_index.json").is_file():
+        return local_or_hub(asked.repository, asked.revision, where)
+    if not any((folder / name).is_file() for name in small):
+        fix = f"Name the file: {asked.repository}/FILE.safetensors"
+        expected = f"model_index.json, {DIFFUSERS_FILE} or {PEFT_CONFIG} in {asked.repository}"
+        raise ConfigError.about(where, expected=expected, got="none of them", fix=fix)
+    return folder
+
+
+def _artifact(term: Term, where: str, around: Surroundings) -> Added:
+    """`train/KEY`, or a run's name for its newest training."""
+    try:
+        found = find_finished(around.store, term.what)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}. A local path begins with ./, ../, / or ~") from None
+    return Added(term.name, str(found.facts["training"]["adapter"]["kind"]), term.scale, found.training)
+
+
+def _local(term: Term, place: Path, where: str, around: Surroundings) -> Added:
+    """From a file or folder of this machine."""
+    digest = around.store.digest_file
+    if (place / BUNDLE_MANIFEST).is_file() and (place / "state.json").is_file():
+        kind = str(bundle_identity(place)["training"]["adapter"]["kind"])
+        return Added(term.name, kind, term.scale, BundleFolder(place, bundle_digest(place)))
+    if (place / TRAINED_FILE).is_file():
+        files = [*trained_weights(place), place / SCHEDULE_FOLDER / SCHEDULE_FILE]
+        digests = tuple(digest(file) for file in files if file.is_file())
+        kind = json.loads((place / TRAINED_FILE).read_text(encoding="utf-8"))["training"]["adapter"]["kind"]
+        return Added(term.name, str(kind), term.scale, LocalFiles(place, digests))
+    file = _lora_file(place, where)
+    beside = [file.with_name(PEFT_CONFIG)] if file.name == PEFT_FILE else []
+    return Added(term.name, "lora", term.scale, LocalFiles(file, tuple(digest(one) for one in [file, *beside])))
+
+
+def _lora_file(place: Path, where: str) -> Path:
+    if place.is_dir():
+        found = next((place / name for name in (DIFFUSERS_FILE, PEFT_FILE) if (place / name).is_file()), None)
+        if found is None:
+            fix = ""
+            if (place / "unet").is_dir():
+                fix = "Of a full fine-tune name the run, train/KEY, or a folder that `sdxl-flows export` wrote"
+            expected = f"a checkpoint, a LoRA ({DIFFUSERS_FILE}), a bundle or pictures"
+            raise ConfigError.about(where, expected=expected, got=f"none of them in {place}", fix=fix)
+        place = found
+    if place.suffix != ".safetensors" or not place.is_file():
+        beside = [entry.name for entry in place.parent.iterdir()] if place.parent.is_dir() else []
+        expected = "an existing LoRA file ending in .safetensors, or a folder"
+        raise ConfigError.about(where, expected=expected, got=place, fix=did_you_mean(place.name, beside))
+    return place
+
+
+class Fit:
+    """Whether what is added fits a base, by the headers of files alone."""
+
+    def __init__(self, base: BaseModel, where: str) -> None:
+        self._base, self._where = base, where
+
+    def check(self, one: Added, store: ArtifactStore) -> None:
+        """Raises UserError naming what does not fit."""
+        if isinstance(one.source, OwnTraining):
+            return
+        if isinstance(one.source, BundleFolder):
+            if not (one.source.place / "weights.safetensors").is_file():
+                raise ConfigError(f"{self._where}: {one.source.place}: {damage(one.source.place)}")
+            self._require_same_base(one, bundle_identity(one.source.place)["inputs"])
+            return
+        place = store.path(one.source) if isinstance(one.source, Ref) else one.source.place
+        file = place / DIFFUSERS_FILE if place.is_dir() else place
+        if file.is_file():
+            require_lora(read_shapes(file, self._where), self._layers, self._unet, self._where, file)
+        else:
+            self._require_same_base(one, json.loads((place / TRAINED_FILE).read_text(encoding="utf-8"))["inputs"])
+
+    def _require_same_base(self, one: Added, inputs: Mapping[str, Any]) -> None:
+        if inputs.get("model") not in trained_from(self._base):
+            fix = "Set model.base to the model that it was trained from"
+            expected = f"what was trained from model.base ({self._base.folder})"
+            raise UserError.about(self._where, expected=expected, got=f"{one.name}, from another", fix=fix)
+
+    @cached_property
+    def _layers(self) -> dict[str, dict[str, tuple[int, ...]]]:
+        folder = self._base.folder
+        return {part: layer_shapes(component_tensors(folder / part, part, self._where)) for part in NETWORKS}
+
+    @cached_property
+    def _unet(self) -> dict[str, Any]:
+        settings: dict[str, Any] = json.loads((self._base.folder / "unet" / "config.json").read_text(encoding="utf-8"))
+        return settings
+
+
+def _identity(source: Source) -> Json:
+    if isinstance(source, OwnTraining):
+        return None
+    return list(source.digests) if isinstance(source, LocalFiles) else source.digest
+
+
+def training_of(model: Model | GivenPictures, own: Handle | None) -> Handle | None:
+    """The train artifact that a model is the base with, if it is that."""
+    if isinstance(model, GivenPictures) or len(model.added) != 1:
+        return None
+    source = model.added[0].source
+    return own if isinstance(source, OwnTraining) else source if isinstance(source, Ref) else None

@@ -1,0 +1,274 @@
+"""Evaluations of whatever model is named, on the miniature: what is drawn, what is reused, and what is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from flows.wiring import LEARNT, evaluate, finetune
+from sdxl_core.config import ModelConfig
+from sdxl_core.errors import UserError
+from tasks.experiment import Experiment, prepare_experiment
+from tasks.exports import Wanted, export
+from tasks.manifest import Ref
+from tasks.plan import Expecting, Planner
+from tasks.references import as_override
+from tasks.runs import Recorder, record_run
+from tasks.stage import Call, materialise
+from tasks.store import ArtifactStore
+from tasks.weight_tools import Writing, merge_into_base
+from tasks.weighted_files import weighted_files
+from tasks.yaml_config import read_config
+from tests.flows.test_pipeline import WEIGHTS, write_pictures
+
+CONFIG = f"""\
+name: short
+model: {{base: {WEIGHTS}/sdxl}}
+dataset: {{path: ./pictures}}
+transform: {{resolution_px: 64}}
+training:
+  objective: {{kind: diffusion}}
+  adapter: {{kind: lora, rank: 2}}
+  learning_rate: 5e-2
+  max_steps: 2
+  save_every_steps: 1
+  keep_bundles: 2
+  ema: {{decay: 0.5}}
+sampling: {{steps: 1, width_px: 64, height_px: 64}}
+evaluation:
+  prompts: ./prompts.jsonl
+  metrics:
+    - {{metric: clip_i, model: {WEIGHTS}/clip, primary: true}}
+    - {{metric: ssim}}
+"""
+PROMPTS = [{"id": "beach", "prompt": "a photo of kestrel person on a beach"}, {"id": "night", "prompt": "at night"}]
+LORA = "pytorch_lora_weights.safetensors"
+
+
+class Evaluations:
+    """Of one experiment, run without Prefect; `built` are the labels of the stages of the last one that ran."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.store = ArtifactStore(folder / "store")
+        self.built: list[str] = []
+
+    def prepare(self, candidate: str = "trained", overrides: Sequence[str] = ()) -> Experiment:
+        config = read_config(self.folder / "short.yaml", [*overrides, as_override(candidate)])
+        return prepare_experiment(config, self.store, "test")
+
+    def run(self, candidate: str = "trained", *overrides: str, train: bool = False) -> dict[str, Ref]:
+        def run(call: Call) -> Ref:
+            if self.store.find_whole(call.recipe().kind, call.recipe().key) is None:
+                self.built.append(call.label)
+            return materialise(call, self.store, "cpu")
+
+        self.built.clear()
+        recorder = Recorder(run)
+        with contextlib.chdir(self.folder):
+            experiment = self.prepare(candidate, overrides)
+            if train:
+                finetune(experiment, recorder)
+                record_run(self.store, "short", "test", recorder.refs)
+            else:
+                evaluate(experiment, Expecting(LEARNT, self.store, recorder))
+        return recorder.refs
+
+    def trained(self) -> Path:
+        [manifest] = self.store.manifests("train")
+        return self.store.path(manifest.ref)
+
+    def file(self, refs: dict[str, Ref], label: str, name: str) -> Any:
+        return json.loads((self.store.path(refs[label]) / name).read_text())
+
+    def drawn(self, refs: dict[str, Ref], role: str = "candidate") -> list[str]:
+        """Digests of a role's pictures."""
+        lines = (self.store.path(refs[f"images/{role}"]) / "records.jsonl").read_text().splitlines()
+        return [json.loads(line)["image_sha256"] for line in lines]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    write_pictures(folder / "pictures", 3)
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(prompt) + "\n" for prompt in PROMPTS))
+    (folder / "short.yaml").write_text(CONFIG)
+    evaluations = Evaluations(folder)
+    evaluations.run(train=True)
+    shutil.copyfile(evaluations.trained() / LORA, folder / "dog.safetensors")
+    tensors = {name: -0.5 * t if "lora_B" in name else t for name, t in load_file(folder / "dog.safetensors").items()}
+    save_file(tensors, folder / "style.safetensors")
+    return folder
+
+
+@pytest.fixture
+def evaluations(finished: Path, tmp_path: Path) -> Evaluations:
+    shutil.copytree(finished, tmp_path / "copy")
+    return Evaluations(tmp_path / "copy")
+
+
+JUDGING = ["images/candidate", "scores", "comparison", "report"]
+
+
+def test_a_second_candidate_draws_and_scores_its_own_pictures_only(evaluations: Evaluations) -> None:
+    pictures, scores = len(evaluations.store.cells("images")), len(evaluations.store.cells("scores"))
+    refs = evaluations.run("./dog.safetensors:0.5")
+    assert evaluations.built == JUDGING
+    assert len(evaluations.store.cells("images")) == pictures + 2
+    assert len(evaluations.store.cells("scores")) == scores + 4, "CLIP's two and SSIM's two; the base's are known"
+    assert evaluations.run("./dog.safetensors:0.5") == refs and evaluations.built == []
+
+
+def test_what_was_trained_is_the_same_by_all_its_names(evaluations: Evaluations) -> None:
+    """The run's report again; by its artifact, its run, its last bundle and its folder no picture is drawn again."""
+    expected = evaluations.run()
+    assert evaluations.built == []
+    known = len(evaluations.store.cells("images"))
+    [manifest] = evaluations.store.manifests("train")
+    bundles = sorted(evaluations.store.root.glob("trainings/*/bundles/step-*"))
+    names = [f"train/{manifest.key[:9]}", "short", str(bundles[-1]), str(evaluations.trained())]
+    for name in names:
+        refs = evaluations.run(name)
+        assert evaluations.drawn(refs) == evaluations.drawn(expected), name
+    assert len(evaluations.store.cells("images")) == known
+    assert evaluations.drawn(evaluations.run("./dog.safetensors")) == evaluations.drawn(expected)
+    assert evaluations.run(str(bundles[0]))["images/candidate"] != expected["images/candidate"]
+    assert evaluations.built == ["bundle/candidate", *JUDGING]
+    assert evaluations.drawn(evaluations.run(str(bundles[0]))) != evaluations.drawn(expected)
+
+
+def test_a_bundle_is_used_by_its_average(evaluations: Evaluations) -> None:
+    """Byte for byte what the training left; and that is not its last weights."""
+    bundle = max(evaluations.store.root.glob("trainings/*/bundles/step-*"))
+    made = evaluations.store.path(evaluations.run(str(bundle))["bundle/candidate"])
+    for name in (LORA, "kohya_lora.safetensors"):
+        assert (made / name).read_bytes() == (evaluations.trained() / name).read_bytes()
+    average, weights = (load_file(bundle / f"{name}.safetensors") for name in ("average", "weights"))
+    assert any((average[name] != weights[name]).any() for name in average)
+
+
+def test_the_base_against_itself_is_no_difference(evaluations: Evaluations) -> None:
+    refs = evaluations.run("base")
+    assert refs["images/candidate"] == refs["images/base"]
+    found = evaluations.file(refs, "comparison", "comparison.json")
+    assert {metric["delta"] for metric in found["judged"]} == {0}
+    assert [metric["mean"] for metric in found["described"]] == [1]
+    assert found["health"]["identical_pairs"] == 2
+    assert "train" not in refs and evaluations.built == ["scores", "comparison", "report"]
+
+
+def test_sums_do_not_depend_on_their_order_nor_on_places(evaluations: Evaluations) -> None:
+    one = evaluations.run("./dog.safetensors:0.8 + ./style.safetensors:0.5")
+    shutil.move(evaluations.folder / "style.safetensors", evaluations.folder / "other.safetensors")
+    other = evaluations.run("./other.safetensors:0.5 + ./dog.safetensors:0.8")
+    assert one["images/candidate"] == other["images/candidate"]
+    scaled = evaluations.run("./dog.safetensors:0.55")
+    assert evaluations.drawn(scaled) != evaluations.drawn(one)
+    assert (
+        evaluations.run("./dog.safetensors:1.0")["images/candidate"]
+        == evaluations.run("./dog.safetensors")["images/candidate"]
+    )
+    assert (
+        evaluations.run("trained:0.5 + base")["images/candidate"] == evaluations.run("trained:0.5")["images/candidate"]
+    )
+
+
+def test_a_merged_checkpoint_draws_nearly_what_its_lora_does(evaluations: Evaluations) -> None:
+    lora = weighted_files([f"{evaluations.folder}/dog.safetensors:0.5"])
+    merge_into_base(ModelConfig(base=f"{WEIGHTS}/sdxl"), lora, Writing(evaluations.folder / "merged", dtype="fp32"))
+    merged, scaled = evaluations.run("./merged"), evaluations.run("./dog.safetensors:0.5")
+    for label in ("beach-0", "night-0"):
+        first, second = (
+            Image.open(evaluations.store.path(refs["images/candidate"]) / f"images/{label}.png")
+            for refs in (merged, scaled)
+        )
+        differences = [abs(a - b) for a, b in zip(first.tobytes(), second.tobytes(), strict=True)]
+        assert max(differences) <= 3
+    more = evaluations.run("./merged + ./style.safetensors")
+    assert evaluations.drawn(more) != evaluations.drawn(merged)
+
+
+def test_an_exported_full_fine_tune_is_drawn_and_has_no_scale(evaluations: Evaluations) -> None:
+    full = "training.adapter={kind: full}"
+    lower = "training.learning_rate=1e-4"
+    trained = evaluations.run("trained", full, lower, "name=full", train=True)
+    with contextlib.chdir(evaluations.folder):
+        export(evaluations.store, str(trained["train"]), Wanted("diffusers", base=ModelConfig(base=f"{WEIGHTS}/sdxl")),
+               evaluations.folder / "exported")  # fmt: skip
+    assert evaluations.drawn(evaluations.run("./exported")) == evaluations.drawn(trained)
+    for candidate in ("trained:0.7", f"{trained['train']}:0.7"):
+        with pytest.raises(UserError, match=r"evaluation\.candidate: expected a scale of 1.*a full fine-tune"):
+            evaluations.run(candidate, full, lower)
+
+
+def test_two_candidates_against_each_other(evaluations: Evaluations) -> None:
+    refs = evaluations.run("./dog.safetensors:0.5", "evaluation.baseline=trained")
+    report = evaluations.file(refs, "report", "report.json")
+    assert report["title"] == "short-dog-x-0-5-against-trained"
+    page = (evaluations.store.path(refs["report"]) / "report.html").read_text()
+    assert "candidate against trained" in page and "<th>trained</th>" in page and "the base" not in report["headline"]
+    assert evaluations.drawn(refs, "base") == evaluations.drawn(evaluations.run())
+
+
+def write_given(folder: Path, size: tuple[int, int] = (64, 64)) -> None:
+    folder.mkdir()
+    for number, prompt in enumerate(PROMPTS):
+        Image.effect_noise(size, 40 + number).convert("RGB").save(folder / f"{prompt['id']}.png")
+
+
+def test_pictures_made_elsewhere_are_judged_and_said_to_be(evaluations: Evaluations) -> None:
+    write_given(evaluations.folder / "given")
+    refs = evaluations.run("./given")
+    assert evaluations.built == JUDGING
+    report = evaluations.file(refs, "report", "report.json")
+    sentence = "The pictures of the candidate were made elsewhere and not from the other side's noise"
+    assert any(said.startswith(sentence) for said in report["summary"]) and report["same_noise"] is False
+    page = (evaluations.store.path(refs["report"]) / "report.html").read_text()
+    assert "were made elsewhere" in page and "same noise: base left" not in page
+    renamed = evaluations.folder / "renamed"
+    renamed.mkdir()
+    lines = []
+    for number, prompt in enumerate(PROMPTS):
+        shutil.copyfile(evaluations.folder / "given" / f"{prompt['id']}.png", renamed / f"{number}.png")
+        lines.append(json.dumps({"file_name": f"{number}.png", "prompt": prompt["prompt"]}) + "\n")
+    (renamed / "metadata.jsonl").write_text("".join(lines))
+    assert evaluations.run("./renamed")["images/candidate"] == refs["images/candidate"]
+    assert "elsewhere" not in json.dumps(evaluations.file(evaluations.run("base"), "report", "report.json")["summary"])
+
+
+def test_pictures_of_another_size_have_no_ssim_and_a_report(evaluations: Evaluations) -> None:
+    write_given(evaluations.folder / "given", (96, 48))
+    refs = evaluations.run("./given", "evaluation.baseline=./dog.safetensors")
+    found = evaluations.file(refs, "comparison", "comparison.json")
+    [not_run] = found["not_run"]
+    assert not_run["name"] == "ssim" and "sizes differ: 64x64 against 96x48" in not_run["reason"]
+    assert found["judged"][0]["pairs"] == 2
+
+
+def test_an_evaluation_that_trains_nothing_asks_for_nothing_of_a_training(evaluations: Evaluations) -> None:
+    """Neither for what an optimizer needs, nor for latents."""
+    shutil.rmtree(evaluations.store.root / "artifacts" / "latents")
+    shutil.rmtree(evaluations.store.root / "artifacts" / "train")
+    refs = evaluations.run("./dog.safetensors:0.25", "training.seed=5")
+    assert set(refs) == {"dataset", "images/base", "images/candidate", "scores", "comparison", "report"}
+    with pytest.raises(UserError, match="latents: not in the store for this configuration"):
+        evaluations.run()
+    assert evaluations.built == []
+
+
+def test_a_plan_builds_nothing(evaluations: Evaluations) -> None:
+    planner = Planner(evaluations.store)
+    with contextlib.chdir(evaluations.folder):
+        bundle = min(evaluations.store.root.glob("trainings/*/bundles/step-*"))
+        evaluate(evaluations.prepare(f"{bundle}:0.5"), planner)
+    to_run = [stage.label for stage in planner.stages if stage.action == "run"]
+    assert to_run == ["bundle/candidate", *JUDGING]
+    assert not list(evaluations.store.manifests("bundle"))
