@@ -67,7 +67,8 @@ def run(
     Killed or interrupted, it goes on from where it was when you run it again; with a changed setting, it refuses to,
     unless you say how. More `training.max_steps` than before run the new steps only. Ends with `report: PATH`.
 
-    Exit codes: 0 done, 2 something you have to change, 75 stopped by SIGTERM after saving, 1 anything else.
+    Exit codes: 0 done, and passed if there are gates; 3 rejected by a gate, 4 inconclusive; 2 something you have to
+    change, 75 stopped by SIGTERM after saving, 1 anything else.
 
     Examples: `sdxl-flows run configs/miniature/dreambooth.yaml`,
     `sdxl-flows run configs/miniature/dreambooth.yaml --set training.learning_rate=5e-4 --set training.max_steps=200`,
@@ -114,6 +115,8 @@ def evaluate(
     config: ConfigFile, candidate: Candidate = None, overrides: Overrides = None, strict: Strict = False
 ) -> None:
     """Draw and judge base and candidate again, training nothing: for new prompts, metrics or seeds, or another model.
+
+    With `evaluation.gates`, ends with 0 for promote, 3 for reject and 4 for inconclusive.
 
     Examples: `sdxl-flows evaluate configs/miniature/dreambooth.yaml --set evaluation.replicates=4`,
     `sdxl-flows evaluate configs/sdxl/dreambooth.yaml --candidate "dog.safetensors:0.8 + style.safetensors:0.5"`
@@ -189,17 +192,23 @@ def _prepare(
 
 def _carry_out(prepared: Prepared, start: Callable[[], dict[str, Any]]) -> None:
     """Run what has to run, under Prefect; with nothing to run, Prefect's own start would be all of the work."""
+    from tasks.errors import EXIT_CODE_OF_VERDICT
     from tasks.prefect_home import local_prefect
-    from tasks.runs import finish_run
+    from tasks.runs import finish_run, verdict_of
 
     store, experiment = prepared.store, prepared.experiment
     if prepared.planner.complete:
         console.table([(stage.label, "reused", stage.why) for stage in prepared.planner.stages])
-        place = str(finish_run(store, experiment.name, experiment.command, prepared.reused.refs))
+        refs = prepared.reused.refs
+        place, verdict = str(finish_run(store, experiment.name, experiment.command, refs)), verdict_of(store, refs)
     else:
         with local_prefect(store.root):
-            place = start()["report"]
+            done = start()
+        place, verdict = done["report"], done["verdict"]
     console.out(f"report: {place}")
+    if verdict is not None:
+        console.out(f"verdict: {verdict}")
+        raise typer.Exit(EXIT_CODE_OF_VERDICT[verdict])
 
 
 def _command(config: Path, overrides: Sequence[str], candidate: str, override: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from tasks.config import PipelineConfig
 from tasks.experiment import Experiment, prepare_experiment
 from tasks.plan import Expecting
 from tasks.policies import prefect_runner
-from tasks.runs import Recorder, finish_run, report_files, score_rows
+from tasks.runs import Recorder, finish_run, report_files, score_rows, verdict_of
 from tasks.stage import Handle, Runner
 from tasks.store import ArtifactStore
 from tasks.trainings import Resume
@@ -39,7 +39,7 @@ def run_flow(
     expecting: Collection[str] = (),
     resume: Resume | None = None,
 ) -> dict[str, Any]:
-    """The body of a flow; returns the report's place and all artifacts by label.
+    """The body of a flow; returns the report's place, the verdict by gates and all artifacts by label.
 
     Stages of the kinds in `expecting` must be in the store already.
     """
@@ -49,7 +49,12 @@ def run_flow(
     wiring(experiment, Expecting(expecting, store, recorder))
     report = finish_run(store, experiment.name, command, recorder.refs)
     _show_in_prefect(store, experiment.name, recorder, report)
-    return {"report": str(report), "artifacts": {label: str(ref) for label, ref in recorder.refs.items()}}
+    verdict = verdict_of(store, recorder.refs)
+    return {
+        "report": str(report),
+        "verdict": verdict,
+        "artifacts": {label: str(ref) for label, ref in recorder.refs.items()},
+    }
 
 
 def _show_in_prefect(store: ArtifactStore, name: str, recorder: Recorder, report: Path) -> None:

@@ -24,7 +24,8 @@ from tasks import (
     train,
 )
 from tasks.experiment import Experiment
-from tasks.stage import Handle, Runner
+from tasks.prompt_sets import PromptSet
+from tasks.stage import Handle, Pending, Runner
 
 LEARNT = frozenset({"faces", "landmarks", "identity", "latents", "class_images", "text", "train"})
 """What an evaluation of a training expects to be there."""
@@ -115,10 +116,16 @@ def with_landmarks(pictures: Mapping[str, Handle], experiment: Experiment, run: 
 def judge(experiment: Experiment, references: Handle, training: Handle | None, run: Runner) -> Handle:
     """From models to a report. `references` is the dataset: what the candidate should have learned; `training` is what
     the configuration has trained, where one of the models is made of it."""
-    config = experiment.config
-    sets = {role: draw(role, model, experiment, training, run) for role, model in experiment.models.items()}
-    scored = run(scores.score(config.evaluation, experiment.metric_weights, sets, references))
-    found = run(comparison.compare(config.evaluation, scored))
+    sets: dict[str, Handle] = {}
+    found: Handle | None = None
+    for drawn in experiment.looks:
+        models_drawn = experiment.models.items()
+        sets = {role: draw(role, model, experiment, drawn, training, run) for role, model in models_drawn}
+        scored = run(scores.score(experiment.config.evaluation, experiment.metric_weights, sets, references))
+        found = run(comparison.compare(experiment.config.evaluation, scored, found))
+        if isinstance(found, Pending) or experiment.decided(found):
+            break
+    assert found is not None
     shown = report.Shown(found, sets, references, models.training_of(experiment.models["candidate"], training))
     return run(report.build(experiment, shown))
 
@@ -127,12 +134,13 @@ def draw(
     role: str,
     model: models.Model | pictures.GivenPictures,
     experiment: Experiment,
+    drawn: PromptSet,
     training: Handle | None,
     run: Runner,
 ) -> Handle:
-    """A model's pictures of the prompt set, or those that somebody else drew."""
+    """A model's pictures of the prompts, or those that somebody else drew."""
     if isinstance(model, pictures.GivenPictures):
-        return run(pictures.take_over(f"images/{role}", model, experiment.drawn))
+        return run(pictures.take_over(f"images/{role}", model, drawn))
     added: list[images.Scaled] = []
     for one in model.added:
         source = one.source
@@ -143,4 +151,4 @@ def draw(
             added.append((training, one.scale))
         else:
             added.append((source, one.scale))
-    return run(images.generate(f"images/{role}", model.base, added, experiment.drawn, experiment.config.sampling))
+    return run(images.generate(f"images/{role}", model.base, added, drawn, experiment.config.sampling))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from eval.config import EvaluationConfig
-from tasks.manifest import Json
+from tasks.manifest import Json, Ref
 from tasks.stage import Call, Handle, Job, Stage
+from tasks.store import ArtifactStore
 
 
 def _build(job: Job) -> dict[str, Json]:
@@ -13,18 +14,28 @@ def _build(job: Job) -> dict[str, Json]:
     return compare(
         evaluation=EvaluationConfig.model_validate(job.local["evaluation"]),
         scores=job.inputs["scores"],
+        earlier=job.inputs.get("earlier"),
         out=job.out,
     )
 
 
-STAGE = Stage(kind="comparison", version="3", build=_build, heavy=False)
+STAGE = Stage(kind="comparison", version="4", build=_build, heavy=False)
 
 
-def compare(evaluation: EvaluationConfig, scores: Handle) -> Call:
-    """Where prompts and weights lie does not enter the key; what they hold, subject and all, came with the scores."""
+def is_decided(store: ArtifactStore, comparison: Ref) -> bool:
+    """Whether more prompts would be drawn in vain."""
+    return bool(store.summary(comparison)["decided"])
+
+
+def compare(evaluation: EvaluationConfig, scores: Handle, earlier: Handle | None = None) -> Call:
+    """`earlier`: of a sequential evaluation, the comparison of the look before.
+
+    Where prompts and weights lie does not enter the key; what they hold, subject and all, came with the scores.
+    """
     settings = evaluation.model_dump(
         mode="json", exclude={"prompts", "subject", "metrics", "gallery", "candidate", "baseline"}
     )
     metrics = [{**metric.identity(), "primary": metric.primary} for metric in evaluation.metrics]
     local = {"evaluation": evaluation.model_dump(mode="json")}
-    return Call(STAGE, "comparison", {"evaluation": settings, "metrics": metrics}, {"scores": scores}, local)
+    inputs = {"scores": scores} if earlier is None else {"scores": scores, "earlier": earlier}
+    return Call(STAGE, "comparison", {"evaluation": settings, "metrics": metrics}, inputs, local)

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from eval.errors import EvalError
 from sdxl_core.errors import UserError
-from sdxl_core.exit_codes import EXIT_FAILED, EXIT_PREEMPTED, EXIT_USER_ERROR
+from sdxl_core.exit_codes import (
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_INCONCLUSIVE,
+    EXIT_PREEMPTED,
+    EXIT_REJECTED,
+    EXIT_USER_ERROR,
+)
 
 
 class ConfigError(UserError):
@@ -38,3 +45,5 @@ EXIT_CODES: dict[type[Exception], int] = {
 
 USER_ERRORS: tuple[type[Exception], ...] = (UserError, EvalError)
 """What no retry can mend, because a person has to."""
+
+EXIT_CODE_OF_VERDICT = {"promote": EXIT_DONE, "reject": EXIT_REJECTED, "inconclusive": EXIT_INCONCLUSIVE}

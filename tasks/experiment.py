@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from eval.config import EvaluationConfig
 from sdxl_core.data.fingerprint import dataset_fingerprint
 from sdxl_core.identity.face_model import require_timesteps
 from sdxl_core.scheduler_settings import (
@@ -17,14 +19,15 @@ from sdxl_core.scheduler_settings import (
 )
 from sdxl_core.training_config.saving_memory import require_attention
 from tasks.adapters import check_adapter
+from tasks.comparison import is_decided
 from tasks.config import PipelineConfig
 from tasks.errors import ConfigError
 from tasks.faces import Detector, locate_detector
 from tasks.identity import FaceModel, locate_face_model
-from tasks.manifest import Json
+from tasks.manifest import Json, Ref
 from tasks.models import Model, Surroundings, find_model
 from tasks.pictures import GivenPictures
-from tasks.prompt_sets import PromptSet, drawn_prompts
+from tasks.prompt_sets import PromptSet, drawn_prompts, looks_at
 from tasks.references import BASE, TRAINED, names_trained
 from tasks.store import ArtifactStore
 from tasks.train import Continuing
@@ -44,7 +47,10 @@ class Experiment:
     fingerprint: str
     """Of the dataset's content."""
     model: BaseModel
-    drawn: PromptSet
+    looks: tuple[PromptSet, ...]
+    """What is drawn before each look at the statistics; the last is the whole set."""
+    decided: Callable[[Ref], bool]
+    """Whether a comparison leaves nothing that more prompts could decide."""
     models: Mapping[str, Model | GivenPictures]
     """By role: `base`, what is compared with, and `candidate`."""
     metric_weights: Mapping[str, MetricWeights]
@@ -94,21 +100,31 @@ def prepare_experiment(
     trains = names_trained((evaluation.candidate, evaluation.baseline))
     model = locate_base_model(config.model, store.digest_file)
     lesson = _prepare_lesson(config, store, model, resume or Resume()) if trains else None
-    drawn = PromptSet(drawn_prompts(evaluation, config.sampling), evaluation.replicates, evaluation.seed)
-    around = Surroundings(store, model, config.training.adapter.kind, drawn)
+    looks = looks_at(evaluation, drawn_prompts(evaluation, config.sampling))
+    around = Surroundings(store, model, config.training.adapter.kind, looks[-1])
     return Experiment(
         config=config,
         fingerprint=dataset_fingerprint(config.dataset, store.digest_file.many),
         model=model,
-        drawn=drawn,
-        models={
-            "base": find_model(evaluation.baseline, "evaluation.baseline", around),
-            "candidate": find_model(evaluation.candidate, "evaluation.candidate", around),
-        },
+        looks=looks,
+        decided=partial(is_decided, store),
+        models=_models(evaluation, around),
         metric_weights=locate_metric_weights(evaluation, store.digest_file),
         command=command,
         lesson=lesson,
     )
+
+
+def _models(evaluation: EvaluationConfig, around: Surroundings) -> dict[str, Model | GivenPictures]:
+    named = {"base": ("baseline", evaluation.baseline), "candidate": ("candidate", evaluation.candidate)}
+    models = {role: find_model(what, f"evaluation.{key}", around) for role, (key, what) in named.items()}
+    for role, (key, _) in named.items():
+        if evaluation.stop == "sequential" and isinstance(models[role], GivenPictures):
+            raise ConfigError(
+                f"evaluation.{key}: these pictures are there already, so stop: sequential saves nothing; set "
+                "evaluation.stop=fixed"
+            )
+    return models
 
 
 def _prepare_lesson(config: PipelineConfig, store: ArtifactStore, model: BaseModel, resume: Resume) -> Lesson:

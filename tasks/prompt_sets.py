@@ -9,7 +9,7 @@ from pathlib import Path
 from eval.config import EvaluationConfig, PromptSetConfig
 from sdxl_core.config import SamplingConfig
 from sdxl_core.prompt_sets import format_of, read_hub_prompts, read_prompts
-from sdxl_core.prompt_sets.choice import of_categories, once_each, stratified
+from sdxl_core.prompt_sets.choice import first_in_turn, of_categories, once_each, stratified
 from sdxl_core.prompt_sets.subject import fill
 from sdxl_core.prompts import Prompt
 from tasks.errors import ConfigError
@@ -35,6 +35,30 @@ def drawn_prompts(evaluation: EvaluationConfig, sampling: SamplingConfig) -> tup
     for prompt in prompts:
         prompt.sampling(sampling)
     return prompts
+
+
+def looks_at(evaluation: EvaluationConfig, prompts: Sequence[Prompt]) -> tuple[PromptSet, ...]:
+    """What is drawn at most before each look at the statistics: all at once, or batch by batch, each holding the one
+    before.
+
+    Raises:
+        ConfigError: a sequential evaluation of storyboards, or of fewer prompts than its first look needs.
+    """
+    total, settings = len(prompts), evaluation.sequential
+    if evaluation.stop == "fixed":
+        return (PromptSet(prompts, evaluation.replicates, evaluation.seed),)
+    if any(prompt.storyboard for prompt in prompts):
+        raise ConfigError("evaluation.stop: sequential would tear storyboards apart; set evaluation.stop=fixed")
+    if total < settings.first_prompts:
+        raise ConfigError.about(
+            "evaluation.prompts",
+            expected=f"{settings.first_prompts} prompts or more, which the first look of stop: sequential needs",
+            got=total,
+            fix="set evaluation.stop=fixed, or evaluation.sequential.first_prompts",
+        )
+    counts = [*range(settings.first_prompts, total, settings.every_prompts), total]
+    batches = (first_in_turn(prompts, count, evaluation.seed) for count in counts)
+    return tuple(PromptSet(batch, evaluation.replicates, evaluation.seed) for batch in batches)
 
 
 def chosen_prompts(config: PromptSetConfig, subject: str | None) -> tuple[Prompt, ...]:

@@ -102,6 +102,12 @@ def report_files(store: ArtifactStore, report: Ref) -> tuple[str, dict[str, Json
     return text, json.loads((place / "report.json").read_text(encoding="utf-8"))
 
 
+def verdict_of(store: ArtifactStore, refs: Mapping[str, Ref]) -> str | None:
+    """Of a run's report; none without gates."""
+    verdict: str | None = store.summary(refs["report"])["verdict"]
+    return verdict
+
+
 def score_rows(report: Mapping[str, Json]) -> list[dict[str, Json]]:
     """One row per judged metric, of JSON values, from a report.json."""
     rows = []

@@ -37,17 +37,22 @@ def once_each(prompts: Sequence[Prompt]) -> list[Prompt]:
 
 
 def stratified(prompts: Sequence[Prompt], count: int, seed: int, where: str) -> list[Prompt]:
-    """So many, in their order, each category with its share.
-
-    Places are given after Sainte-Laguë: the k-th of a category of m comes when (k - 1/2) / m of all are drawn. Within a
-    category they come in the order of a hash of seed and id. So a sample does not depend on the set's order, and a
-    larger one holds a smaller one.
+    """So many, in their order, each category with its share. A larger sample holds a smaller one.
 
     Raises:
         UserError: there are not so many.
     """
     if count > len(prompts):
         raise UserError(f"{where}: sample: expected at most {len(prompts)}, the number of prompts, got {count}")
+    return first_in_turn(prompts, count, seed)
+
+
+def first_in_turn(prompts: Sequence[Prompt], count: int, seed: int) -> list[Prompt]:
+    """The first so many, in the set's order, of a drawing in which every category has its share at all times.
+
+    Places are given after Sainte-Laguë: the k-th of a category of m comes when (k - 1/2) / m of all are drawn. Within a
+    category they come in the order of a hash of seed and id. So the drawing does not depend on the set's order.
+    """
 
     def drawn_at(prompt: Prompt) -> bytes:
         return hashlib.sha256(f"{seed}/{prompt.id}".encode()).digest()
