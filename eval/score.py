@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eval.errors import EvalError, NotScored
-from eval.images import Picture, read_folder, read_references
+from eval.images import GeneratedImage, Picture, read_folder, read_references
 from eval.questions import Answers, Progress, ask_all, no_progress
 from eval.samples import read_set, samples, units
 from eval.scorers.base import Judge, Metric, Resources, Sample, Score, missing_package
@@ -25,6 +25,15 @@ class Weights:
     places: Mapping[str, Path]
     digests: Mapping[str, str]
     missing: str = ""
+
+
+@dataclass(frozen=True)
+class Found:
+    rows: Sequence[Row]
+    truncated: Mapping[str, list[str]]
+    """By metric id: prompts of which it saw only the beginning."""
+    not_run: Mapping[str, str]
+    """By metric id: why it could not be measured."""
 
 
 def score_metrics(
@@ -59,6 +68,42 @@ def score_metrics(
         EvalError: the sets are empty, do not belong together, or were changed after they were made.
     """
     images = {model_id: read_set(model_id, folder) for model_id, folder in sets.items()}
+    found = measure(
+        metrics=metrics,
+        weights=weights,
+        images=images,
+        references=references,
+        cells=cells,
+        device=device,
+        progress=progress,
+    )
+    facts = [
+        _facts(metric, weights[metric.id].digests, found.truncated.get(metric.id, []), found.not_run.get(metric.id, ""))
+        for metric in metrics
+    ]
+    out.mkdir(parents=True, exist_ok=True)
+    write_scores(found.rows, out)
+    write_pictures(images, out)
+    (out / METRICS_FILE).write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    scored = Counter(row.metric_id for row in found.rows if row.is_scored)
+    return {
+        "scored": dict(scored),
+        "not_scored": sum(not row.is_scored for row in found.rows),
+        "not_run": found.not_run,
+    }
+
+
+def measure(
+    *,
+    metrics: Sequence[Metric],
+    weights: Mapping[str, Weights],
+    images: Mapping[str, Sequence[GeneratedImage]],
+    references: Path | None,
+    cells: MutableMapping[str, bytes],
+    device: str,
+    progress: Progress = no_progress,
+) -> Found:
+    """What all metrics find in the pictures of `base`, `candidate` or both; see `score_metrics`."""
     judges, not_run = _judges(metrics, weights, references, cells, _device(device))
     asked = {metric.id: list(samples(metric, images)) for metric in metrics if metric.id in judges}
     answers = ask_all(units(judges, asked), cells, progress)
@@ -74,20 +119,7 @@ def score_metrics(
             continue
         rows += found
         truncated[metric.id] = cut
-    facts = [
-        _facts(metric, weights[metric.id].digests, truncated.get(metric.id, []), not_run.get(metric.id, ""))
-        for metric in metrics
-    ]
-    out.mkdir(parents=True, exist_ok=True)
-    write_scores(rows, out)
-    write_pictures(images, out)
-    (out / METRICS_FILE).write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    scored = Counter(row.metric_id for row in rows if row.is_scored)
-    return {
-        "scored": dict(scored),
-        "not_scored": sum(not row.is_scored for row in rows),
-        "not_run": not_run,
-    }
+    return Found(rows, truncated, not_run)
 
 
 def describe(metric: Metric) -> dict[str, object]:

@@ -55,8 +55,11 @@ def finetune(experiment: Experiment, run: Runner) -> Handle:
         cached["class_latents"] = run(latents.encode("class_latents", shown, *how))
     if not config.training.live_text:
         cached["text"] = run(text.encode(captioned, model, config.captions, config.extra_captions))
+    scorers = experiment.scorers
+    if scorers is not None and scorers.wants_instances:
+        cached["references"] = pictures
     settings = (config.training, config.sampling, config.captions)
-    training = run(train.train(*settings, model, cached, experiment.continuing, experiment.face_model))
+    training = run(train.train(*settings, model, cached, experiment.continuing, experiment.face_model, scorers))
     return judge(experiment, pictures, training, run)
 
 

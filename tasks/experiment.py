@@ -28,6 +28,7 @@ from tasks.prompt_sets import drawn_prompts
 from tasks.store import ArtifactStore
 from tasks.train import Continuing
 from tasks.trainings import Resume, find_ancestor
+from tasks.validation_scores import Scorers, check_scores, locate_scorers
 from tasks.weights import BaseModel, MetricWeights, locate_base_model, locate_metric_weights
 
 
@@ -52,6 +53,8 @@ class Experiment:
     face_detector: Detector | None = None
     face_model: FaceModel | None = None
     """For the identity loss."""
+    scorers: Scorers | None = None
+    """Of validation pictures."""
 
     @property
     def name(self) -> str:
@@ -90,17 +93,19 @@ def prepare_experiment(
         refuse_base_of_another_prediction(model.folder, config.training.schedule)
     validated = config.dataset.validation
     prompts = drawn_prompts(evaluation, config.sampling)
+    weights = locate_metric_weights(evaluation, store.digest_file)
     return Experiment(
         config=config,
         fingerprint=dataset_fingerprint(config.dataset, store.digest_file.many),
         validation_fingerprint=dataset_fingerprint(validated, store.digest_file.many) if validated else "",
         model=model,
         drawn=PromptSet(prompts, evaluation.replicates, evaluation.seed),
-        metric_weights=locate_metric_weights(evaluation, store.digest_file),
+        metric_weights=weights,
         command=command,
         adapter=_adapter_file(adapter, store) if adapter else None,
         face_detector=locate_detector(config.transform, store.digest_file),
         face_model=locate_face_model(config.training, config.transform, store.digest_file),
+        scorers=None if adapter else locate_scorers(config.training, evaluation, weights),
         continuing=Continuing(
             name=config.name,
             ancestor=find_ancestor(store, config.name, config.training, resume),
@@ -140,6 +145,7 @@ def check_sections(config: PipelineConfig) -> None:
         )
     _check_pictures(config)
     _check_validation(config)
+    check_scores(config.training, config.evaluation)
     if not any(metric.primary for metric in config.evaluation.metrics):
         raise ConfigError(
             "evaluation.metrics: expected one at least with `primary: true`, got none; "
