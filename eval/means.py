@@ -13,12 +13,6 @@ from eval.samples import PAIR
 from eval.score import Weights, measure
 from eval.scorers.base import Metric
 
-NOT_WATCHED = {
-    "set": "it is one number of a whole set of pictures, and validation pictures are too few for one",
-    "prompt": "it compares many pictures of the same prompt, and validation pictures are too few for that",
-}
-"""Why metrics of a kind cannot be measured on validation pictures."""
-
 
 @dataclass(frozen=True)
 class Mean:

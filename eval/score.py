@@ -124,10 +124,9 @@ def measure(
 
 def describe(metric: Metric) -> dict[str, object]:
     """The facts about a metric that a reader of its numbers needs."""
-    title = f"{metric.title} {metric.variant}".rstrip()
     return {
         "name": metric.id,
-        "title": title if metric.name is None else f"{title} ({metric.name})",
+        "title": metric.full_title,
         "scored": metric.scored,
         "direction": metric.direction,
         "unit": metric.unit,

@@ -9,8 +9,6 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from eval.config import EvaluationConfig
-from eval.means import NOT_WATCHED
-from eval.score import describe
 from eval.scorers import MetricConfig
 from eval.scorers.base import Metric
 from sdxl_core.errors import did_you_mean
@@ -24,6 +22,11 @@ from tasks.weights import MetricWeights
 
 METRICS: TypeAdapter[tuple[MetricConfig, ...]] = TypeAdapter(tuple[MetricConfig, ...])
 WHERE = "training.validation.scores"
+NOT_WATCHED = {
+    "set": "it is one number of a whole set of pictures, and validation pictures are too few for one",
+    "prompt": "it compares many pictures of the same prompt, and validation pictures are too few for that",
+}
+"""Why metrics of a kind cannot be measured on validation pictures."""
 
 
 class ScorersFile(Frozen):
@@ -62,14 +65,18 @@ class Scorers:
         }
 
     def facts(self) -> dict[str, ScoreFacts]:
-        known, found = self.identity(), {}
-        for metric in self.metrics:
-            described = describe(metric)
-            found[metric.id] = ScoreFacts.model_validate(
-                {name: described[name] for name in ("title", "unit", "decimals", "direction")}
-                | {"with_base": metric.scored == "pair", "digest": digest_json(known[metric.id])}
+        known = self.identity()
+        return {
+            metric.id: ScoreFacts(
+                title=metric.full_title,
+                unit=metric.unit,
+                decimals=metric.decimals,
+                direction=metric.direction,
+                with_base=metric.scored == "pair",
+                digest=digest_json(known[metric.id]),
             )
-        return found
+            for metric in self.metrics
+        }
 
     def file(self) -> ScorersFile:
         return ScorersFile(

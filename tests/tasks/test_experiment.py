@@ -88,9 +88,7 @@ def test_a_metric_without_its_weights_is_left_out_and_says_so_unless_strict(
 def test_a_metric_that_is_asked_for_while_training_has_to_be_there(prepare: Prepare, folder: Path) -> None:
     """But not where nothing is trained; and metrics of whole sets are never asked."""
     scores = "training.validation={prompts: [a], every_steps: 1, scores: [clip_i]}"
-    with pytest.raises(
-        UserError, match=r"scores: clip_i cannot be measured: .*CLIP-I's weights: from the hub"
-    ):
+    with pytest.raises(UserError, match=r"scores: clip_i cannot be measured: .*CLIP-I's weights: from the hub"):
         prepare(scores, "evaluation.metrics.0.model=/nowhere")
     lora = folder / "lora.safetensors"
     save_file({"a": np.zeros(2, np.float16)}, lora)

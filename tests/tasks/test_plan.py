@@ -114,20 +114,3 @@ def test_what_is_expected_has_to_be_there(config: Path, filled: ArtifactStore) -
     finetune(more, Expecting(TRAINED, filled, Planner(filled)))
     with pytest.raises(ConfigError, match="images/base: not in the store"):
         finetune(more, Expecting(SCORED, filled, Planner(filled)))
-
-
-def test_scores_while_training_are_in_its_key_with_their_weights_and_what_they_compare_with(
-    plan: Plan, tmp_path: Path
-) -> None:
-    validation = "training.validation={prompts: [a], every_steps: 1, scores: [clip_i, ssim]}"
-    plain, scored = plan()["train"], plan(validation)["train"]
-    assert "scores" not in plain.params and "references" not in plain.inputs
-    assert scored.inputs["references"] == Ref(kind="dataset", key="k", digest="dataset")
-    assert "references" not in plan(validation.replace("clip_i, ssim", "ssim"))["train"].inputs
-    best = ("training.export=best", "training.best_by=clip_i")
-    assert plan(validation, *best)["train"].params["best_by"] == "clip_i"
-    assert plan(validation, *best)["train"].params["training"] == scored.params["training"]
-    assert plan(validation, "evaluation.metrics.0.primary=true")["train"].params == scored.params
-    write_weights(tmp_path / "toy" / "clip" / "model.safetensors", ONE, value=1)
-    assert plan(validation)["train"].params != scored.params
-    assert plan()["train"].params == plain.params
