@@ -18,11 +18,11 @@ from benchmarks.floor import Beside, Clock, Figures, Measured
 from sdxl_core.bundle import BundleWriter
 from sdxl_core.config import Config, SamplingConfig
 from sdxl_core.hooks import History, Saving
+from sdxl_core.main_process import trainer_of
 from sdxl_core.model import load_unet
 from sdxl_core.networks import Networks
 from sdxl_core.run import set_up
 from sdxl_core.trackers import TensorBoard
-from sdxl_core.train import trainer_of
 from sdxl_core.train_job import TrainJob
 from sdxl_core.trained import attach_adapter, prepare_network
 from sdxl_core.training_config import TrainingConfig

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from eval.plots import ACCENT, BETTER, INCH_WIDE, INK, MUTED, NEUTRAL, STYLE, WORSE, svg
 from eval.stats import FloatArray
-from eval.training import HeldOut, Row, Training
+from eval.training import HeldOut, Measured, Row, Training, Watched
 
 COLUMNS = 3
 BY_TIMESTEP = re.compile(r"timesteps/(\d+)-(\d+)")
@@ -32,7 +32,12 @@ class Panel:
 
 def training_curves(training: Training) -> str:
     """Small panels: losses first, with what held-out pictures say, then every other figure over optimizer steps."""
-    panels = [*_loss_panels(training), *_timestep_panels(training), *_other_panels(training)]
+    panels = [
+        *_loss_panels(training),
+        *_score_panels(training),
+        *_timestep_panels(training),
+        *_other_panels(training),
+    ]
     if not panels:
         return ""
     columns = min(COLUMNS, sum(panel.columns for panel in panels))
@@ -74,6 +79,13 @@ def _loss_panels(training: Training) -> list[Panel]:
     return panels
 
 
+def _score_panels(training: Training) -> list[Panel]:
+    def panel(watched: Watched) -> Panel:
+        return Panel(f"{watched.title}, validation pictures", lambda axes: _score(axes, training, watched))
+
+    return [panel(watched) for watched in training.watched]
+
+
 def _timestep_panels(training: Training) -> list[Panel]:
     panels: list[Panel] = []
     if (held_out := training.held_out) is not None and any(VALIDATED.fullmatch(name) for name in training.base):
@@ -87,6 +99,7 @@ def _other_panels(training: Training) -> list[Panel]:
     names = _names(training)
     rates = [name for name in names if name.partition("/")[0] == RATE]
     shown_elsewhere = {"step", "epoch", "loss", VALIDATION_LOSS, *rates}
+    shown_elsewhere |= {name for watched in training.watched for name in watched.figures}
     shown_elsewhere |= {name for name in names if BY_TIMESTEP.fullmatch(name) or VALIDATED.fullmatch(name)}
     if training.held_out is not None:
         shown_elsewhere.add(training.held_out.compared_with)
@@ -109,20 +122,31 @@ def _training_loss(axes: Axes, training: Training) -> None:
 
 def _held_out_loss(axes: Axes, training: Training, held_out: HeldOut) -> None:
     _curve(axes, *training.values(held_out.compared_with))
-    steps, losses = training.values(VALIDATION_LOSS)
-    if held_out.base is not None:
-        axes.axhline(held_out.base, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="base, held out")
-        steps, losses = [0.0, *steps], [held_out.base, *losses]
-    axes.plot(steps, losses, "o-", color=INK, markersize=3, linewidth=1.4, label="held out")
-    axes.plot(
-        held_out.best.step,
-        held_out.best.loss,
-        "o",
-        color=BETTER,
-        markersize=8,
-        label=f"lowest, step {held_out.best.step:,}",
-    )
+    _measured(axes, training.values(VALIDATION_LOSS), held_out.base, "held out")
+    _best(axes, held_out.best, "lowest")
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=4, borderaxespad=0, **LEGEND)
+
+
+def _score(axes: Axes, training: Training, watched: Watched) -> None:
+    _measured(axes, training.values(watched.figure), watched.base, "mean")
+    if watched.best is not None:
+        _best(axes, watched.best, "highest" if watched.direction > 0 else "lowest")
+    axes.margins(y=0.3)  # room for the legend
+    axes.set_ylabel(watched.unit)
+    axes.legend(loc="upper right", ncols=3, **LEGEND)
+
+
+def _measured(axes: Axes, points: tuple[list[float], list[float]], base: float | None, label: str) -> None:
+    """What is measured now and then, from the base on."""
+    steps, values = points
+    if base is not None:
+        axes.axhline(base, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label=f"base, {label}")
+        steps, values = [0.0, *steps], [base, *values]
+    axes.plot(steps, values, "o-", color=INK, markersize=3, linewidth=1.4, label=label)
+
+
+def _best(axes: Axes, best: Measured, word: str) -> None:
+    axes.plot(best.step, best.value, "o", color=BETTER, markersize=8, label=f"{word}, step {best.step:,}")
 
 
 def _by_timestep(axes: Axes, training: Training) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from eval.asking import Progress, ask_all, no_progress
 from eval.errors import EvalError, NotScored
-from eval.images import Picture, read_folder, read_references
+from eval.images import GeneratedImage, Picture, read_folder, read_references
 from eval.questions import Answers
 from eval.samples import NO_STORYBOARDS, read_set, samples, units
 from eval.scorers.base import Judge, Metric, Resources, Sample, Score, missing_package
@@ -26,6 +26,29 @@ class Weights:
     places: Mapping[str, Path]
     digests: Mapping[str, str]
     missing: str = ""
+
+
+@dataclass
+class Measured:
+    """What one metric found."""
+
+    rows: list[Row] = field(default_factory=list)
+    truncated: set[str] = field(default_factory=set)
+    """Prompts of which it saw only the beginning."""
+    left_out: Counter[str] = field(default_factory=Counter)
+    """Model -> pictures that said nothing to it."""
+
+
+@dataclass(frozen=True)
+class Found:
+    measured: Mapping[str, Measured]
+    """By metric id."""
+    not_run: Mapping[str, str]
+    """By metric id: why it could not be measured."""
+
+    @property
+    def rows(self) -> list[Row]:
+        return [row for found in self.measured.values() for row in found.rows]
 
 
 def score_metrics(
@@ -60,23 +83,23 @@ def score_metrics(
         EvalError: the sets are empty, do not belong together, or were changed after they were made.
     """
     images = {model_id: read_set(model_id, folder) for model_id, folder in sets.items()}
-    judges, not_run = _judges(metrics, weights, references, cells, _device(device))
-    asked = {metric.id: list(samples(metric, images)) for metric in metrics if metric.id in judges}
-    answers = ask_all(units(judges, asked), cells, progress)
-    measured: dict[str, _Measured] = {}
-    for metric in metrics:
-        if metric.id not in judges:
-            continue
-        if metric.scored == "board" and not asked[metric.id]:
-            not_run[metric.id] = NO_STORYBOARDS
-            continue
-        try:
-            measured[metric.id] = _measure(metric, judges[metric.id], asked[metric.id], answers)
-        except EvalError as problem:
-            not_run[metric.id] = str(problem)
-    rows = [row for found in measured.values() for row in found.rows]
+    found = measure(
+        metrics=metrics,
+        weights=weights,
+        images=images,
+        references=references,
+        cells=cells,
+        device=device,
+        progress=progress,
+    )
+    nothing, rows = Measured(), found.rows
     facts = [
-        _facts(metric, weights[metric.id].digests, measured.get(metric.id, _Measured()), not_run.get(metric.id, ""))
+        _facts(
+            metric,
+            weights[metric.id].digests,
+            found.measured.get(metric.id, nothing),
+            found.not_run.get(metric.id, ""),
+        )
         for metric in metrics
     ]
     out.mkdir(parents=True, exist_ok=True)
@@ -87,16 +110,43 @@ def score_metrics(
     return {
         "scored": dict(scored),
         "not_scored": sum(not row.is_scored for row in rows),
-        "not_run": not_run,
+        "not_run": dict(found.not_run),
     }
+
+
+def measure(
+    *,
+    metrics: Sequence[Metric],
+    weights: Mapping[str, Weights],
+    images: Mapping[str, Sequence[GeneratedImage]],
+    references: Path | None,
+    cells: MutableMapping[str, bytes],
+    device: str,
+    progress: Progress = no_progress,
+) -> Found:
+    """What all metrics find in the pictures of `base`, `candidate` or both; see `score_metrics`."""
+    judges, not_run = _judges(metrics, weights, references, cells, _device(device))
+    asked = {metric.id: list(samples(metric, images)) for metric in metrics if metric.id in judges}
+    answers = ask_all(units(judges, asked), cells, progress)
+    measured: dict[str, Measured] = {}
+    for metric in metrics:
+        if metric.id not in judges:
+            continue
+        if metric.scored == "board" and not asked[metric.id]:
+            not_run[metric.id] = NO_STORYBOARDS
+            continue
+        try:
+            measured[metric.id] = _measure(metric, judges[metric.id], asked[metric.id], answers)
+        except EvalError as problem:
+            not_run[metric.id] = str(problem)
+    return Found(measured, not_run)
 
 
 def describe(metric: Metric) -> dict[str, object]:
     """The facts about a metric that a reader of its numbers needs."""
-    title = f"{metric.title} {metric.variant}".rstrip()
     return {
         "name": metric.id,
-        "title": title if metric.name is None else f"{title} ({metric.name})",
+        "title": metric.full_title,
         "scored": metric.scored,
         "direction": metric.direction,
         "unit": metric.unit,
@@ -110,18 +160,7 @@ def describe(metric: Metric) -> dict[str, object]:
     }
 
 
-@dataclass
-class _Measured:
-    """What one metric found."""
-
-    rows: list[Row] = field(default_factory=list)
-    truncated: set[str] = field(default_factory=set)
-    """Prompts of which it saw only the beginning."""
-    left_out: Counter[str] = field(default_factory=Counter)
-    """Model -> pictures that said nothing to it."""
-
-
-def _facts(metric: Metric, digests: Mapping[str, str], measured: _Measured, not_run: str) -> dict[str, object]:
+def _facts(metric: Metric, digests: Mapping[str, str], measured: Measured, not_run: str) -> dict[str, object]:
     return describe(metric) | {
         "weights": dict(sorted(digests.items())),
         "truncated_prompts": sorted(measured.truncated),
@@ -174,8 +213,8 @@ def _resources(
     )
 
 
-def _measure(metric: Metric, judge: Judge, samples: Sequence[tuple[str, Sample]], answers: Answers) -> _Measured:
-    found = _Measured()
+def _measure(metric: Metric, judge: Judge, samples: Sequence[tuple[str, Sample]], answers: Answers) -> Measured:
+    found = Measured()
     for model_id, sample in samples:
         score, reason = _judged(judge, sample, answers)
         found.rows.append(_row(sample, model_id, metric, score.value, reason))

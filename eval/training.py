@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +15,14 @@ from eval.gallery import Thumbnail, thumbnail
 from eval.images import Picture
 
 HISTORY, FACTS, VALIDATION = "history.jsonl", "training.json", "validation"
+FIRST_PICTURE = re.compile(r"(\d+)-(\d+)")
+"""Step and prompt; further pictures of a prompt have a third number."""
 Row = Mapping[str, float | None]
 
 
 @dataclass(frozen=True)
 class ValidationRow:
-    """One validation prompt's pictures, by optimizer step."""
+    """The first picture of a validation prompt, by optimizer step."""
 
     prompt: str
     pictures: list[tuple[int, Thumbnail]]
@@ -27,10 +30,8 @@ class ValidationRow:
 
 @dataclass(frozen=True)
 class Measured:
-    """A validation loss."""
-
     step: int
-    loss: float
+    value: float
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,36 @@ class HeldOut:
 
 
 @dataclass(frozen=True)
+class Watched:
+    """A metric's mean over the validation pictures."""
+
+    name: str
+    title: str
+    unit: str
+    decimals: int
+    direction: int
+    """+1: higher is better; -1: lower is better; 0: describes, does not judge."""
+    pictures: int
+    base: float | None
+    """Before the first step."""
+    best: Measured | None
+    """None where no step had a picture with a score, or the metric does not judge."""
+
+    @property
+    def figure(self) -> str:
+        """What the history calls it."""
+        return f"validation/{self.name}"
+
+    @property
+    def figures(self) -> tuple[str, str]:
+        """And the number of pictures that have a score, where that is not all of them."""
+        return self.figure, f"{self.figure}/scored"
+
+    def shown(self, value: float) -> str:
+        return f"{value:.{self.decimals}f}"
+
+
+@dataclass(frozen=True)
 class Training:
     history: list[Row]
     """A line an optimizer step; what was not finite is None."""
@@ -56,6 +87,7 @@ class Training:
     skipped_steps: int
     """Steps that were left out because their loss or gradient was not finite."""
     held_out: HeldOut | None
+    watched: list[Watched]
     exported_step: int | None
     """Whose weights the candidate has; None where the run does not say."""
     exported_why: str
@@ -85,6 +117,7 @@ def read_training(folder: Path, max_side_px: int) -> Training:
         validation=_validation(folder, facts.get("validation_prompts", []), max_side_px),
         skipped_steps=facts.get("skipped_steps", 0),
         held_out=_held_out(facts.get("validation_loss")),
+        watched=[_watched(name, each) for name, each in facts.get("scores", {}).items()],
         exported_step=exported.get("step"),
         exported_why=exported.get("why", ""),
     )
@@ -94,23 +127,56 @@ def _held_out(facts: Mapping[str, Any] | None) -> HeldOut | None:
     if not facts or facts["best"] is None:
         return None
     name = "loss" if facts["weighted"] else "unweighted"
-    return HeldOut(facts["pictures"], facts["base"], Measured(**facts["best"]), Measured(**facts["last"]), name)
+    best, last = (Measured(facts[which]["step"], facts[which]["loss"]) for which in ("best", "last"))
+    return HeldOut(facts["pictures"], facts["base"], best, last, name)
+
+
+def _watched(name: str, facts: Mapping[str, Any]) -> Watched:
+    plain = {field: facts[field] for field in ("title", "unit", "decimals", "direction", "pictures", "base")}
+    return Watched(name=name, **plain, best=Measured(**facts["best"]) if facts["best"] is not None else None)
 
 
 def reading(training: Training) -> list[str]:
     """What the curves say, in sentences."""
-    sentences, held_out = [], training.held_out
+    sentences = []
     if training.exported_step is not None:
         sentences.append(f"The candidate has the weights of step {training.exported_step:,}: {training.exported_why}.")
-    if held_out is None:
-        return sentences
+    if training.held_out is not None:
+        sentences += _held_out_words(training, training.held_out)
+    for watched in training.watched:
+        if watched.direction:
+            sentences += _watched_words(training, watched)
+    if training.watched:
+        sentences.append("Validation pictures are few: their scores show a direction, the comparison above decides.")
+    return sentences
+
+
+def _watched_words(training: Training, watched: Watched) -> list[str]:
+    best, base = watched.best, watched.base
+    pictures = f"{watched.pictures} validation picture{'s' if watched.pictures > 1 else ''}"
+    if best is None:
+        return [f"No validation picture of any step has a {watched.title}."]
+    against = "" if base is None else f", against {watched.shown(base)} of the base"
+    extreme = "highest" if watched.direction > 0 else "lowest"
+    found = f"{watched.title} of {pictures} was {extreme} at step {best.step:,}: {watched.shown(best.value)}{against}."
+    sentences = [found]
+    scored = dict(zip(*training.values(watched.figures[1]), strict=True)).get(best.step)
+    if scored is not None:
+        sentences.append(f"Only {scored:.0f} of them had a score there.")
+    if base is not None and watched.direction * (best.value - base) <= 0:
+        sentences.append("No step was better than the base by it.")
+    return sentences
+
+
+def _held_out_words(training: Training, held_out: HeldOut) -> list[str]:
+    sentences = []
     best, last, base = held_out.best, held_out.last, held_out.base
     pictures = "1 held-out picture" if held_out.pictures == 1 else f"{held_out.pictures} held-out pictures"
-    found = f"The loss on {pictures} was lowest at step {best.step:,}: {best.loss:.4g}"
+    found = f"The loss on {pictures} was lowest at step {best.step:,}: {best.value:.4g}"
     sentences.append(
-        found + ("." if base is None else f", against {base:.4g} of the base ({_change(base, best.loss)}).")
+        found + ("." if base is None else f", against {base:.4g} of the base ({_change(base, best.value)}).")
     )
-    if base is not None and best.loss >= base:
+    if base is not None and best.value >= base:
         sentences.append("No step was better than the base on pictures that it had not seen.")
     elif last.step == best.step:
         sentences.append("It was still falling when it was last measured: more steps may help.")
@@ -121,7 +187,7 @@ def reading(training: Training) -> list[str]:
 
 def _since_the_best(training: Training, held_out: HeldOut) -> str:
     best, last = held_out.best, held_out.last
-    rise = f"Since then it rose to {last.loss:.4g} ({_change(best.loss, last.loss)}) at step {last.step:,}"
+    rise = f"Since then it rose to {last.value:.4g} ({_change(best.value, last.value)}) at step {last.step:,}"
     then, now = (_around(training, held_out.compared_with, step) for step in (best.step, last.step))
     if then is None or now is None:
         return f"{rise}."
@@ -149,9 +215,9 @@ def _change(before: float, after: float) -> str:
 def _validation(folder: Path, prompts: Sequence[str], max_side_px: int) -> list[ValidationRow]:
     rows: dict[int, list[tuple[int, Thumbnail]]] = {}
     for file in (folder / VALIDATION).glob("*-*.png"):
-        step, _, place = file.stem.partition("-")
-        if shown := thumbnail(Picture(file, file.name), max_side_px):
-            rows.setdefault(int(place), []).append((int(step), shown))
+        named = FIRST_PICTURE.fullmatch(file.stem)
+        if named and (shown := thumbnail(Picture(file, file.name), max_side_px)):
+            rows.setdefault(int(named[2]), []).append((int(named[1]), shown))
     return [
         ValidationRow(prompts[place] if place < len(prompts) else "", sorted(rows[place], key=lambda item: item[0]))
         for place in sorted(rows)

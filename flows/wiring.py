@@ -95,8 +95,11 @@ def learn(experiment: Experiment, lessons: Lessons, run: Runner) -> Handle:
         cached["class_latents"] = run(latents.encode("class_latents", shown, *how))
     if not config.training.live_text:
         cached["text"] = run(text.encode(captioned, model, config.captions, config.extra_captions))
+    scorers = lesson.scorers
+    if scorers is not None and scorers.wants_instances:
+        cached["references"] = lessons.pictures
     settings = (config.training, config.sampling, config.captions)
-    return run(train.train(*settings, model, cached, lesson.continuing, lesson.face_model))
+    return run(train.train(*settings, model, cached, lesson.continuing, lesson.face_model, scorers))
 
 
 def with_faces(label: str, pictures: Handle, experiment: Experiment, run: Runner) -> dict[str, Handle]:

@@ -1,4 +1,4 @@
-"""The step with the lowest validation loss, from a run's history. Imports no torch.
+"""The best step of a run, from its history. Imports no torch.
 
 Who is best needs no memory of its own: the lines of history.jsonl are part of a run's state, in every bundle.
 """
@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sdxl_core.bundles import bundle_name, damage
+from sdxl_core.scores import score_figure
+from sdxl_core.train_job import TrainJob
+from sdxl_core.training_config.best_step import BY_VALIDATION_LOSS
 
 VALIDATION_LOSS = "validation/loss"
 HISTORY_FILE = "history.jsonl"
@@ -18,33 +21,55 @@ HISTORY_FILE = "history.jsonl"
 @dataclass(frozen=True)
 class Measured:
     step: int
-    loss: float
+    value: float
 
 
-def validation_losses(history: str) -> list[Measured]:
-    """Every finite validation loss in the lines of a history, oldest first; step 0 is the base's."""
-    rows = [json.loads(line) for line in history.splitlines() if VALIDATION_LOSS in line]
-    return [Measured(row["step"], row[VALIDATION_LOSS]) for row in rows if row[VALIDATION_LOSS] is not None]
+@dataclass(frozen=True)
+class Criterion:
+    """What makes a step the best."""
+
+    figure: str
+    """As the lines of a history call it."""
+    words: str
+    """`the lowest ...`"""
+    higher_is_better: bool = False
+
+    def best_of(self, history: str, after: int) -> Measured | None:
+        """Of the steps after `after`; the first among equals."""
+        sign = -1 if self.higher_is_better else 1
+        found = [measured for measured in measurements(history, self.figure) if measured.step > after]
+        return min(found, key=lambda measured: (sign * measured.value, measured.step), default=None)
+
+    def best_bundle(self, bundle: Path, after: int) -> Path | None:
+        """Where the best step's bundle has to be, going by the history in a whole bundle of the same run."""
+        best = self.best_of((bundle / HISTORY_FILE).read_text(encoding="utf-8"), after)
+        return None if best is None else bundle.with_name(bundle_name(best.step))
+
+    def damage_or_lost_best(self, bundle: Path, after: int) -> str | None:
+        """What is wrong with a bundle, or with the one of its best step, without which the best cannot be exported."""
+        if problem := damage(bundle):
+            return problem
+        best = self.best_bundle(bundle, after)
+        if best is None or best == bundle:
+            return None
+        problem = damage(best)
+        return problem and f"{best.name}, the best of its steps, is not whole: {problem}"
 
 
-def best_of(history: str, after: int) -> Measured | None:
-    """The lowest of the steps after `after`, the first among equals."""
-    found = [measured for measured in validation_losses(history) if measured.step > after]
-    return min(found, key=lambda measured: (measured.loss, measured.step), default=None)
+LOWEST_LOSS = Criterion(VALIDATION_LOSS, "the lowest validation loss")
 
 
-def best_bundle(bundle: Path, after: int) -> Path | None:
-    """Where the best step's bundle has to be, going by the history in a whole bundle of the same run."""
-    best = best_of((bundle / HISTORY_FILE).read_text(encoding="utf-8"), after)
-    return None if best is None else bundle.with_name(bundle_name(best.step))
+def measurements(history: str, figure: str) -> list[Measured]:
+    """Every finite value of a figure in the lines of a history, oldest first; step 0 is the base's."""
+    rows = [json.loads(line) for line in history.splitlines() if f'"{figure}"' in line]
+    return [Measured(row["step"], row[figure]) for row in rows if row[figure] is not None]
 
 
-def damage_or_lost_best(bundle: Path, after: int) -> str | None:
-    """What is wrong with a bundle, or with the one of its best step, without which the best cannot be exported."""
-    if problem := damage(bundle):
-        return problem
-    best = best_bundle(bundle, after)
-    if best is None or best == bundle:
-        return None
-    problem = damage(best)
-    return problem and f"{best.name}, the best of its steps, is not whole: {problem}"
+def criteria(job: TrainJob) -> dict[str, Criterion]:
+    """All that can make a step the best, by the name that `training.best_by` has for it."""
+    found = {} if job.training.validation_loss is None else {BY_VALIDATION_LOSS: LOWEST_LOSS}
+    for name, score in job.scores.items():
+        if score.direction:
+            words = f"the {'highest' if score.direction > 0 else 'lowest'} {score.title} of the validation pictures"
+            found[name] = Criterion(score_figure(name), words, score.direction > 0)
+    return found

@@ -142,7 +142,7 @@ def _copied(value: Any) -> Any:
 class BundleWriter:
     """Writes bundles one after another, beside the training where memory allows a copy of what is written.
 
-    Of `protected` none is ever removed: the bundle that the run went on from, and the best one then.
+    Of `protected` none is ever removed: the bundle that the run went on from, and the best ones then.
     """
 
     def __init__(self, folder: Path, keep: int, protected: Collection[Path]) -> None:
@@ -152,16 +152,16 @@ class BundleWriter:
         self._thread = ThreadPoolExecutor(1, "bundles")
         self._pending: Future[None] | None = None
 
-    def save(self, bundle: Bundle, best_step: int | None = None) -> None:
-        """Write a bundle, after the one before it; the one of the best step so far stays.
+    def save(self, bundle: Bundle, best_steps: Collection[int] = ()) -> None:
+        """Write a bundle, after the one before it; those of the best steps so far stay.
 
         Raises what went wrong with the one before, if anything did.
         """
         self.finish()
         if psutil.virtual_memory().available > 2 * bundle.nbytes:
-            self._pending = self._thread.submit(self._write, bundle.copied(), best_step)
+            self._pending = self._thread.submit(self._write, bundle.copied(), best_steps)
         else:
-            self._write(bundle, best_step)
+            self._write(bundle, best_steps)
 
     def check(self) -> None:
         """Raise what went wrong with the last bundle, if it is already known."""
@@ -174,7 +174,7 @@ class BundleWriter:
         if pending is not None:
             pending.result()
 
-    def _write(self, bundle: Bundle, best_step: int | None = None) -> None:
+    def _write(self, bundle: Bundle, best_steps: Collection[int] = ()) -> None:
         write_bundle(self.folder, bundle)
-        best = () if best_step is None else (self.folder / bundle_name(best_step),)
+        best = [self.folder / bundle_name(step) for step in best_steps]
         rotate(self.folder, bundle.step, self.keep, (*self.protected, *best))

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from sdxl_core.adapters import TRAINED_FILE
-from sdxl_core.best import HISTORY_FILE, Measured, best_of, validation_losses
+from sdxl_core.best import HISTORY_FILE, LOWEST_LOSS, Measured, criteria, measurements
 from sdxl_core.bundle import read_bundle
 from sdxl_core.bundles import bundle_name
 from sdxl_core.errors import UserError
-from sdxl_core.hooks import validation_file
 from sdxl_core.run import Run
+from sdxl_core.scores import score_figure
 from sdxl_core.sharding import whole
 from sdxl_core.together import Action
+from sdxl_core.validation_pictures import FOLDER, finished_pictures
 
 
 def export(run: Run) -> None:
     """Write the files of a run that is at its last step into the job's `out`; as the last that is done with it.
 
     Raises:
-        UserError: the best step is to be exported and there is none: no validation loss was finite.
+        UserError: the best step is to be exported and there is none: what it is chosen by was never a finite number.
     """
     job = run.job
     ancestor = job.ancestor.digest if job.ancestor is not None else None
@@ -37,7 +38,8 @@ def export(run: Run) -> None:
     described = json.dumps(
         {"training": job.training.lasting, "inputs": dict(job.identity), "validation_prompts": list(prompts)}
         | {"steps": run.state.step, "skipped_steps": run.state.skipped_in_all, "ancestor": ancestor}
-        | {"exported": {"step": step, "why": why}, "validation_loss": _described_losses(run)},
+        | {"exported": {"step": step, "why": why}, "validation_loss": _described_losses(run)}
+        | ({"scores": scores} if (scores := _described_scores(run)) else {}),
         indent=1,
         sort_keys=True,
     )
@@ -53,12 +55,15 @@ def share_weights_of(run: Run, step: int) -> None:
 
 def _chosen(run: Run) -> tuple[int, str]:
     """Which step's weights are exported, and why."""
-    if run.job.training.export == "last":
+    job, by = run.job, run.job.training.best_by
+    if job.training.export == "last":
         return run.state.step, "the last step"
-    best = best_of(run.history, run.job.first_step)
+    criterion = criteria(job)[by]
+    best = criterion.best_of(run.history, job.first_step)
     if best is None:
-        raise UserError("training.export = best, but no validation loss was finite; set training.export=last")
-    return best.step, f"the lowest validation loss, {best.loss:.6g}"
+        what = "validation loss was finite" if criterion is LOWEST_LOSS else f"picture of any step has a {by}"
+        raise UserError(f"training.export = best, but no {what}; set training.export=last")
+    return best.step, f"{criterion.words}, {best.value:.6g}"
 
 
 @contextmanager
@@ -75,31 +80,45 @@ def _described_losses(run: Run) -> dict[str, Any] | None:
     measuring = run.validation_loss
     if measuring is None:
         return None
-    found = validation_losses(run.history)
-    base = next((measured.loss for measured in found if measured.step == 0), None)
-    best = best_of(run.history, run.job.first_step)
+    found = measurements(run.history, LOWEST_LOSS.figure)
+    best = LOWEST_LOSS.best_of(run.history, run.job.first_step)
     return {
         "pictures": len(measuring.images),
         "timesteps": list(measuring.timesteps),
         "weighted": measuring.config.weighted,
-        "base": base,
-        "best": _as_json(best),
-        "last": _as_json(found[-1] if found else None),
+        "base": _of_base(found),
+        "best": _as_json(best, "loss"),
+        "last": _as_json(found[-1] if found else None, "loss"),
     }
 
 
-def _as_json(measured: Measured | None) -> dict[str, Any] | None:
-    return None if measured is None else {"step": measured.step, "loss": measured.loss}
+def _described_scores(run: Run) -> dict[str, Any]:
+    """The same of scores."""
+    job = run.job
+    config, known = job.training.validation, criteria(job)
+    described = {}
+    for name in () if config is None else config.scores:
+        assert config is not None
+        found = measurements(run.history, score_figure(name))
+        best = known[name].best_of(run.history, job.first_step) if name in known else None
+        described[name] = job.scores[name].model_dump(mode="json", exclude={"digest"}) | {
+            "pictures": len(config.prompts) * config.pictures_per_prompt,
+            "base": _of_base(found),
+            "best": _as_json(best, "value"),
+            "last": _as_json(found[-1] if found else None, "value"),
+        }
+    return described
+
+
+def _of_base(found: Sequence[Measured]) -> float | None:
+    return next((measured.value for measured in found if measured.step == 0), None)
+
+
+def _as_json(measured: Measured | None, name: str) -> dict[str, Any] | None:
+    return None if measured is None else {"step": measured.step, name: measured.value}
 
 
 def _copy_pictures(run: Run) -> None:
-    """Of the steps of this run alone: a longer run with the same beginning works in the same folder."""
-    validation, job = run.job.training.validation, run.job
-    if validation is None or not validation.prompts:
-        return
-    (job.out / "validation").mkdir(exist_ok=True)
-    every = validation.every_steps
-    for step in range((job.first_step // every + 1) * every, run.state.step + 1, every):
-        for i in range(len(validation.prompts)):
-            name = validation_file(step, i)
-            (job.out / "validation" / name).write_bytes((job.work / "validation" / name).read_bytes())
+    for file in finished_pictures(run.job):
+        (run.job.out / FOLDER).mkdir(exist_ok=True)
+        (run.job.out / FOLDER / file.name).write_bytes(file.read_bytes())

@@ -1,32 +1,33 @@
-"""What happens around the optimizer steps: history, progress, validation pictures, bundles."""
+"""What happens around the optimizer steps: history, progress, bundles."""
 
 from __future__ import annotations
 
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
-from sdxl_core.best import VALIDATION_LOSS, best_of
+from sdxl_core.best import Criterion
 from sdxl_core.bundle import Bundle, BundleWriter
-from sdxl_core.disk import write_durably
 from sdxl_core.loop import Metrics, TrainState
 from sdxl_core.loss_by_timestep import PREFIX
-from sdxl_core.picture_files import png_bytes
+from sdxl_core.scores import score_figure
 from sdxl_core.together import Action
-from sdxl_core.trackers import Tracker
+from sdxl_core.trackers import VALIDATION, Tracker
 from sdxl_core.training_config import TrainingConfig
-from sdxl_core.validation import Validation
 
 
 def emit(event: str, **fields: Any) -> None:
     """One line of JSON on standard output, for whoever started the trainer."""
     print(json.dumps({"event": event, **fields}), flush=True)
+
+
+def log_line(message: str) -> None:
+    emit("log", message=message)
 
 
 class History:
@@ -52,7 +53,7 @@ class History:
 
     def __call__(self, state: TrainState, metrics: Metrics) -> None:
         self.pending.append((state.step, metrics))
-        validated = VALIDATION_LOSS in metrics
+        validated = any(name.startswith(VALIDATION) for name in metrics)
         if validated or state.step % self.config.log_every_steps == 0 or state.step == self.config.max_steps:
             self.flush()
 
@@ -80,7 +81,14 @@ class History:
                 loss=_number(means["loss"]),
                 steps_per_s=rate,
                 left_s=(self.config.max_steps - steps[-1]) / max(rate, 1e-9),
+                **self._scores(means),
             )
+
+    def _scores(self, means: Mapping[str, float]) -> dict[str, dict[str, float | None]]:
+        """Of the validation pictures, where there are any."""
+        names = () if self.config.validation is None else self.config.validation.scores
+        found = {name: _number(means[figure]) for name in names if (figure := score_figure(name)) in means}
+        return {"scores": found} if found else {}
 
     def _machine(self, steps_per_s: float) -> dict[str, float]:
         """How fast, and with how much memory at most so far."""
@@ -119,53 +127,27 @@ def _mean_of_finite(values: list[float]) -> float:
     return sum(finite) / len(finite) if finite else math.nan
 
 
-def validation_file(step: int, prompt: int) -> str:
-    return f"{step:06d}-{prompt:02d}.png"
-
-
-def drawn(validation: Validation, state: TrainState) -> list[Image.Image]:
-    """The validation pictures of a state."""
-    state.together.lead(Action.DRAW)
-    with state.weights_for_use():
-        return validation.pictures()
-
-
-class ValidationPictures:
-    """Writes `<step>-<prompt>.png`, made with the weights for use (an average, if one is kept), and tells trackers."""
-
-    def __init__(self, validation: Validation, folder: Path, trackers: list[Tracker]) -> None:
-        self.validation = validation
-        self.folder = folder
-        self.trackers = trackers
-
-    def __call__(self, state: TrainState, metrics: Metrics) -> None:
-        if state.step % self.validation.config.every_steps == 0:
-            self.write(state)
-
-    def write(self, state: TrainState) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        pictures = drawn(self.validation, state)
-        prompts = self.validation.config.prompts
-        for i, (prompt, picture) in enumerate(zip(prompts, pictures, strict=True)):
-            write_durably(self.folder / validation_file(state.step, i), png_bytes(picture, {"prompt": prompt}))
-        for tracker in self.trackers:
-            tracker.pictures(state.step, dict(zip(prompts, pictures, strict=True)))
-
-
 class Saving:
     """Has a bundle written every so many steps or minutes, at the end, when the run is asked to stop, and of every step
-    whose validation loss is the lowest so far; the last such bundle stays.
+    that is the best so far by one of the `criteria`; of each, the last such bundle stays.
 
     `after` is the step of the bundle of another run that this one began with; what was best there does not count.
     """
 
     def __init__(
-        self, bundle: Callable[[], Bundle], writer: BundleWriter, history: History, config: TrainingConfig, after: int
+        self,
+        bundle: Callable[[], Bundle],
+        writer: BundleWriter,
+        history: History,
+        config: TrainingConfig,
+        criteria: Collection[Criterion],
+        after: int,
     ) -> None:
         self.bundle = bundle
         self.writer = writer
         self.history = history
         self.config = config
+        self.criteria = criteria
         self.after = after
         self.saved_step: int | None = None
         self.saved_s = time.monotonic()
@@ -175,7 +157,8 @@ class Saving:
         minutes = (time.monotonic() - self.saved_s) / 60
         due = self.config.save_every_minutes is not None and minutes >= self.config.save_every_minutes
         due |= state.step % self.config.save_every_steps == 0 or state.step == self.config.max_steps
-        if due or (VALIDATION_LOSS in metrics and self._best_step() == state.step):
+        measured = any(criterion.figure in metrics for criterion in self.criteria)
+        if due or (measured and state.step in self._best_steps()):
             self.save(state)
 
     def save(self, state: TrainState) -> None:
@@ -183,9 +166,9 @@ class Saving:
             return
         self.history.flush()
         state.together.lead(Action.BUNDLE)
-        self.writer.save(self.bundle(), self._best_step())
+        self.writer.save(self.bundle(), self._best_steps())
         self.saved_step, self.saved_s = state.step, time.monotonic()
 
-    def _best_step(self) -> int | None:
-        best = best_of(self.history.lines, self.after)
-        return None if best is None else best.step
+    def _best_steps(self) -> set[int]:
+        found = (criterion.best_of(self.history.lines, self.after) for criterion in self.criteria)
+        return {best.step for best in found if best is not None}

@@ -37,6 +37,7 @@ OVERRIDABLE = {
 """Settings that a run may be carried on with after they changed, and why no state becomes invalid by it."""
 
 FIXED = {
+    "training.validation.scores": "decides what the best step is chosen by, and from the first step on",
     "training.validation.loss": "decides which pictures are trained on, and what losses the best one is compared with",
 }
 """Settings below overridable ones that are not, and why."""

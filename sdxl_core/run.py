@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
+from sdxl_core.best import criteria
 from sdxl_core.bundle import Bundle
 from sdxl_core.config import Precision
 from sdxl_core.denoiser import Denoiser
@@ -116,7 +117,7 @@ class Run:
         averages = sum(average.nbytes for average in self.state.ema.state().values())
         bundle = weights + kept + averages + self.state.stepping.state_bytes()
         held = sum(f.stat().st_size for f in (self.job.work / "bundles").rglob("*") if f.is_file())
-        count = self.job.training.keep_bundles + 1 + (self.validation_loss is not None)  # the best stays
+        count = self.job.training.keep_bundles + 1 + len(criteria(self.job))  # the best stay
         bundles = max(0, count * bundle - held)
         what = f"training with keep_bundles = {self.job.training.keep_bundles}"
         require_room(self.job.work, bundles + 2 * 4 * numbers, what)  # an adapter's two files are float32
@@ -204,10 +205,23 @@ def _identity(job: TrainJob, accelerator: Accelerator) -> dict[str, Any]:
         "inputs": dict(job.identity),
         "sampling": sampled,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "scores": _scored(job),
         "captions": job.captions.model_dump(mode="json") if job.text is None else None,
         "versions": {name: version(name) for name in (*COMPUTING_LIBRARIES, optimizer_kind(job.training).library)},
     }
     return dict(json.loads(json.dumps(identity)))
+
+
+def _scored(job: TrainJob) -> dict[str, Any] | None:
+    """What the scores in a history mean: by which metrics, of which pictures."""
+    validation = job.training.validation
+    if validation is None or not validation.scores:
+        return None
+    return {
+        "metrics": {name: job.scores[name].digest for name in validation.scores},
+        "pictures": validation.model_dump(mode="json", include={"prompts", "pictures_per_prompt", "seed"}),
+        "sampling": job.sampling.model_dump(mode="json"),
+    }
 
 
 def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:

@@ -20,15 +20,19 @@ class Tracker(Protocol):
     def scalars(self, step: int, values: Mapping[str, float]) -> None: ...
 
     def pictures(self, step: int, pictures: Mapping[str, Image.Image]) -> None:
-        """Validation pictures by prompt."""
+        """Validation pictures by what they are called: their prompt, and which of its pictures it is."""
         ...
 
     def close(self) -> None: ...
 
 
+VALIDATION = "validation/"
+"""Begins the names of what is not measured at every step."""
+
+
 def shown_name(name: str) -> str:
     """`validation/...` has a section of its own; all else is of training."""
-    return name if name.startswith("validation/") else f"train/{name}"
+    return name if name.startswith(VALIDATION) else f"train/{name}"
 
 
 class TensorBoard:

@@ -11,36 +11,44 @@ import shutil
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from sdxl_core.best import best_bundle, damage_or_lost_best
-from sdxl_core.bundle import BundleWriter, read_bundle
+from sdxl_core.best import criteria
+from sdxl_core.bundle import read_bundle
 from sdxl_core.bundles import newest_bundle, require_whole
 from sdxl_core.disk import require_writable
 from sdxl_core.errors import UserError
 from sdxl_core.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_KILLED, EXIT_PREEMPTED, EXIT_USER_ERROR
 from sdxl_core.finished import export, share_weights_of
-from sdxl_core.hooks import History, Saving, ValidationPictures, drawn, emit
-from sdxl_core.loop import Hook, Log, NonFiniteRunError, Trainer, TrainState, rows_per_step
+from sdxl_core.hooks import emit, log_line
+from sdxl_core.loop import NonFiniteRunError, TrainState
+from sdxl_core.main_process import fit_and_save, main_process_log, trainer_of
 from sdxl_core.objectives import Objective
 from sdxl_core.overrides import check_override, refuse_changes
 from sdxl_core.run import Run, set_up
+from sdxl_core.scores import PictureScorer
 from sdxl_core.together import Action
-from sdxl_core.trackers import TensorBoard, Tracker, Wandb
 from sdxl_core.train_job import TrainJob
+from sdxl_core.training_config.best_step import best_is_measured_every, interval_of_best, measures_best_after
 from sdxl_core.training_set import StepRows
 from sdxl_core.validation import Validation
+from sdxl_core.validation_pictures import bring_base_pictures, drawn, refuse_without_scorer
 
 
-def train(job: TrainJob, objective: Objective | None = None, data: StepRows | None = None) -> bool:
+def train(
+    job: TrainJob,
+    objective: Objective | None = None,
+    data: StepRows | None = None,
+    scorer: PictureScorer | None = None,
+) -> bool:
     """Run `job` to its end, or until SIGTERM; returns whether it reached the end.
 
-    `objective` and `data` take the place of those that the job describes.
+    `objective` and `data` take the place of those that the job describes; `scorer` gives the scores that it asks for.
 
     Raises:
         UserError: a bundle is there, but of a run with other settings or not whole; or the disk is too small.
@@ -52,14 +60,16 @@ def train(job: TrainJob, objective: Objective | None = None, data: StepRows | No
     if job.ancestor is not None:
         require_whole(job.ancestor.path)
     _refuse_best_of_none(job)
+    refuse_without_scorer(job, scorer)
     run = set_up(job, objective, data)
     for note in run.trained.notes:
-        _main_process_log(run)(note)
+        main_process_log(run)(note)
     source = _go_on(run)
     with stopped_by_signals(run.state):
         if run.workers.is_main:
             run.require_room()
-            _fit_and_save(run, source)
+            bring_base_pictures(job)
+            fit_and_save(run, source, scorer)
         else:
             _follow(run)
     finished = run.state.step >= job.training.max_steps
@@ -99,13 +109,13 @@ def _follow(run: Run) -> None:
 
 
 def _refuse_best_of_none(job: TrainJob) -> None:
-    """Raises UserError when the best step is asked for and none of the run's own is validated."""
+    """Raises UserError when the best step is asked for and what tells it is measured at none of the run's own."""
     config = job.training
-    if config.export == "best" and not config.validates_after(job.first_step):
+    if config.export == "best" and not measures_best_after(config, job.first_step):
         raise UserError.about(
-            "training.validation.loss.every_steps",
+            f"training.{interval_of_best(config)}",
             expected=f"a multiple of it from {job.first_step + 1} to training.max_steps = {config.max_steps}",
-            got=config.validation_loss and config.validation_loss.every_steps,
+            got=best_is_measured_every(config),
             fix="Lower it, or set training.export=last",
         )
 
@@ -113,8 +123,10 @@ def _refuse_best_of_none(job: TrainJob) -> None:
 def _go_on(run: Run) -> Path | None:
     """Bring the run to its newest bundle; returns the bundle's place."""
     job, steps = run.job, run.job.training.max_steps
-    log = _main_process_log(run)
-    problem_of = partial(damage_or_lost_best, after=job.first_step) if job.training.export == "best" else None
+    log = main_process_log(run)
+    problem_of = None
+    if job.training.export == "best":
+        problem_of = partial(criteria(job)[job.training.best_by].damage_or_lost_best, after=job.first_step)
     source = newest_bundle(job.work / "bundles", steps, log, allow_fresh=job.allow_fresh, problem_of=problem_of)
     if source is None and job.ancestor is not None:
         source = job.ancestor.path
@@ -126,70 +138,6 @@ def _go_on(run: Run) -> Path | None:
     return source
 
 
-def trainer_of(run: Run) -> Trainer:
-    """What takes the run's steps."""
-    log = _main_process_log(run)
-    return Trainer(run.state, run.data, run.objective, run.accelerator, run.workers, run.job.training, log)
-
-
-def _main_process_log(run: Run) -> Log:
-    """What all processes know, one says."""
-    return _log if run.workers.is_main else lambda message: None
-
-
-def _fit_and_save(run: Run, source: Path | None) -> None:
-    """What the main process does around the loop: history, trackers, validation, bundles."""
-    job, config = run.job, run.job.training
-    began = run.state.step
-    trackers = _trackers(run)
-    rows = rows_per_step(config, run.workers.count)
-    history = History(job.work / "history.jsonl", config, run.history, trackers, begin=began, rows_per_step=rows)
-    writer = BundleWriter(job.work / "bundles", config.keep_bundles, _protected(job, source))
-    saving = Saving(lambda: run.bundle(history.lines), writer, history, config, job.first_step)
-    try:
-        if run.validation_loss is not None and began == 0:
-            history(run.state, run.validation_loss.measure(run.state))  # the base's, to compare with
-        together = run.state.together
-        together.lead(Action.GO_ON)
-        hooks: list[Hook] = [*_before(run), history, *_after(run, trackers), saving]
-        trainer_of(run).fit([*hooks, lambda state, metrics: together.lead(Action.GO_ON)])
-        if run.state.step > began:
-            saving.save(run.state)
-        history.flush()
-        run.history = history.lines
-    finally:
-        writer.finish()
-        for tracker in trackers:
-            tracker.close()
-
-
-def _trackers(run: Run) -> list[Tracker]:
-    job, config = run.job, run.job.training
-    trackers: list[Tracker] = [TensorBoard(job.work / "logs" / "tensorboard", run.state.step)]
-    if config.wandb is not None:
-        trackers.append(Wandb(config.wandb, job.work / "logs", config.model_dump(mode="json"), job.run_id))
-    return trackers
-
-
-def _protected(job: TrainJob, source: Path | None) -> list[Path]:
-    """Bundles that stay whatever comes: what the run went on from and, so that it can be had again, its best."""
-    best = None if source is None else best_bundle(source, job.first_step)
-    return [path for path in (source, best) if path is not None]
-
-
-def _before(run: Run) -> list[Hook]:
-    """What adds to a step's figures before they become history."""
-    return [] if run.validation_loss is None else [run.validation_loss]
-
-
-def _after(run: Run, trackers: list[Tracker]) -> list[Hook]:
-    job, validation = run.job, run.job.training.validation
-    if validation is None or not validation.prompts:
-        return []
-    drawing = Validation(validation, job, run.trained, run.accelerator.device)
-    return [ValidationPictures(drawing, job.work / "validation", trackers)]
-
-
 @contextmanager
 def stopped_by_signals(state: TrainState) -> Iterator[None]:
     """The first SIGTERM or SIGINT asks for the end of the step and a bundle; the second ends the process at once."""
@@ -198,7 +146,7 @@ def stopped_by_signals(state: TrainState) -> Iterator[None]:
         if state.stop_requested:
             os._exit(EXIT_KILLED)
         state.stop_requested = True
-        _log("asked to stop: finishing the step, then saving")
+        log_line("asked to stop: finishing the step, then saving")
 
     numbers = (signal.SIGTERM, signal.SIGINT)
     before = [signal.signal(number, stop) for number in numbers]
@@ -209,17 +157,14 @@ def stopped_by_signals(state: TrainState) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _log(message: str) -> None:
-    emit("log", message=message)
-
-
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str], scorer_of: Callable[[TrainJob], PictureScorer] | None = None) -> int:
+    """`scorer_of` makes what gives the scores that the job asks for."""
     if len(arguments) != 1:
         print("usage: python -m sdxl_core.train JOB.json", file=sys.stderr)
         return EXIT_USER_ERROR
     try:
         job = TrainJob.model_validate_json(Path(arguments[0]).read_text(encoding="utf-8"))
-        if train(job):
+        if train(job, scorer=None if scorer_of is None else scorer_of(job)):
             return EXIT_DONE
         emit("stopped", rank=_rank())
         return EXIT_PREEMPTED

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from sdxl_core.bundles import bundle_digest, bundle_step
 from sdxl_core.config import CaptionsConfig, Config, SamplingConfig
+from sdxl_core.scores import ScoreFacts
 from sdxl_core.training_config import TrainingConfig
 
 
@@ -50,6 +51,8 @@ class TrainJob(Config):
     """ONNX file of the recogniser that made it."""
     sampling: SamplingConfig
     """How validation pictures are generated."""
+    scores: Mapping[str, ScoreFacts] = Field(default_factory=dict)
+    """What is known of `training.validation.scores`, by name; who gives them comes with the call."""
     work: Path
     """Folder of resumable bundles; a run that finds one here goes on from it."""
     out: Path

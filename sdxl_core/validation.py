@@ -62,10 +62,14 @@ class Validation:
 
     @torch.no_grad()
     def pictures(self) -> list[Image.Image]:
-        """One picture per validation prompt, drawn in batches no larger than there are prompts."""
-        prompts = self.config.prompts
-        requests = [Request(prompt, prompt_seed(self.config.seed, prompt, 0)) for prompt in prompts]
-        sampling = self.sampling.model_copy(update={"batch_size": min(self.sampling.batch_size, len(prompts))})
+        """Those of every validation prompt, prompt by prompt, drawn in batches no larger than there are pictures."""
+        config = self.config
+        requests = [
+            Request(prompt, prompt_seed(config.seed, prompt, replicate))
+            for prompt in config.prompts
+            for replicate in range(config.pictures_per_prompt)
+        ]
+        sampling = self.sampling.model_copy(update={"batch_size": min(self.sampling.batch_size, len(requests))})
         self.pipeline.vae.to(self.device)
         try:
             with evaluating(self.trained.networks):

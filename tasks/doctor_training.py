@@ -11,8 +11,8 @@ from sdxl_core.memory_savings import MemorySaving, savings_left
 from sdxl_core.training_config import TrainingConfig
 from sdxl_core.training_config.saving_memory import require_attention
 from tasks.config import PipelineConfig
-from tasks.experiment import check_sections
 from tasks.manifest import Frozen
+from tasks.sections import check_sections
 from tasks.weights import locate_description
 
 if TYPE_CHECKING:

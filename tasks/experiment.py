@@ -29,9 +29,11 @@ from tasks.models import Model, Surroundings, find_model
 from tasks.pictures import GivenPictures
 from tasks.prompt_sets import PromptSet, drawn_prompts, looks_at
 from tasks.references import BASE, TRAINED, names_trained
+from tasks.sections import check_sections
 from tasks.store import ArtifactStore
 from tasks.train import Continuing
 from tasks.trainings import Resume, find_ancestor
+from tasks.validation_scores import Scorers, locate_scorers
 from tasks.weights import BaseModel, MetricWeights, locate_base_model, locate_metric_weights
 from tasks.yaml_config import SUM
 
@@ -85,6 +87,8 @@ class Lesson:
     face_detector: Detector | None
     face_model: FaceModel | None
     """For the identity loss."""
+    scorers: Scorers | None
+    """Of validation pictures."""
 
 
 def prepare_experiment(
@@ -99,7 +103,8 @@ def prepare_experiment(
     evaluation = config.evaluation
     trains = names_trained((evaluation.candidate, evaluation.baseline))
     model = locate_base_model(config.model, store.digest_file)
-    lesson = _prepare_lesson(config, store, model, resume or Resume()) if trains else None
+    weights = locate_metric_weights(evaluation, store.digest_file)
+    lesson = _prepare_lesson(config, store, model, weights, resume or Resume()) if trains else None
     looks = looks_at(evaluation, drawn_prompts(evaluation, config.sampling))
     around = Surroundings(store, model, config.training.adapter.kind, looks[-1])
     return Experiment(
@@ -109,7 +114,7 @@ def prepare_experiment(
         looks=looks,
         decided=partial(is_decided, store),
         models=_models(evaluation, around),
-        metric_weights=locate_metric_weights(evaluation, store.digest_file),
+        metric_weights=weights,
         command=command,
         lesson=lesson,
     )
@@ -127,7 +132,13 @@ def _models(evaluation: EvaluationConfig, around: Surroundings) -> dict[str, Mod
     return models
 
 
-def _prepare_lesson(config: PipelineConfig, store: ArtifactStore, model: BaseModel, resume: Resume) -> Lesson:
+def _prepare_lesson(
+    config: PipelineConfig,
+    store: ArtifactStore,
+    model: BaseModel,
+    weights: Mapping[str, MetricWeights],
+    resume: Resume,
+) -> Lesson:
     training, validated = config.training, config.dataset.validation
     training.optimizer.require()
     require_attention(training.attention)
@@ -140,6 +151,7 @@ def _prepare_lesson(config: PipelineConfig, store: ArtifactStore, model: BaseMod
         validation_fingerprint=dataset_fingerprint(validated, store.digest_file.many) if validated else "",
         face_detector=locate_detector(config.transform, store.digest_file),
         face_model=locate_face_model(training, config.transform, store.digest_file),
+        scorers=locate_scorers(training, config.evaluation, weights),
         continuing=Continuing(
             name=config.name,
             ancestor=find_ancestor(store, config.name, training, resume),
@@ -156,77 +168,6 @@ def require_candidate_trained(config: PipelineConfig) -> None:
     if not names_trained((candidate,)):
         fix = "`sdxl-flows evaluate` judges it without training; --set evaluation.candidate=trained judges the training"
         raise ConfigError.about("evaluation.candidate", expected="trained", got=candidate, fix=fix)
-
-
-def check_sections(config: PipelineConfig) -> None:
-    """Refuse sections that do not fit each other.
-
-    Raises:
-        ConfigError: naming both.
-    """
-    objective = config.training.objective.kind
-    if config.training.attention == "xformers" and config.captions.max_chunks > 1:
-        raise ConfigError(
-            "training.attention = xformers: its kernels take no captions of several lengths; set "
-            "training.attention=auto or captions.max_chunks=1"
-        )
-    if config.captions.max_chunks > 1 and config.sampling.max_chunks < config.captions.max_chunks:
-        raise ConfigError(
-            f"sampling.max_chunks = {config.sampling.max_chunks} would cut prompts that captions.max_chunks = "
-            f"{config.captions.max_chunks} trains on; set sampling.max_chunks={config.captions.max_chunks}"
-        )
-    if objective == "prior_preservation" and config.prior is None:
-        raise ConfigError(
-            "training.objective.kind = prior_preservation needs class images: add a section "
-            "`prior: {prompt: a photo of a person}`, or set training.objective.kind=diffusion"
-        )
-    if objective != "prior_preservation" and config.prior is not None:
-        raise ConfigError(
-            f"prior: class images are not used by training.objective.kind = {objective}: "
-            "remove the section (--set prior=null), or set training.objective.kind=prior_preservation"
-        )
-    _check_pictures(config)
-    _check_validation(config)
-    if not any(metric.primary for metric in config.evaluation.metrics):
-        raise ConfigError(
-            "evaluation.metrics: expected one at least with `primary: true`, got none; "
-            "the primary metrics decide the verdict, so name them before you see results"
-        )
-
-
-def _check_pictures(config: PipelineConfig) -> None:
-    masked, masks = config.training.masked_loss is not None, config.dataset.masks is not None
-    if masked and not masks:
-        raise ConfigError(
-            "training.masked_loss needs masks: set dataset.masks to a folder (./masks) or alpha, or remove the section"
-        )
-    if masks and not masked:
-        raise ConfigError("dataset.masks are not used: add a section `training: {masked_loss: {}}`, or remove them")
-    if config.transform.crop == "face" and not (config.transform.face.detector or config.dataset.face_box_column):
-        raise ConfigError(
-            "transform.crop = face needs to know where faces are: set dataset.face_box_column, or "
-            "transform.face.detector to the folder of an insightface model"
-        )
-
-
-def _check_validation(config: PipelineConfig) -> None:
-    """The held-out pictures come from one place."""
-    loss, path = config.training.validation_loss, config.dataset.validation_path
-    if loss is None and path is not None:
-        raise ConfigError(
-            "dataset.validation_path: only training.validation.loss uses its pictures: add that section, or remove the "
-            "path (--set dataset.validation_path=null)"
-        )
-    if loss is not None and loss.splits_dataset and path is not None:
-        raise ConfigError(
-            "training.validation.loss holds out a part of the dataset, and dataset.validation_path is there too: "
-            "remove the path, or share and pictures"
-        )
-    if loss is not None and not loss.splits_dataset and path is None:
-        raise ConfigError(
-            "training.validation.loss needs pictures that are not trained on: set share (such as 0.1) or pictures (a "
-            "number) to hold out a part of the dataset, or dataset.validation_path to a folder of others"
-        )
 
 
 def _relative(value: Json, prefix: str) -> Json:

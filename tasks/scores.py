@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import TypeAdapter
-
 from eval.config import EvaluationConfig
-from eval.scorers import MetricConfig
 from tasks.manifest import Json
 from tasks.stage import Call, Handle, Job, Stage
+from tasks.validation_scores import METRICS
 from tasks.weights import MetricWeights
-
-_METRICS: TypeAdapter[tuple[MetricConfig, ...]] = TypeAdapter(tuple[MetricConfig, ...])
 
 
 def _build(job: Job) -> dict[str, Json]:
@@ -28,7 +24,7 @@ def _build(job: Job) -> dict[str, Json]:
         for name, known in job.params["weights"].items()
     }
     return score_metrics(
-        metrics=_METRICS.validate_python(job.local["metrics"]),
+        metrics=METRICS.validate_python(job.local["metrics"]),
         weights=weights,
         sets={role: place for role, place in job.inputs.items() if role != "references"},
         references=job.inputs["references"],

@@ -87,7 +87,10 @@ class ArtifactStore:
         return self._place(ref.kind, ref.key)
 
     def cells(self, name: str) -> DiskCells:
-        return DiskCells(self.root / "cells" / name)
+        return DiskCells(self.cells_path(name))
+
+    def cells_path(self, name: str) -> Path:
+        return self.root / "cells" / name
 
     def lock_path(self, kind: str, key: str) -> Path:
         return self.root / "locks" / f"{kind}-{key}.lock"

@@ -8,6 +8,7 @@ from pathlib import Path
 from sdxl_core.config import CaptionsConfig, SamplingConfig
 from sdxl_core.train_job import Ancestor, TrainJob
 from sdxl_core.training_config import TrainingConfig
+from sdxl_core.training_config.best_step import BY_VALIDATION_LOSS
 from tasks.identity import FaceModel
 from tasks.locks import held
 from tasks.manifest import Frozen, Json
@@ -15,6 +16,7 @@ from tasks.stage import Call, Handle, Job, Stage
 from tasks.store import ArtifactStore, say_waiting
 from tasks.trainer import run_trainer
 from tasks.trainings import TrainingRecord, refuse_another, training_key, training_path, write_record
+from tasks.validation_scores import Scorers, ScorersFile
 from tasks.weights import TEXT_PARTS, BaseModel, local_folders
 
 BASE_PARTS = ("unet", "scheduler")
@@ -45,6 +47,7 @@ def _build(job: Job) -> dict[str, Json]:
     continuing = Continuing.model_validate(job.local["continuing"])
     names = ("training", "start", "captions", "model", "sampling", "face_model")
     settings = {name: job.params[name] for name in names} | {"inputs": dict(job.digests)}
+    settings |= {"scores": job.params["scores"]} if "scores" in job.params else {}
     key = training_key({**settings, "code": STAGE.version}, continuing.ancestor)
     with held(job.store.lock_path("training", key), say_waiting("train")) as lock:
         refuse_unfinished(job.store, continuing, settings)
@@ -62,6 +65,7 @@ def _build(job: Job) -> dict[str, Json]:
             face_targets=job.inputs.get("identity"),
             face_model=Path(job.local["face_model"]) if job.local["face_model"] else None,
             sampling=SamplingConfig.model_validate(job.local["sampling"]),
+            scores=job.local["score_facts"],
             work=training_path(job.store, key),
             out=job.out,
             identity={"model": job.params["model"], **job.digests, **_of_face_model(job)}
@@ -72,9 +76,20 @@ def _build(job: Job) -> dict[str, Json]:
             override=continuing.override,
             allow_fresh=continuing.fresh,
         )
-        summary = run_trainer(task, (*job.inherited, lock), job.progress)
+        summary = run_trainer(task, (*job.inherited, lock), job.progress, _scorers(job, training))
         write_record(job.store, continuing.name, record.model_copy(update={"finished": True}))
     return summary
+
+
+def _scorers(job: Job, training: TrainingConfig) -> ScorersFile | None:
+    if job.local["scorers"] is None or training.validation is None:
+        return None
+    here = {
+        "references": job.inputs.get("references"),
+        "cells": job.store.cells_path("scores"),
+        "device": "cpu" if training.validation.scores_device == "cpu" else job.device,
+    }
+    return ScorersFile.model_validate(job.local["scorers"]).model_copy(update=here)
 
 
 def _of_face_model(job: Job) -> dict[str, str]:
@@ -101,9 +116,11 @@ def train(
     cached: Mapping[str, Handle],
     continuing: Continuing,
     face_model: FaceModel | None = None,
+    scorers: Scorers | None = None,
 ) -> Call:
     """`cached` holds `latents`; `text`, unless captions are encoded in every step; where there are such pictures,
-    `class_latents` and `validation_latents`; and with a face model `identity`."""
+    `class_latents` and `validation_latents`; with a face model `identity`; and `references`, the dataset, if scorers
+    compare with instance pictures."""
     draws = bool(training.validation_prompts)
     parts = (*BASE_PARTS, *TEXT_PARTS) if training.live_text else BASE_PARTS
     parts = (*parts, "vae") if face_model is not None else parts
@@ -113,6 +130,8 @@ def train(
         "captions": captions.model_dump(mode="json") if training.live_text else None,
         "max_steps": training.max_steps,
         "export": training.export,
+        **({"best_by": training.best_by} if training.best_by != BY_VALIDATION_LOSS else {}),
+        **({"scores": scorers.identity()} if scorers is not None else {}),
         "model": model.digest() if draws else model.digest(*parts),
         "sampling": sampling.model_dump(mode="json") if draws else None,
         "ancestor": continuing.ancestor.digest if continuing.ancestor else None,
@@ -124,6 +143,8 @@ def train(
         "sampling": sampling.model_dump(mode="json"),
         "captions": captions.model_dump(mode="json"),
         "continuing": continuing.model_dump(mode="json"),
+        "scorers": scorers.file().model_dump(mode="json") if scorers is not None else None,
+        "score_facts": {name: facts.model_dump() for name, facts in scorers.facts().items()} if scorers else {},
         **model.located,
     }
     return Call(STAGE, "train", params, cached, local)

@@ -6,7 +6,7 @@ import json
 import logging
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ from sdxl_core.train_job import TrainJob
 from tasks.errors import TrainerFailed, TrainerPreempted, TrainerStopped
 from tasks.manifest import Json
 from tasks.progress import Progress
+from tasks.validation_scores import ScorersFile
 
 _LOG = logging.getLogger("sdxl_flows")
 GRACE_S = 20.0
@@ -35,8 +36,10 @@ class Heard:
     """Whether one of them said that it was asked to stop and has saved."""
 
 
-def run_trainer(job: TrainJob, held: tuple[int, ...], progress: Progress) -> dict[str, Json]:
-    """Run the trainer on a job to its end, showing its progress.
+def run_trainer(
+    job: TrainJob, held: tuple[int, ...], progress: Progress, scorers: ScorersFile | None = None
+) -> dict[str, Json]:
+    """Run the trainer on a job to its end, showing its progress. `scorers` give the scores that the job asks for.
 
     All it says is kept in `logs/` of the job's work folder. Descriptors in `held`, such as locks, stay open until the
     trainer's last process is gone.
@@ -50,10 +53,15 @@ def run_trainer(job: TrainJob, held: tuple[int, ...], progress: Progress) -> dic
     logs.mkdir(parents=True, exist_ok=True)
     description = job.work / "job.json"
     description.write_text(job.model_dump_json(indent=1), encoding="utf-8")
+    trainer = ["sdxl_core.train", str(description)]
+    if scorers is not None:
+        told = job.work / "scorers.json"
+        told.write_text(scorers.model_dump_json(indent=1), encoding="utf-8")
+        trainer = ["tasks.train_process", str(description), str(told)]
     heard = Heard()
     with (logs / "errors.log").open("a+b") as errors, (logs / "events.jsonl").open("a", encoding="utf-8") as events:
         begin = errors.seek(0, 2)
-        with _supervised(_command(description, job), held, errors.fileno()) as process:
+        with _supervised(_command(trainer, job), held, errors.fileno()) as process:
             assert process.stdout is not None
             for line in process.stdout:
                 events.write(line)
@@ -65,8 +73,9 @@ def run_trainer(job: TrainJob, held: tuple[int, ...], progress: Progress) -> dic
     return {"steps": job.training.max_steps, "loss": heard.last_step.get("loss") or ""}
 
 
-def _command(description: Path, job: TrainJob) -> list[str]:
-    trainer = ["-m", "sdxl_core.train", str(description)]
+def _command(module: Sequence[str], job: TrainJob) -> list[str]:
+    """`module` with its arguments."""
+    trainer = ["-m", *module]
     count = str(job.training.processes)
     if count == "1":
         return [sys.executable, *trainer]
@@ -109,14 +118,20 @@ def _hear(line: str, heard: Heard, progress: Progress) -> None:
     match event.get("event"):
         case "progress":
             heard.last_step = event
-            loss = event["loss"]
-            progress(event["step"], event["max_steps"], "loss not finite" if loss is None else f"loss {loss:.4g}")
+            progress(event["step"], event["max_steps"], _note(event))
         case "failed":
             heard.failure = heard.failure or event
         case "stopped":
             heard.stopped = True
         case _:
             _LOG.info("train: %s", event.get("message", line.strip()))
+
+
+def _note(event: Mapping[str, Json]) -> str:
+    """`loss 0.031 · clip_i 0.712`"""
+    loss = event["loss"]
+    scores = [f"{name} {value:.4g}" for name, value in event.get("scores", {}).items() if value is not None]
+    return " · ".join(["loss not finite" if loss is None else f"loss {loss:.4g}", *scores])
 
 
 def _raise_for(code: int, heard: Heard, said: Sequence[str], logs: Path) -> None:

@@ -180,6 +180,12 @@ class Metric(Config):
         """What of the settings makes another metric of it, behind the title in reports; empty where nothing does."""
         return ""
 
+    @property
+    def full_title(self) -> str:
+        """Tells it from all other metrics of an evaluation."""
+        title = f"{self.title} {self.variant}".rstrip()
+        return title if self.name is None else f"{title} ({self.name})"
+
     def locations(self) -> dict[str, str]:
         """Weight or picture field -> location, of those that are set."""
         fields = (*self.weight_fields, *self.picture_fields)

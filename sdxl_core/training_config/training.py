@@ -9,6 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from sdxl_core.config import Config, PositiveInt, Precision, Probability
 from sdxl_core.training_config.adapters import Adapter, LoraConfig, Ranked, Targeted
 from sdxl_core.training_config.averaging import EmaConfig
+from sdxl_core.training_config.best_step import BY_VALIDATION_LOSS, check_best_step
 from sdxl_core.training_config.consistency import ConsistencyConfig
 from sdxl_core.training_config.data import ConceptConfig, MaskedLossConfig
 from sdxl_core.training_config.in_vain import check_effects
@@ -106,7 +107,9 @@ class TrainingConfig(Config):
     validation: ValidationConfig | None = None
     wandb: WandbConfig | None = None
     export: Literal["last", "best"] = "last"
-    """Which step's weights the result has: the last's, or those of the step with the lowest validation loss."""
+    """Which step's weights the result has: the last's, or those of the best step."""
+    best_by: str = BY_VALIDATION_LOSS
+    """What makes a step the best: `validation_loss`, the lowest, or one of `validation.scores`."""
     processes: PositiveInt = 1
     """Above 1, the trainer starts through `accelerate launch`."""
     shard_weights: bool = False
@@ -155,14 +158,7 @@ class TrainingConfig(Config):
         check_shard_weights(self)
         check_speed(self)
         check_effects(self)
-        return self
-
-    @model_validator(mode="after")
-    def _best_is_known(self) -> TrainingConfig:
-        if self.export == "best" and self.validation_loss is None:
-            raise ValueError("export: best is the step of the lowest validation loss; add a section validation.loss")
-        if self.export == "best" and not self.validates_after(0):
-            raise ValueError(f"export: best needs validation.loss.every_steps <= max_steps = {self.max_steps}")
+        check_best_step(self)
         return self
 
     @model_validator(mode="after")
@@ -224,11 +220,6 @@ class TrainingConfig(Config):
     def validation_prompts(self) -> tuple[str, ...]:
         return () if self.validation is None else self.validation.prompts
 
-    def validates_after(self, step: int) -> bool:
-        """Whether the validation loss of any step after `step` is measured."""
-        loss = self.validation_loss
-        return loss is not None and self.max_steps // loss.every_steps * loss.every_steps > step
-
     @property
     def lasting(self) -> dict[str, Any]:
         """The settings that decide the weights after any given step, as JSON.
@@ -236,7 +227,7 @@ class TrainingConfig(Config):
         The length of the run is among them only if the learning rate depends on it; which step is exported, never.
         """
         unlimited = set() if self.lr_schedule.depends_on_length else {"max_steps"}
-        left_out: dict[str, Any] = dict.fromkeys(CANNOT_CHANGE_RESULT | {"export"} | unlimited, True)
+        left_out: dict[str, Any] = dict.fromkeys(CANNOT_CHANGE_RESULT | {"export", "best_by"} | unlimited, True)
         return self.model_dump(mode="json", exclude=left_out | PLACES)
 
 

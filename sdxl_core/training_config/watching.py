@@ -1,12 +1,17 @@
-"""What is shown of a training while it goes on: `training.validation`, `training.wandb`."""
+"""What is measured and shown of a training while it goes on: `training.validation`, `training.wandb`."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from sdxl_core.config import Config, PositiveInt
+from sdxl_core.training_config.in_vain import refuse_in_vain
+
+_TAKEN = re.compile(r"loss|pictures|validation_loss|t\d+")
+"""Names that stand beside scores: figures of the validation loss, and the pictures."""
 
 
 class ValidationLossConfig(Config):
@@ -44,19 +49,39 @@ class ValidationLossConfig(Config):
 
 
 class ValidationConfig(Config):
-    """Pictures generated while training, always from the same noise, and the loss on held-out pictures."""
+    """Pictures generated while training, always from the same noise; their scores; the loss on held-out pictures."""
 
     every_steps: PositiveInt = 100
-    """Of the generated pictures."""
+    """Of the generated pictures and their scores."""
     prompts: Annotated[tuple[str, ...], Field(max_length=32)] = ()
+    pictures_per_prompt: Annotated[int, Field(ge=1, le=16)] = 1
+    """Each from noise of its own."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Of the generated pictures."""
+    scores: Annotated[tuple[str, ...], Field(max_length=16)] = ()
+    """Metrics of `evaluation.metrics`, by name, that are measured on the generated pictures; before the first step
+    too."""
+    scores_device: Literal["same", "cpu"] = "same"
+    """Where the metrics' networks compute. same: on the training's device, where they are loaded each time."""
     loss: ValidationLossConfig | None = None
 
     @model_validator(mode="after")
     def _validates_something(self) -> ValidationConfig:
         if not self.prompts and self.loss is None:
             raise ValueError("expected `prompts` to draw, or a section `loss`, or both; got neither")
+        if not self.prompts:
+            refuse_in_vain(self, "pictures_per_prompt", "scores", needs="prompts")
+        if not self.scores:
+            refuse_in_vain(self, "scores_device", needs="scores")
+        return self
+
+    @model_validator(mode="after")
+    def _scores_have_names_of_their_own(self) -> ValidationConfig:
+        if len(set(self.scores)) < len(self.scores):
+            raise ValueError(f"scores: expected each metric once, got {', '.join(self.scores)}")
+        for name in self.scores:
+            if _TAKEN.fullmatch(name):
+                raise ValueError(f"scores: validation/{name} is another figure; give the metric another `name`")
         return self
 
 

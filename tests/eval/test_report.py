@@ -341,6 +341,55 @@ def test_every_figure_of_a_training_has_its_panel(inputs: dict[str, Any], tmp_pa
     assert (tmp_path / "again/report.html").read_bytes() == (tmp_path / "out/report.html").read_bytes()
 
 
+def scored(folder: Path, values: list[float | None], direction: int, counts: dict[int, int] | None = None) -> Path:
+    """A training run whose validation pictures were scored before the first and after every fifth step."""
+    training = watched(folder, [1.0] * len(values), 10)
+    rows = [json.loads(line) for line in (training / "history.jsonl").read_text().splitlines()]
+    measured = dict(zip(range(0, 5 * len(values), 5), values, strict=True))
+    for row in rows:
+        if row["step"] in measured:
+            row["validation/face"] = measured[row["step"]]
+        if row["step"] in (counts or {}):
+            row["validation/face/scored"] = float((counts or {})[row["step"]])
+    (training / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    own = [(direction * value, -step, value) for step, value in measured.items() if step and value is not None]
+    best = {"step": -max(own)[1], "value": max(own)[2]} if own and direction else None
+    facts = {"title": "Face <i>", "unit": "cosine", "decimals": 2, "direction": direction, "with_base": False}
+    facts |= {"pictures": 8, "base": values[0], "best": best, "last": None}
+    document = json.loads((training / "training.json").read_text()) | {"scores": {"face": facts}}
+    (training / "training.json").write_text(json.dumps(document))
+    return training
+
+
+SCORED: dict[str, tuple[list[float | None], int, dict[int, int], str]] = {
+    "better": (
+        [0.5, 0.7, 0.6],
+        1,
+        {},
+        "Face <i> of 8 validation pictures was highest at step 5: 0.70, against 0.50 of the base. Validation pictures",
+    ),
+    "some without": ([0.5, 0.7, 0.6], 1, {5: 3, 10: 2}, "of the base. Only 3 of them had a score there. Validation"),
+    "worse": ([0.5, 0.4, 0.3], 1, {}, "highest at step 5: 0.40, against 0.50 of the base. No step was better than"),
+    "lower is better": ([0.5, 0.4, 0.3], -1, {}, "was lowest at step 10: 0.30, against 0.50 of the base. Validation"),
+    "none": ([None, None, None], 1, {}, "No validation picture of any step has a Face <i>."),
+    "describes": ([0.5, 0.4, 0.3], 0, {}, "Validation pictures are few: their scores show a direction"),
+}
+
+
+@pytest.mark.parametrize("case", SCORED)
+def test_scores_of_validation_pictures_are_drawn_and_read_aloud(
+    inputs: dict[str, Any], tmp_path: Path, case: str
+) -> None:
+    values, direction, counts, sentence = SCORED[case]
+    training = scored(tmp_path / "training", values, direction, counts)
+    build_report(**{**inputs, "training": training}, out=tmp_path / "out")
+    page = (tmp_path / "out/report.html").read_text()
+    text = " ".join(" ".join(Page(page[page.index('<section id="training">') :]).text).split())
+    assert sentence in text
+    assert "Face <i>, validation pictures" in text and "validation/" not in text
+    assert ("base, mean" in text) == (values[0] is not None)
+
+
 def test_without_training_and_references_there_are_no_such_parts(inputs: dict[str, Any], tmp_path: Path) -> None:
     build_report(**{**inputs, "training": None, "references": None}, out=tmp_path)
     text = (tmp_path / "report.html").read_text()

@@ -18,9 +18,9 @@ from sdxl_core.drawing_model import DrawingModel
 from sdxl_core.errors import UserError
 from sdxl_core.latents import encode_latents
 from sdxl_core.loop import Metrics, TrainState
+from sdxl_core.main_process import trainer_of
 from sdxl_core.run import set_up
 from sdxl_core.text import encode_text
-from sdxl_core.train import trainer_of
 from sdxl_core.train_job import TrainJob
 from tasks.config import PipelineConfig
 from tasks.yaml_config import read_config

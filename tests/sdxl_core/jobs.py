@@ -11,6 +11,7 @@ from typing import Any, Literal
 from accelerate.state import AcceleratorState
 
 from sdxl_core.config import SamplingConfig
+from sdxl_core.scores import PictureScorer
 from sdxl_core.train import train
 from sdxl_core.train_job import TrainJob
 from sdxl_core.training_config import TrainingConfig
@@ -54,11 +55,11 @@ class Jobs:
         )
 
 
-def run(job: TrainJob) -> bool:
+def run(job: TrainJob, scorer: PictureScorer | None = None) -> bool:
     """`train` in this process; accelerate keeps one precision per process, so it is made to forget."""
     AcceleratorState._reset_state(reset_partial_state=True)
     try:
-        return train(job)
+        return train(job, scorer=scorer)
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)
 

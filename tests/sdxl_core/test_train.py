@@ -19,8 +19,9 @@ from sdxl_core.adapters import Addition, load_trained
 from sdxl_core.bundle import read_bundle
 from sdxl_core.errors import UserError
 from sdxl_core.exit_codes import EXIT_DONE, EXIT_USER_ERROR
+from sdxl_core.main_process import trainer_of
 from sdxl_core.prompts import prompt_seed
-from sdxl_core.train import main, trainer_of
+from sdxl_core.train import main
 from sdxl_core.train_job import TrainJob
 from tests.sdxl_core.jobs import LORA, SAMPLING, Jobs, bundle_steps, files, history, run, write_job
 from tests.sdxl_core.test_priors import started

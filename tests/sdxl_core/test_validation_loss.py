@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from sdxl_core import randomness
-from sdxl_core.best import Measured, best_of, damage_or_lost_best, validation_losses
+from sdxl_core.best import LOWEST_LOSS, Measured, measurements
 from sdxl_core.bundle import read_bundle
 from sdxl_core.errors import UserError
 from sdxl_core.overrides import check_override, refuse_changes
@@ -239,16 +239,16 @@ def test_the_first_of_equals_is_best_and_no_number_is_never() -> None:
     rows = [(0, 0.1), (1, 0.4), (2, None), (3, 0.3), (4, 0.3), (5, 0.5)]
     lines = "".join(json.dumps({"step": step, "validation/loss": loss}) + "\n" for step, loss in rows)
     lines += json.dumps({"step": 6, "loss": 0.01}) + "\n"
-    assert validation_losses(lines)[:2] == [Measured(0, 0.1), Measured(1, 0.4)]
-    assert best_of(lines, 0) == Measured(3, 0.3)
-    assert best_of(lines, 4) == Measured(5, 0.5)
-    assert best_of(lines, 5) is None and best_of("", 0) is None
+    assert measurements(lines, LOWEST_LOSS.figure)[:2] == [Measured(0, 0.1), Measured(1, 0.4)]
+    assert LOWEST_LOSS.best_of(lines, 0) == Measured(3, 0.3)
+    assert LOWEST_LOSS.best_of(lines, 4) == Measured(5, 0.5)
+    assert LOWEST_LOSS.best_of(lines, 5) is None and LOWEST_LOSS.best_of("", 0) is None
 
 
 def test_a_bundle_without_validation_has_no_best_to_lose(jobs: Jobs, tmp_path: Path) -> None:
     job = jobs(tmp_path, max_steps=2)
     assert run(job)
-    assert damage_or_lost_best(job.work / "bundles" / "step-00000002", 0) is None
+    assert LOWEST_LOSS.damage_or_lost_best(job.work / "bundles" / "step-00000002", 0) is None
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,14 @@ OVERRIDES = {
     "training={objective: {kind: prior_preservation, target: base}, schedule: {prediction_type: v_prediction}}": (
         r"schedule\.prediction_type: expected epsilon, the checkpoint's own"
     ),
+    "training.validation={prompts: [a], scores: [clip_j]}": (
+        r"scores: expected metrics of evaluation\.metrics \(clip_i, ssim\), got clip_j\. Did you mean 'clip_i'"
+    ),
+    "training.validation={prompts: [a], scores: [kid]}": r"\(clip_i, ssim\), got kid\. Add it there, with its weights",
+    "training={objective: {kind: prior_preservation}, export: best, best_by: ssim, "
+    "validation: {prompts: [a], scores: [ssim, clip_i]}}": (
+        r"best_by: expected a score that judges \(clip_i\), or validation_loss, got ssim, which only describes"
+    ),
     "training.export=best": r"export: best is the step of the lowest validation loss",
 }
 
@@ -80,6 +88,19 @@ def test_a_metric_without_its_weights_is_left_out_and_says_so_unless_strict(
     assert "clip_i is not run, and as it is primary there will be no verdict: evaluation.metrics.0.model" in caplog.text
     with pytest.raises(UserError, match=r"evaluation\.metrics\.0\.model: expected a folder"):
         prepare("evaluation.metrics.0.model=/nowhere", "evaluation.strict=true")
+
+
+def test_a_metric_that_is_asked_for_while_training_has_to_be_there(prepare: Prepare, folder: Path) -> None:
+    """But not where nothing is trained; and metrics of whole sets are never asked."""
+    scores = "training.validation={prompts: [a], every_steps: 1, scores: [clip_i]}"
+    with pytest.raises(UserError, match=r"scores: clip_i cannot be measured: .*CLIP-I's weights: from the hub"):
+        prepare(scores, "evaluation.metrics.0.model=/nowhere")
+    lora = folder / "lora.safetensors"
+    save_file({"a": np.zeros(2, np.float16)}, lora)
+    assert prepare(scores, "evaluation.metrics.0.model=/nowhere", adapter=lora).scorers is None
+    more = f"[{{metric: clip_i, model: {folder}/clip, primary: true}}, {{metric: cmmd, model: {folder}/clip}}]"
+    with pytest.raises(UserError, match=r"cmmd cannot be measured while training: it is one number of a whole set"):
+        prepare("training.validation={prompts: [a], scores: [cmmd]}", f"evaluation.metrics={more}")
 
 
 def test_a_metric_without_its_package_says_how_to_get_it(prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from sdxl_core.train_job import TrainJob
 from sdxl_core.training_config import TrainingConfig
 from tasks import trainer
 from tasks.errors import TrainerFailed, TrainerPreempted, TrainerStopped
+from tasks.validation_scores import ScorersFile
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def run(job: TrainJob) -> dict[str, object]:
 
 def acted(monkeypatch: pytest.MonkeyPatch, script: str) -> None:
     seen.clear()
-    monkeypatch.setattr(trainer, "_command", lambda description, job: [sys.executable, "-c", script])
+    monkeypatch.setattr(trainer, "_command", lambda module, job: [sys.executable, "-c", script])
 
 
 def test_steps_become_progress_and_all_is_kept(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,6 +54,24 @@ def test_steps_become_progress_and_all_is_kept(job: TrainJob, monkeypatch: pytes
     assert run(job) == {"steps": 4, "loss": 0.25}
     assert seen == [(3, 4, "loss 0.25")]
     assert (job.work / "logs" / "events.jsonl").read_text().count("\n") == 3
+
+
+def test_scores_stand_beside_the_loss(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    event = {"event": "progress", "step": 3, "max_steps": 4, "loss": 0.25, "scores": {"clip_i": 0.71234, "face": None}}
+    acted(monkeypatch, f"print({json.dumps(event)!r})")
+    run(job)
+    assert seen == [(3, 4, "loss 0.25 \N{MIDDLE DOT} clip_i 0.7123")]
+
+
+def test_scorers_are_given_to_a_process_that_knows_metrics(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(trainer, "_command", lambda module, job: asked.append(module) or [sys.executable, "-c", ""])
+    run(job)
+    trainer.run_trainer(job, (), lambda done, total, note="": None, ScorersFile(metrics=(), weights={}))
+    alone, with_metrics = asked
+    assert alone == ["sdxl_core.train", str(job.work / "job.json")]
+    assert with_metrics == ["tasks.train_process", str(job.work / "job.json"), str(job.work / "scorers.json")]
+    assert ScorersFile.model_validate_json((job.work / "scorers.json").read_text()).device == "auto"
 
 
 def failing(code: int, *failures: dict[str, object]) -> str:
@@ -110,6 +129,6 @@ def test_only_this_trainers_complaints_are_quoted(job: TrainJob, monkeypatch: py
 )
 def test_several_processes_go_through_a_launcher(job: TrainJob, tmp_path: Path, device: str, launcher: str) -> None:
     two = job.model_copy(update={"device": device, "training": TrainingConfig(processes=2)})
-    command = trainer._command(tmp_path / "job.json", two)
+    command = trainer._command(["sdxl_core.train", str(tmp_path / "job.json")], two)
     assert launcher in command and "2" in command
     assert command[-3:] == ["-m", "sdxl_core.train", str(tmp_path / "job.json")]
