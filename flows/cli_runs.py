@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tasks.experiment import Experiment
     from tasks.plan import Planner
     from tasks.runs import Recorder
+    from tasks.stage import Runner
     from tasks.store import ArtifactStore
     from tasks.trainings import Resume
 
@@ -80,7 +81,7 @@ def run(
 
     bundle = from_bundle.resolve() if from_bundle else None
     resume = Resume(override=tuple(override or ()), from_bundle=bundle, fresh=fresh)
-    prepared = _prepare(config, _strictly(overrides, strict), resume=resume)
+    prepared = prepare(config, strictly(overrides, strict), resume=resume)
     experiment = prepared.experiment
     require_candidate_trained(experiment.config)
     if any(stage.label == "train" and stage.action == "run" for stage in prepared.planner.stages):
@@ -105,7 +106,7 @@ def plan(config: ConfigFile, candidate: Candidate = None, overrides: Overrides =
     Examples: `sdxl-flows plan configs/miniature/dreambooth.yaml --set training.adapter.rank=16`,
     `sdxl-flows plan configs/miniature/dreambooth.yaml --candidate dog.safetensors:0.8`
     """
-    stages = _prepare(config, _strictly(overrides, strict), candidate=candidate).planner.stages
+    stages = prepare(config, strictly(overrides, strict), candidate=candidate).planner.stages
     console.table([(stage.label, stage.action, stage.why) for stage in stages])
     count = sum(stage.action == "run" for stage in stages)
     console.out(f"{len(stages) - count} reused, {count} to run")
@@ -123,7 +124,7 @@ def evaluate(
     """
     from flows.wiring import LEARNT
 
-    prepared = _prepare(config, _strictly(overrides, strict), LEARNT, candidate)
+    prepared = prepare(config, strictly(overrides, strict), LEARNT, candidate)
 
     def start() -> dict[str, Any]:
         from flows.evaluate import evaluate
@@ -140,7 +141,7 @@ def report(config: ConfigFile, overrides: Overrides = None) -> None:
     """
     from flows.wiring import SCORED
 
-    prepared = _prepare(config, overrides, SCORED)
+    prepared = prepare(config, overrides, SCORED)
 
     def start() -> dict[str, Any]:
         from flows.report import report
@@ -150,7 +151,7 @@ def report(config: ConfigFile, overrides: Overrides = None) -> None:
     _carry_out(prepared, start)
 
 
-def _strictly(overrides: list[str] | None, strict: bool) -> list[str]:
+def strictly(overrides: list[str] | None, strict: bool) -> list[str]:
     return [*(overrides or []), *(["evaluation.strict=true"] if strict else [])]
 
 
@@ -164,15 +165,19 @@ class Prepared:
     reused: Recorder
 
 
-def _prepare(
+def prepare(
     path: Path,
     overrides: list[str] | None,
     expecting: Collection[str] = (),
     candidate: str | None = None,
     resume: Resume | None = None,
+    wiring: Callable[[Experiment, Runner], object] | None = None,
 ) -> Prepared:
-    """Everything that can be wrong with a configuration comes to light here, before Prefect or a model loads."""
-    from flows.wiring import evaluate as wiring
+    """Everything that can be wrong with a configuration comes to light here, before Prefect or a model loads.
+
+    `wiring`: of what will run; default: of an evaluation.
+    """
+    from flows.wiring import evaluate
     from tasks.experiment import prepare_experiment
     from tasks.plan import Expecting, Planner
     from tasks.references import as_override
@@ -186,7 +191,7 @@ def _prepare(
     experiment = prepare_experiment(config, store, command, resume)
     planner = Planner(store)
     reused = Recorder(planner)
-    wiring(experiment, Expecting(expecting, store, reused))
+    (wiring or evaluate)(experiment, Expecting(expecting, store, reused))
     return Prepared(store, experiment, planner, reused)
 
 

@@ -23,6 +23,7 @@ from tasks import (
     text,
     train,
 )
+from tasks import self_test as self_tests
 from tasks.experiment import Experiment
 from tasks.prompt_sets import PromptSet
 from tasks.stage import Handle, Pending, Runner
@@ -63,6 +64,16 @@ def evaluate(experiment: Experiment, run: Runner) -> Handle:
     lessons = gather(experiment, run)
     training = learn(experiment, lessons, run) if experiment.lesson is not None else None
     return judge(experiment, lessons.pictures, training, run)
+
+
+def self_test(experiment: Experiment, run: Runner) -> Handle:
+    """The base against itself; of the configuration, the evaluation alone is used."""
+    config, [drawn] = experiment.config, experiment.looks
+    references = run(dataset.prepare(config.dataset, experiment.fingerprint))
+    base = draw("base", experiment.models["base"], experiment, drawn, None, run)
+    scored = run(scores.score(config.evaluation, experiment.metric_weights, {"base": base}, references))
+    found = {"base": base, "scores": scored}
+    return run(self_tests.check(config.evaluation, config.sampling, experiment.model, drawn, found))
 
 
 def gather(experiment: Experiment, run: Runner) -> Lessons:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sdxl_core.config import SamplingConfig
 from sdxl_core.prompts import Prompt
@@ -15,15 +16,34 @@ from tasks.stage import Call, Handle, Job, Stage
 from tasks.train import trained_weights
 from tasks.weights import TEXT_PARTS, BaseModel, local_folders
 
+if TYPE_CHECKING:
+    from sdxl_core.drawing_model import DrawingModel
+
 Scaled = tuple[Handle | LocalFiles, float]
 """A train or bundle artifact, or files that are in no store; and its scale."""
 
 
 def _build(job: Job) -> dict[str, Json]:
-    from sdxl_core.additions import Addition
     from sdxl_core.cached_pictures import Caches
-    from sdxl_core.drawing_model import DrawingModel
     from sdxl_core.generate import generate_images
+
+    return generate_images(
+        sampling=SamplingConfig.model_validate(job.params["sampling"]),
+        prompts=tuple(Prompt.from_dict(prompt) for prompt in job.params["prompts"]),
+        replicates=job.params["replicates"],
+        seed=job.params["seed"],
+        model=drawing_model(job),
+        out=job.out,
+        caches=Caches(job.store.cells("images"), job.store.cells("prompts")),
+        device=job.device,
+        progress=job.progress,
+    )
+
+
+def drawing_model(job: Job) -> DrawingModel:
+    """Of a job that names its model as `generate` does."""
+    from sdxl_core.additions import Addition
+    from sdxl_core.drawing_model import DrawingModel
 
     base, vae = local_folders(job.local)
     added = [Addition(job.inputs[name], scale) for name, scale in job.params["scales"].items()]
@@ -34,22 +54,12 @@ def _build(job: Job) -> dict[str, Json]:
     said = _said(known, [one.scale for one in added])
     otherwise = any(one.encodes_otherwise for one in added)
     text: str = job.local["text_digest"]
-    return generate_images(
-        sampling=SamplingConfig.model_validate(job.params["sampling"]),
-        prompts=tuple(Prompt.from_dict(prompt) for prompt in job.params["prompts"]),
-        replicates=job.params["replicates"],
-        seed=job.params["seed"],
-        model=DrawingModel(
-            base=base,
-            vae=vae,
-            added=tuple(added),
-            digest=digest_json({"base": job.params["model"], "adapter": said}),
-            text_digest=digest_json({"base": text, "adapter": said}) if otherwise else text,
-        ),
-        out=job.out,
-        caches=Caches(job.store.cells("images"), job.store.cells("prompts")),
-        device=job.device,
-        progress=job.progress,
+    return DrawingModel(
+        base=base,
+        vae=vae,
+        added=tuple(added),
+        digest=digest_json({"base": job.params["model"], "adapter": said}),
+        text_digest=digest_json({"base": text, "adapter": said}) if otherwise else text,
     )
 
 

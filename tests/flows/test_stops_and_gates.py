@@ -6,15 +6,17 @@ import json
 import shutil
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from flows.cli_runs import _command as made_by
-from flows.wiring import evaluate
+from flows.wiring import evaluate, self_test
 from sdxl_core.errors import UserError
 from tasks.experiment import prepare_experiment
 from tasks.plan import Planner
 from tasks.runs import Recorder, record_run
+from tasks.self_test import changes, is_sound, result
 from tasks.stage import materialise
 from tasks.store import ArtifactStore
 from tasks.yaml_config import read_config
@@ -121,3 +123,34 @@ def test_the_command_ends_as_the_gates_say(
     if verdict:
         assert done.stdout.splitlines()[-1] == f"verdict: {verdict}"
     assert json.loads(Path("runs/short-base/report.json").read_text())["verdict"] == verdict
+
+
+@pytest.fixture
+def tested(fourteen: Evaluations, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Two comparisons of the miniature with itself."""
+    monkeypatch.chdir(fourteen.folder)
+    config = read_config(fourteen.folder / "short.yaml", changes(2))
+    recorder = Recorder(partial(materialise, store=fourteen.store, device="cpu"))
+    self_test(prepare_experiment(config, fourteen.store, "test"), recorder)
+    return result(fourteen.store, recorder.refs["self_test"])
+
+
+def test_a_model_is_not_found_better_than_itself(tested: dict[str, Any]) -> None:
+    assert (tested["drawn_again"], tested["equal"]) == (4, 4), "nothing was remembered, and no bit differs"
+    assert [found["outcome"] for found in tested["comparisons"]] == ["no_difference"] * 2
+    for found in tested["comparisons"]:
+        assert [metric["facts"]["name"] for metric in found["judged"]] == ["clip_i"], (
+            "SSIM compares pictures of one noise"
+        )
+        assert (found["prompts"], found["replicates"]) == (14, 1)
+        assert found["judged"][0]["delta"] != 0 and found["health"]["identical_pairs"] == 0, (
+            "other noise, other pictures"
+        )
+    assert is_sound(tested)
+
+
+def test_a_self_test_that_finds_something_is_not_sound(tested: dict[str, Any]) -> None:
+    one, other = tested["comparisons"]
+    assert is_sound({**tested, "comparisons": [{**one, "outcome": "better"}]}), "one in twenty comes by chance"
+    assert not is_sound({**tested, "comparisons": [{**one, "outcome": "better"}, {**other, "outcome": "worse"}]})
+    assert not is_sound({**tested, "equal": 3})
