@@ -79,7 +79,7 @@ def run(
 
     bundle = from_bundle.resolve() if from_bundle else None
     resume = Resume(override=tuple(override or ()), from_bundle=bundle, fresh=fresh)
-    prepared = _prepare(config, _strictly(overrides, strict), resume=resume)
+    prepared = _prepare(config, _strictly(overrides, strict), resume=resume, trains=True)
     experiment = prepared.experiment
     require_candidate_trained(experiment.config)
     if any(stage.label == "train" and stage.action == "run" for stage in prepared.planner.stages):
@@ -104,7 +104,9 @@ def plan(config: ConfigFile, candidate: Candidate = None, overrides: Overrides =
     Examples: `sdxl-flows plan configs/miniature/dreambooth.yaml --set training.adapter.rank=16`,
     `sdxl-flows plan configs/miniature/dreambooth.yaml --candidate dog.safetensors:0.8`
     """
-    stages = _prepare(config, _strictly(overrides, strict), candidate=candidate).planner.stages
+    stages = _prepare(
+        config, _strictly(overrides, strict), candidate=candidate, trains=candidate is None
+    ).planner.stages
     console.table([(stage.label, stage.action, stage.why) for stage in stages])
     count = sum(stage.action == "run" for stage in stages)
     console.out(f"{len(stages) - count} reused, {count} to run")
@@ -167,12 +169,16 @@ def _prepare(
     expecting: Collection[str] = (),
     candidate: str | None = None,
     resume: Resume | None = None,
+    trains: bool = False,
 ) -> Prepared:
-    """Everything that can be wrong with a configuration comes to light here, before Prefect or a model loads."""
-    from flows.wiring import evaluate as wiring
+    """Everything that can be wrong with a configuration comes to light here, before Prefect or a model loads.
+
+    `trains`: it is prepared for `run`, unless it judges nothing that it would train.
+    """
+    from flows.wiring import evaluate, finetune
     from tasks.experiment import prepare_experiment
     from tasks.plan import Expecting, Planner
-    from tasks.references import as_override
+    from tasks.references import as_override, names_trained
     from tasks.runs import Recorder
     from tasks.store import ArtifactStore
     from tasks.yaml_config import read_config
@@ -183,6 +189,7 @@ def _prepare(
     experiment = prepare_experiment(config, store, command, resume)
     planner = Planner(store)
     reused = Recorder(planner)
+    wiring = finetune if trains and names_trained((config.evaluation.candidate,)) else evaluate
     wiring(experiment, Expecting(expecting, store, reused))
     return Prepared(store, experiment, planner, reused)
 
