@@ -81,7 +81,7 @@ def run(
 
     bundle = from_bundle.resolve() if from_bundle else None
     resume = Resume(override=tuple(override or ()), from_bundle=bundle, fresh=fresh)
-    prepared = prepare(config, strictly(overrides, strict), resume=resume)
+    prepared = prepare(config, strictly(overrides, strict), resume=resume, trains=True)
     experiment = prepared.experiment
     require_candidate_trained(experiment.config)
     if any(stage.label == "train" and stage.action == "run" for stage in prepared.planner.stages):
@@ -106,7 +106,7 @@ def plan(config: ConfigFile, candidate: Candidate = None, overrides: Overrides =
     Examples: `sdxl-flows plan configs/miniature/dreambooth.yaml --set training.adapter.rank=16`,
     `sdxl-flows plan configs/miniature/dreambooth.yaml --candidate dog.safetensors:0.8`
     """
-    stages = prepare(config, strictly(overrides, strict), candidate=candidate).planner.stages
+    stages = prepare(config, strictly(overrides, strict), candidate=candidate, trains=candidate is None).planner.stages
     console.table([(stage.label, stage.action, stage.why) for stage in stages])
     count = sum(stage.action == "run" for stage in stages)
     console.out(f"{len(stages) - count} reused, {count} to run")
@@ -171,16 +171,18 @@ def prepare(
     expecting: Collection[str] = (),
     candidate: str | None = None,
     resume: Resume | None = None,
+    trains: bool = False,
     wiring: Callable[[Experiment, Runner], object] | None = None,
 ) -> Prepared:
     """Everything that can be wrong with a configuration comes to light here, before Prefect or a model loads.
 
-    `wiring`: of what will run; default: of an evaluation.
+    `trains`: it is prepared for `run`, unless it judges nothing that it would train. `wiring`: of what will run, if it
+    is neither `run` nor `evaluate`.
     """
-    from flows.wiring import evaluate
+    from flows.wiring import evaluate, finetune
     from tasks.experiment import prepare_experiment
     from tasks.plan import Expecting, Planner
-    from tasks.references import as_override
+    from tasks.references import as_override, names_trained
     from tasks.runs import Recorder
     from tasks.store import ArtifactStore
     from tasks.yaml_config import read_config
@@ -191,7 +193,8 @@ def prepare(
     experiment = prepare_experiment(config, store, command, resume)
     planner = Planner(store)
     reused = Recorder(planner)
-    (wiring or evaluate)(experiment, Expecting(expecting, store, reused))
+    usual = finetune if trains and names_trained((config.evaluation.candidate,)) else evaluate
+    (wiring or usual)(experiment, Expecting(expecting, store, reused))
     return Prepared(store, experiment, planner, reused)
 
 

@@ -171,7 +171,7 @@ def _artifact(term: Term, where: str, around: Surroundings) -> Added:
     try:
         found = find_finished(around.store, term.what)
     except ConfigError as error:
-        raise ConfigError(f"{where}: {error}. A local path begins with ./, ../, / or ~") from None
+        raise ConfigError(f"{where}: {error} (a local path begins with ./, ../, / or ~)") from None
     return Added(term.name, str(found.facts["training"]["adapter"]["kind"]), term.scale, found.training)
 
 

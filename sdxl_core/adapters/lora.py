@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -110,10 +111,12 @@ def load_lora(pipeline: StableDiffusionXLPipeline, file: Path, name: str) -> Non
         fix = "An adapter of this project's own loads from the folder that its training left"
         raise UserError.about(str(file), expected="a LoRA", got=f"{other}, of another kind of adapter", fix=fix)
     rewritten = _rewritten(pipeline, file, names)
-    if rewritten is None:
-        pipeline.load_lora_weights(file.parent, weight_name=file.name, adapter_name=name)
-    else:
-        pipeline.load_lora_weights(rewritten, adapter_name=name)
+    with warnings.catch_warnings():  # peft would not expect a second LoRA in the same network
+        warnings.filterwarnings("ignore", "Already found a `peft_config`")
+        if rewritten is None:
+            pipeline.load_lora_weights(file.parent, weight_name=file.name, adapter_name=name)
+        else:
+            pipeline.load_lora_weights(rewritten, adapter_name=name)
     for part in COMPONENTS:
         if (module := getattr(pipeline, part)) is not None:  # text encoders that drawing does not need are not there
             module.eval()  # dropout that the file's header tells of comes switched on

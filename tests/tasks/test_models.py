@@ -123,7 +123,7 @@ REFUSED = {
     "./sdxl + ./sdxl": r"expected one checkpoint",
     "./pictures:0.5": r"a folder of pictures by itself",
     "./pictures": r"expected one picture for every prompt and replicate, got .*3 missing: p0-0, p1-0, p2-0",
-    "trianed": r"trianed: expected the name of a finished run.*A local path begins with",
+    "trianed": r"trianed: expected the name of a finished run.*a local path begins with",
     "train/12ab": r"no artifact",
     "org/name": r"evaluation\.candidate: cannot get 'org/name' from the hub",
     "org/name/dog.safetensors@v2:0.5": r"cannot get 'org/name' from the hub",
