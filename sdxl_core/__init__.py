@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any
 
 _PLACES = {
+    "Addition": "additions",
     "Batch": "batch",
     "Caches": "cached_pictures",
     "CaptionsConfig": "config",
