@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 from safetensors.torch import load_file
 from torch import nn
-from transformers import CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
+from transformers import CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer, ViTImageProcessor, ViTModel
 
 from sdxl_core.miniature.networks import AttributeProbe, build_sampler
 from sdxl_core.tensor_files import write_tensors
@@ -56,6 +57,17 @@ def save_clip(folder: Path, clip: CLIPModel, tokenizer: CLIPTokenizer, dtype: to
     _tidy_configurations(folder)
 
 
+def save_vit(folder: Path, vit: ViTModel, dtype: torch.dtype = torch.float16) -> None:
+    """A ViTModel folder with its processor; pictures are normalised from [0, 1] to [-1, 1]."""
+    side = vit.config.image_size
+    images = ViTImageProcessor(
+        size={"height": side, "width": side}, image_mean=[0.5, 0.5, 0.5], image_std=[0.5, 0.5, 0.5]
+    )
+    vit.to(dtype).save_pretrained(folder, safe_serialization=True)
+    images.save_pretrained(folder)
+    _tidy_configurations(folder)
+
+
 def save_probe(folder: Path, probe: AttributeProbe, dtype: torch.dtype = torch.float16) -> None:
     """`trunk.safetensors` with torchvision's SqueezeNet feature names, and `heads.safetensors`."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -69,6 +81,15 @@ def load_probe(folder: Path) -> AttributeProbe:
     for name, part in (("trunk", probe.features), ("heads", probe.heads)):
         part.load_state_dict({k: v.float() for k, v in load_file(folder / f"{name}.safetensors").items()})
     return probe.eval()
+
+
+def digests(weights: Path) -> dict[str, object]:
+    """What the manifest says of the files in `weights`: SHA-256 of each, and the bytes of all."""
+    files = sorted(p for p in weights.rglob("*") if p.is_file() and p.name != "manifest.json")
+    return {
+        "files": {str(p.relative_to(weights)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files},
+        "bytes": sum(p.stat().st_size for p in files),
+    }
 
 
 def _tidy_configurations(folder: Path) -> None:

@@ -1,0 +1,154 @@
+"""How good the judges are, measured on people whom no training saw, beside the CLIP model that `pick` began as:
+`python -m sdxl_core.miniature.judges.measure WEIGHTS`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from safetensors.torch import load_file
+from scipy.stats import spearmanr
+from torch import Tensor
+from transformers import CLIPModel, CLIPTokenizer, ViTModel
+
+from sdxl_core.miniature.judges import aesthetics, dino, pick
+from sdxl_core.miniature.judges.flaws import FLAWS, Take, make_pictures
+from sdxl_core.model import load_vae
+
+FAMILIES, RATED, MEETINGS = 300, 1_000, 500
+MEETING = 5
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Two pictures for one prompt, and what makes the second the worse one: a flaw, or an attribute."""
+
+    prompt: str
+    better: Take
+    worse: Take
+    reason: str
+
+
+def choices_of(family: pick.Family) -> list[Choice]:
+    """A good picture against a little spoilt, much spoilt and three wrong ones, each seen otherwise."""
+    good, light, heavy = family.takes[: pick.STATES]
+    spoilt = [(take, take.flaw.kind) for take in (light, heavy) if take.flaw]
+    wrong = zip(family.takes[pick.STATES :: pick.STATES], family.wrong, strict=True)
+    return [Choice(family.prompts[0], good, worse, reason) for worse, reason in (*spoilt, *wrong)]
+
+
+def load_clip(folder: Path) -> tuple[CLIPModel, CLIPTokenizer]:
+    clip = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval()
+    return clip, CLIPTokenizer.from_pretrained(folder)
+
+
+def load_dino(folder: Path) -> ViTModel:
+    return ViTModel.from_pretrained(folder, add_pooling_layer=False, dtype=torch.float32).eval()
+
+
+@torch.no_grad()
+def better_preferred(folders: dict[str, Path], choices: list[Choice], vae: AutoencoderKL) -> dict[str, object]:
+    """For each folder, the share of choices in which its cosine is higher for the better picture, by what is worse."""
+    x_N3HW = make_pictures([take for choice in choices for take in (choice.better, choice.worse)], vae)
+    shares: dict[str, object] = {}
+    for name, folder in folders.items():
+        clip, tokenizer = load_clip(folder)
+        right: dict[str, list[bool]] = defaultdict(list)
+        for start in range(0, len(choices), 50):
+            chunk = choices[start : start + 50]
+            text_ND = pick.embed_prompts(clip, tokenizer, [choice.prompt for choice in chunk])
+            pictures = pick.embed_pictures(clip, x_N3HW[2 * start : 2 * start + 2 * len(chunk)])
+            cosines_N2 = torch.einsum("nd,nkd->nk", text_ND, pictures.unflatten(0, (len(chunk), 2)))
+            for choice, (better, worse) in zip(chunk, cosines_N2.tolist(), strict=True):
+                sort = "drawn worse" if choice.reason in FLAWS else "shown wrong"
+                for reason in ("all", sort, choice.reason):
+                    right[reason].append(better > worse)
+        shares[name] = {reason: round(sum(hits) / len(hits), 4) for reason, hits in sorted(right.items())}
+    return shares
+
+
+@torch.no_grad()
+def rank_correlation(clip: CLIPModel, head: dict[str, Tensor], takes: list[Take], vae: AutoencoderKL) -> dict[str, float]:
+    """Spearman's correlation of ratings with true quality: over all pictures, and over those of each kind of flaw."""
+    x_N3HW = make_pictures(takes, vae)
+    ratings = aesthetics.rate(head, torch.cat([pick.embed_pictures(clip, x) for x in x_N3HW.split(100)])).tolist()
+    found: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for take, rating in zip(takes, ratings, strict=True):
+        for kind in ("all", *([take.flaw.kind] if take.flaw else FLAWS)):
+            found[kind].append((rating, take.quality))
+    return {kind: round(float(spearmanr(*zip(*rows, strict=True)).statistic), 4) for kind, rows in sorted(found.items())}
+
+
+def draw_meeting(seed: str) -> tuple[Take, ...]:
+    """Somebody; the same elsewhere; somebody else elsewhere; somebody else just there; one unlike them in one thing."""
+    rng = random.Random(seed)
+    who, where, other = (dino.draw_somebody(rng, measured=True) for _ in range(3))
+    while dino.identity(other) == dino.identity(who):
+        other = dino.draw_somebody(rng, measured=True)
+    near = who
+    while dino.identity(near) == dino.identity(who):
+        name = rng.choice(dino.IDENTITY)
+        near = replace(who, **{name: getattr(dino.draw_somebody(rng, measured=True), name)})
+    elsewhere = dino.draw_somebody(rng, measured=True)
+    people = (
+        who,
+        dino.in_surroundings(who, where),
+        dino.in_surroundings(other, elsewhere),
+        dino.in_surroundings(other, who),
+        dino.in_surroundings(near, elsewhere),
+    )
+    return tuple(dino.take_of(rng, person) for person in people)
+
+
+@torch.no_grad()
+def same_is_nearer(weights: Path, meetings: list[tuple[Take, ...]], vae: AutoencoderKL) -> dict[str, dict[str, float]]:
+    """How often the same person elsewhere is nearer (by cosine) than another: elsewhere, there, or almost alike."""
+    x_N3HW = make_pictures([take for meeting in meetings for take in meeting], vae)
+    vit, (clip, _) = load_dino(weights / "dino"), load_clip(weights / "clip")
+    embeddings = {
+        "dino": torch.cat([dino.embed(vit, x) for x in x_N3HW.split(100)]),
+        "clip": torch.cat([pick.embed_pictures(clip, x) for x in x_N3HW.split(100)]),
+    }
+    shares = {}
+    for name, rows_ND in embeddings.items():
+        first, *others = rows_ND.unflatten(0, (len(meetings), MEETING)).unbind(1)
+        same, *rest = [(first * other).sum(dim=1) for other in others]
+        kinds = ("other_elsewhere", "other_in_the_same_place", "other_in_one_attribute")
+        shares[name] = {
+            kind: round((same > cosine).float().mean().item(), 4) for kind, cosine in zip(kinds, rest, strict=True)
+        }
+    return shares
+
+
+def measure(weights: Path, split: str = "measure", share: float = 1.0) -> dict[str, object]:
+    """All figures of the judges in `weights`, from so large a share of the usual number of pictures."""
+    vae = load_vae(weights / "sdxl" / "vae", torch.device("cpu"))
+    families, rated, meetings = (round(share * count) for count in (FAMILIES, RATED, MEETINGS))
+    choices = [choice for family in pick.draw_families(split, families) for choice in choices_of(family)]
+    clip, _ = load_clip(weights / "pick")
+    head = load_file(weights / "aesthetics" / "head.safetensors")
+    return {
+        "choices": len(choices),
+        "better_preferred": better_preferred({n: weights / n for n in ("pick", "clip")}, choices, vae),
+        "rated": rated,
+        "rank_correlation": rank_correlation(clip, head, aesthetics.draw_rated(split, rated), vae),
+        "meetings": meetings,
+        "same_is_nearer": same_is_nearer(weights, [draw_meeting(f"dino/{split}/{i}") for i in range(meetings)], vae),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("weights", type=Path)
+    print(json.dumps(measure(parser.parse_args().weights), indent=1))
+
+
+if __name__ == "__main__":
+    main()
