@@ -2,95 +2,59 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, MutableMapping, Sequence
-from contextlib import contextmanager
+import json
+import math
+from collections.abc import MutableMapping
 from functools import cached_property
 from pathlib import Path
-from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from eval.cells import cell_key, remembered
 from eval.embeddings import unit_rows, vector_D
 from eval.errors import EvalError
-from eval.images import Picture
-from eval.questions import Question
+from eval.vision import Vision, load_pretrained, model_type, preprocessing_digest, quiet_transformers
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
-    from PIL import Image
 
 VERSION = 2
-PREPROCESSING_FILES = (
-    "config.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-)
+PROMPT_FILES = ("tokenizer.json", "vocab.json")
 
 # D: width of the embedding space
 
 
-class ClipVision(Question["NDArray[np.float32]"]):
-    """Unit-length embeddings of pictures by a transformers CLIPModel folder."""
+class ClipVision(Vision):
+    """The projected embedding by a transformers CLIPModel folder."""
 
-    def __init__(self, folder: Path, digest: str, device: str) -> None:
-        _require_clip(folder)
-        self._folder, self._device = folder, device
-        self.spec = cell_key("clip-image", rows=self.rows_at_once, **_spec(folder, digest))
+    kind: ClassVar[str] = "clip-image"
+    what: ClassVar[str] = "a CLIP model"
+    version: ClassVar[int] = VERSION
+    model_types: ClassVar[tuple[str, ...]] = ("clip", "clip_vision_model")
 
-    def prepare(self, pictures: Sequence[Picture], images: Sequence[Image.Image]) -> NDArray[np.float32]:
-        (image,) = images
-        with self._loading:  # threads must not all read it
-            processor = self._image_processor
-        pixels: NDArray[np.float32] = processor(images=image, return_tensors="np")["pixel_values"][0]
-        return pixels
-
-    def answer(self, rows: Sequence[NDArray[np.float32]]) -> list[bytes]:
-        import numpy as np
-        import torch
-
-        pixels_BCHW = torch.from_numpy(np.stack(rows)).to(self._device)
-        with torch.inference_mode():
-            return unit_rows(self._tower(pixel_values=pixels_BCHW).image_embeds)
-
-    def free(self) -> None:
-        self.__dict__.pop("_tower", None)
-
-    @cached_property
-    def _loading(self) -> Lock:
-        return Lock()
-
-    @cached_property
-    def _image_processor(self) -> Any:
-        from transformers import AutoImageProcessor
-
-        load: Any = AutoImageProcessor.from_pretrained  # untyped in transformers
-
-        # PIL's resampling is what CLIP was published with; the torchvision backend's differs by up to 0.015
-        with quiet_transformers():
-            return load(self._folder, backend="pil", local_files_only=True)
-
-    @cached_property
-    def _tower(self) -> Any:
+    def load(self, folder: Path, device: str) -> Any:
         from transformers import CLIPVisionModelWithProjection
 
-        return load_pretrained(CLIPVisionModelWithProjection, self._folder, "a CLIP model", self._device)
+        return _load_tower(CLIPVisionModelWithProjection, folder, device)
+
+    def embed(self, tower: Any, pixels_BCHW: torch.Tensor) -> torch.Tensor:
+        embeds_BD: torch.Tensor = tower(pixel_values=pixels_BCHW).image_embeds
+        return embeds_BD
 
 
 class ClipText:
     """Unit-length embeddings of prompts by the same folder, each prompt by itself and once."""
 
     def __init__(self, folder: Path, digest: str, cells: MutableMapping[str, bytes], device: str) -> None:
-        _require_clip(folder)
+        model_type(folder, "a CLIP model", ("clip",))
+        if not any((folder / name).is_file() for name in PROMPT_FILES):
+            raise EvalError(
+                f"{folder.name}: neither {' nor '.join(PROMPT_FILES)} in it; put the tokenizer of the CLIP model that "
+                "it was made from beside its weights"
+            )
         self._folder, self._cells, self._device = folder, cells, device
-        self._spec = _spec(folder, digest)
+        self._spec = {"weights": digest, "preprocessing": preprocessing_digest(folder), "version": VERSION}
 
     def embedding_D(self, prompt: str) -> NDArray[np.float64]:
         """Longer prompts are cut to the model's length (77 tokens), keeping the end token."""
@@ -99,6 +63,9 @@ class ClipText:
 
     def is_truncated(self, prompt: str) -> bool:
         return len(self._tokenizer(prompt, verbose=False)["input_ids"]) > self._max_tokens
+
+    def free(self) -> None:
+        self.__dict__.pop("_tower", None)
 
     def _embed(self, prompt: str) -> bytes:
         import torch
@@ -125,56 +92,35 @@ class ClipText:
     def _tower(self) -> Any:
         from transformers import CLIPTextModelWithProjection
 
-        return load_pretrained(CLIPTextModelWithProjection, self._folder, "a CLIP model", self._device)
+        return _load_tower(CLIPTextModelWithProjection, self._folder, self._device)
 
 
-def load_pretrained(kind: Any, folder: Path, what: str, device: str, **settings: Any) -> Any:
-    """A transformers network in float32, from safetensors in a local folder.
+def embedding_width(folder: Path) -> int:
+    """D of a CLIPModel folder."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return int(config.get("projection_dim", 512))  # transformers' default
+
+
+def learned_scale(folder: Path) -> float:
+    """exp(logit_scale): what CLIP's training multiplied cosines by.
 
     Raises:
-        EvalError: the folder does not hold `what`.
+        EvalError: the weights have no such number.
     """
-    import torch
+    from safetensors import SafetensorError, safe_open
 
-    try:
-        with quiet_transformers():
-            model = kind.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, **settings
-            )
-    except OSError as problem:
-        raise EvalError(f"{folder.name}: not {what} in safetensors ({problem})") from problem
-    return model.to(device).eval()
-
-
-def _require_clip(folder: Path) -> None:
-    if not (folder / "config.json").is_file():
-        raise EvalError(f"{folder.name}: no config.json in it; expected a transformers CLIP model folder")
+    for file in (folder / "model.safetensors", *sorted(folder.glob("model-*.safetensors"))):
+        try:
+            with safe_open(file, "pt") as stored:
+                if "logit_scale" in stored.keys():  # noqa: SIM118 - not a mapping
+                    return math.exp(float(stored.get_tensor("logit_scale")))
+        except FileNotFoundError:
+            continue
+        except SafetensorError as problem:
+            raise EvalError(f"{folder.name}/{file.name}: cannot be read ({problem})") from problem
+    raise EvalError(f"{folder.name}: no logit_scale in its safetensors; expected a whole CLIPModel")
 
 
-def _spec(folder: Path, digest: str) -> dict[str, object]:
-    return {"weights": digest, "preprocessing": preprocessing_digest(folder), "version": VERSION}
-
-
-def preprocessing_digest(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for name in PREPROCESSING_FILES:
-        if (path := folder / name).is_file():
-            digest.update(name.encode() + hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Loading one tower reports the other tower's weights as unused, which is how it is meant."""
-    from transformers.utils import logging
-
-    log: Any = logging  # untyped in transformers
-    verbosity, bar = log.get_verbosity(), log.is_progress_bar_enabled()
-    log.set_verbosity_error()
-    log.disable_progress_bar()
-    try:
-        yield
-    finally:
-        log.set_verbosity(verbosity)
-        if bar:
-            log.enable_progress_bar()
+def _load_tower(kind: Any, folder: Path, device: str) -> Any:
+    # both towers of a CLIPModel project to its own projection_dim, which LAION's folders do not repeat for each tower
+    return load_pretrained(kind, folder, "a CLIP model", device, projection_dim=embedding_width(folder))

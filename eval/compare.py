@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,6 @@ from eval.result import (
     COMPARISON,
     Comparison,
     DescribedMetric,
-    Health,
     JudgedMetric,
     MetricFacts,
     MetricOutcome,
@@ -27,21 +25,10 @@ from eval.result import (
     Outcome,
     SetMetric,
     ShiftedMetric,
-    Unscored,
 )
-from eval.score import METRICS_FILE, PAIR
-from eval.table import Row, read_pictures, read_scores, write_scores
-
-
-@dataclass(frozen=True)
-class _Scored:
-    """What a score artifact holds."""
-
-    rows: Sequence[Row]
-    facts: Mapping[str, MetricFacts]
-    truncated: Mapping[str, Sequence[str]]
-    not_run: Mapping[str, str]
-    pictures: Mapping[str, Mapping[Key, str]]
+from eval.samples import PAIR
+from eval.scored import Scored, health_of, read_scored
+from eval.table import Row, write_scores
 
 
 def compare(*, evaluation: EvaluationConfig, scores: Path, out: Path) -> dict[str, object]:
@@ -59,7 +46,7 @@ def compare(*, evaluation: EvaluationConfig, scores: Path, out: Path) -> dict[st
         EvalError: a metric has no scores, base and candidate do not belong together, or a metric was not run and the
             evaluation is strict.
     """
-    found = _read(evaluation, scores)
+    found = read_scored(evaluation, scores)
     comparison = _compared(evaluation, found)
     if evaluation.strict and comparison.not_run:
         reasons = "; ".join(f"{metric.name}: {metric.reason}" for metric in comparison.not_run)
@@ -76,7 +63,7 @@ def compare(*, evaluation: EvaluationConfig, scores: Path, out: Path) -> dict[st
     }
 
 
-def _compared(evaluation: EvaluationConfig, found: _Scored) -> Comparison:
+def _compared(evaluation: EvaluationConfig, found: Scored) -> Comparison:
     judged: list[JudgedMetric] = []
     described: list[DescribedMetric] = []
     shifted: list[ShiftedMetric] = []
@@ -111,33 +98,14 @@ def _compared(evaluation: EvaluationConfig, found: _Scored) -> Comparison:
         shifted=tuple(shifted),
         sets=tuple(sets),
         not_run=tuple(not_run),
-        health=_health(found),
+        health=health_of(found, {metric.name for metric in not_run}),
     )
-
-
-def _read(evaluation: EvaluationConfig, folder: Path) -> _Scored:
-    """Rows in the order of the configuration's metrics."""
-    order = {metric.id: place for place, metric in enumerate(evaluation.metrics)}
-    facts, truncated, not_run = {}, {}, {}
-    for described in json.loads((folder / METRICS_FILE).read_text(encoding="utf-8")):
-        shortened, reason = described.pop("truncated_prompts"), described.pop("not_run")
-        mine = MetricFacts.model_validate(described)
-        facts[mine.name], truncated[mine.name] = mine, shortened
-        if reason:
-            not_run[mine.name] = reason
-    if unknown := sorted(facts.keys() - order.keys()):
-        raise EvalError(f"scores of metric {unknown[0]!r} were given; the evaluation has {sorted(order)}")
-    if missing := sorted(order.keys() - facts.keys()):
-        raise EvalError(f"no scores of metric {', '.join(missing)}; the evaluation asks for {sorted(order)}")
-    # stable: pictures keep their order
-    rows = sorted(read_scores(folder), key=lambda row: (order[row.metric_id], row.model_id))
-    return _Scored(rows, facts, truncated, not_run, read_pictures(folder))
 
 
 def _nothing(facts: MetricFacts, rows: Sequence[Row]) -> str:
     """Why there is nothing to compare; empty where there is something."""
     if facts.scored == "set":
-        return ""  # says so itself
+        return "" if any(row.is_scored for row in rows) else _set_reasons(rows)
     sides: dict[str, set[Key]] = defaultdict(set)
     for row in rows:
         if row.is_scored:
@@ -265,36 +233,13 @@ def _shift(rows: Sequence[Row], facts: MetricFacts, evaluation: EvaluationConfig
 
 def _of_sets(rows: Sequence[Row], facts: MetricFacts) -> SetMetric:
     values = {row.model_id: row.value for row in rows if row.is_scored}
-    reasons = "; ".join(sorted({f"{row.model_id}: {row.reason}" for row in rows if row.reason}))
-    return SetMetric(facts=facts, base=values.get("base"), candidate=values.get("candidate"), reason=reasons)
+    return SetMetric(facts=facts, base=values.get("base"), candidate=values.get("candidate"), reason=_set_reasons(rows))
 
 
-def _health(found: _Scored) -> Health:
-    base, candidate = (found.pictures.get(model_id, {}) for model_id in ("base", "candidate"))
-    absent = [
-        Unscored(prompt_id=prompt, replicate=replicate, model_id=model_id, metric="all", reason="not in the image set")
-        for model_id, mine, other in (("base", base, candidate), ("candidate", candidate, base))
-        for prompt, replicate in other
-        if (prompt, replicate) not in mine
-    ]
-    failed = [
-        Unscored(
-            prompt_id=row.prompt_id,
-            replicate=row.replicate,
-            model_id=row.model_id,
-            metric=row.metric_id,
-            reason=row.reason,
-        )
-        for row in found.rows
-        if not row.is_scored and row.prompt_id  # a whole set's reason stands beside its number
-    ]
-    return Health(
-        pictures={"base": len(base), "candidate": len(candidate)},
-        unscored=(*absent, *failed),
-        truncated_prompts={name: tuple(prompts) for name, prompts in found.truncated.items() if prompts},
-        repeated_pictures={
-            "base": len(base) - len(set(base.values())),
-            "candidate": len(candidate) - len(set(candidate.values())),
-        },
-        identical_pairs=sum(candidate.get(key) == digest for key, digest in base.items()),
-    )
+def _set_reasons(rows: Sequence[Row]) -> str:
+    """Why sides have no number; what holds for both is said once."""
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        if row.reason:
+            reasons[row.reason].append(row.model_id)
+    return "; ".join(f"{' and '.join(sorted(sides))}: {reason}" for reason, sides in reasons.items())

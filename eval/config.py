@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Discriminator, Field, Tag, field_validator
 
 from eval.scorers import MetricConfig
 from eval.settings import Config
@@ -31,11 +31,42 @@ class GalleryConfig(Config):
     """Larger pictures are scaled down to this side before they go into the page."""
 
 
+PromptFormatName = Literal["own", "storyboards", "parti", "hpd", "geneval", "t2i_compbench", "dreambooth", "pick_a_pic"]
+
+
+class PromptSetConfig(Config):
+    """A prompt set that is not simply all of a file of our own."""
+
+    path: str
+    """File or folder, which begins with ./; or, for parti and pick_a_pic, the id of a hub dataset."""
+    format: PromptFormatName | None = None
+    """Of known sets, as published. Default: own for .jsonl and .txt, storyboards for .yaml and .json."""
+    categories: tuple[str, ...] = ()
+    """Only these. Default: all."""
+    sample: PositiveInt | None = None
+    """Only so many, every category with its share; a larger sample holds a smaller one. Default: all."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of that draw."""
+    split: str | None = None
+    """Of a hub dataset. Default: train of parti, validation_unique of pick_a_pic."""
+    revision: str | None = None
+    """Of a hub dataset."""
+
+
+def _kind_of_prompts(value: Any) -> str:
+    return "set" if isinstance(value, dict | PromptSetConfig) else "path"
+
+
 class EvaluationConfig(Config):
     """Which pictures are compared, by which metrics, and how surely."""
 
-    prompts: str
-    """Prompt file: `.jsonl` with `prompt` and optionally `id` and `category`, or `.txt` with one prompt a line."""
+    prompts: Annotated[
+        Annotated[str, Tag("path")] | Annotated[PromptSetConfig, Tag("set")], Discriminator(_kind_of_prompts)
+    ]
+    """Prompt file: `.jsonl` with `prompt` and whatever else docs/evaluation/prompts.md names, `.txt` with one prompt a
+    line, or storyboards in `.yaml`. Or a section, for a known set or a part of one."""
+    subject: Annotated[str, Field(pattern=r"\S")] | None = None
+    """What stands for `{subject}` in templates, with its article: `a sks person`."""
     replicates: Annotated[int, Field(ge=1, le=1000)] = 1
     """Seeds per prompt. The prompt is the unit of inference: more prompts tell more than more seeds."""
     seed: Annotated[int, Field(ge=0)] = 0
@@ -49,6 +80,11 @@ class EvaluationConfig(Config):
     strict: bool = False
     """Refuse to run where a metric's weights or packages are missing, instead of reporting that it was not run."""
     gallery: GalleryConfig = GalleryConfig()
+
+    @property
+    def prompt_set(self) -> PromptSetConfig:
+        """`prompts`, if it is a path, as the section that means the same."""
+        return PromptSetConfig(path=self.prompts) if isinstance(self.prompts, str) else self.prompts
 
     @field_validator("metrics")
     @classmethod

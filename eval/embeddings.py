@@ -38,7 +38,8 @@ def about_references(question: Question[Any], references: Sequence[Picture]) -> 
 def reference_vectors(
     question: Question[Any], references: Sequence[Picture]
 ) -> Callable[[Answers], NDArray[np.float64]]:
-    """A function that gives the instance pictures' vectors, one a row; it raises EvalError for an unreadable one."""
+    """A function that gives the vectors of the pictures that are compared with, one a row; it raises EvalError for an
+    unreadable one."""
     known: list[NDArray[np.float64]] = []
 
     def vectors_ND(answers: Answers) -> NDArray[np.float64]:
@@ -51,8 +52,19 @@ def reference_vectors(
     return vectors_ND
 
 
+def mean_cosine(instances_ND: NDArray[np.float64], picture_D: NDArray[np.float64]) -> float:
+    """Of unit-length vectors: the mean of cosines is the product with the mean."""
+    return float(instances_ND.mean(axis=0) @ picture_D)
+
+
+def highest_cosine(instances_ND: NDArray[np.float64], picture_D: NDArray[np.float64]) -> float:
+    """Of unit-length vectors."""
+    return float((instances_ND @ picture_D).max())
+
+
 def _reference_D(question: Question[Any], picture: Picture, answers: Answers) -> NDArray[np.float64]:
     try:
         return vector_D(answers(question, picture))
     except NotScored as problem:
-        raise EvalError(f"instance picture {picture.path.name}: {problem}; prepare the dataset again") from problem
+        advice = "prepare the dataset again, or take it out of the folder"
+        raise EvalError(f"{picture.path.name}, to compare with: {problem}; {advice}") from problem

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -72,7 +72,7 @@ def choose(
     pairs = {image.key: (image, others[image.key]) for image in base if image.key in others}
     tabs: dict[str, list[Key]] = {"wins": [], "losses": []}
     if leading is not None:
-        tabs = _extremes(leading, sizes)
+        tabs = {tab: _shown_pairs(keys, pairs) for tab, keys in _extremes(leading, sizes).items()}
     keys = sorted(pairs)
     drawn = random.Random(sizes.seed).sample(keys, min(sizes.sample, len(keys)))
     tabs["sample"] = drawn
@@ -81,6 +81,12 @@ def choose(
         for place, key in enumerate(chosen):
             places.setdefault(key, {})[tab] = place
     return [Card(*pairs[key], places=found) for key, found in places.items()]
+
+
+def _shown_pairs(keys: Iterable[Key], pairs: Iterable[Key]) -> list[Key]:
+    """The pairs themselves; where a prompt was scored as a whole, its first pair that both sides have."""
+    known, firsts = set(pairs), {prompt: (prompt, replicate) for prompt, replicate in sorted(pairs, reverse=True)}
+    return [key if key in known else firsts[key[0]] for key in keys if key in known or key[0] in firsts]
 
 
 def _extremes(leading: Paired, sizes: GalleryConfig) -> dict[str, list[Key]]:
@@ -129,9 +135,9 @@ def shown_cards(
     for card in cards:
         key = card.base.key
         badges = [
-            _judged_badge(metric, *scores[metric.facts.name][key])
+            _judged_badge(metric, *scores[metric.facts.name][scored])
             for metric in found.judged
-            if key in scores[metric.facts.name]
+            if (scored := (key[0], 0) if metric.facts.scored == "prompt" else key) in scores[metric.facts.name]
         ]
         badges += [
             Badge(metric.facts.title, wording.plain(moved[metric.facts.name, key], metric.facts.decimals), "neutral")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 RECORDS = "records.jsonl"
+PICTURE_SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,12 @@ class GeneratedImage(Picture):
     category: str
     replicate: int
     seed: int
+    storyboard: str = ""
+    """Which one it is a frame of."""
+    frame: int = 0
+    """Its place there, from 1 on."""
+    own_settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """How it was drawn otherwise than the set says."""
 
     @property
     def key(self) -> tuple[str, int]:
@@ -98,6 +105,9 @@ def read_image_set(folder: Path) -> tuple[GeneratedImage, ...]:
                 category=line.get("category") or "",
                 replicate=int(line["replicate"]),
                 seed=int(line["seed"]),
+                storyboard=line.get("storyboard", ""),
+                frame=int(line.get("frame", 0)),
+                own_settings=_own_settings(line),
             )
         except KeyError as missing:
             raise EvalError(f"{place}: no field {missing}; it has {sorted(line)}") from None
@@ -105,6 +115,11 @@ def read_image_set(folder: Path) -> tuple[GeneratedImage, ...]:
             raise EvalError(f"{place}: prompt {image.prompt_id!r}, replicate {image.replicate} is there twice")
         images[image.key] = image
     return tuple(images.values())
+
+
+def _own_settings(line: Mapping[str, Any]) -> dict[str, Any]:
+    negative = {"negative_prompt": line["negative_prompt"]} if "negative_prompt" in line else {}
+    return {**negative, **line.get("settings", {})}
 
 
 def read_references(folder: Path) -> tuple[Picture, ...]:
@@ -116,6 +131,24 @@ def read_references(folder: Path) -> tuple[Picture, ...]:
     if not paths:
         raise EvalError(f"{folder.name}/{RECORDS}: the dataset has no picture to compare with")
     return tuple(Picture(path, digest) for digest, path in paths.items())
+
+
+def picture_files(folder: Path) -> list[Path]:
+    """The pictures of a folder and of those below it, by their suffixes; hidden ones are left out."""
+    visible = (path for path in folder.rglob("*") if not any(p.startswith(".") for p in path.relative_to(folder).parts))
+    return sorted(path for path in visible if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file())
+
+
+def read_folder(folder: Path, field: str) -> tuple[Picture, ...]:
+    """The pictures of any folder, each once, in an order that their bytes decide.
+
+    Raises:
+        EvalError: there is none; it names `field`.
+    """
+    files = {hashlib.sha256(path.read_bytes()).hexdigest(): path for path in picture_files(folder)}
+    if not files:
+        raise EvalError(f"{field}: no picture in {folder.name}; expected {', '.join(sorted(PICTURE_SUFFIXES))}")
+    return tuple(Picture(files[digest], digest) for digest in sorted(files))
 
 
 def read_left_out(folder: Path) -> list[dict[str, str]]:

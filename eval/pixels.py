@@ -1,14 +1,19 @@
-"""Pictures as tensors, for metrics that compare pixels."""
+"""Pictures as tensors and arrays, for metrics of pixels."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from eval.cells import cell_key, number_bytes
 from eval.errors import NotScored
+from eval.images import Picture
+from eval.questions import Question
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
     from PIL import Image
 
 
@@ -21,9 +26,26 @@ def same_size(images: Sequence[Image.Image]) -> tuple[Image.Image, Image.Image]:
     return first, second
 
 
-def pixels_1CHW(image: Image.Image) -> torch.Tensor:
-    """uint8 HWC [0, 255] => float32 1CHW [0, 1]."""
+def pixels_1CHW(image: Image.Image, device: str = "cpu") -> torch.Tensor:
+    """uint8 HWC [0, 255] => float32 1CHW [0, 1], on the device."""
     import numpy as np
     import torch
 
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
+    return torch.from_numpy(np.array(image)).to(device).permute(2, 0, 1)[None].float() / 255
+
+
+class PixelNumber(Question[float]):
+    """A number that plain arithmetic makes of one picture's pixels, float64 HWC [0, 255]."""
+
+    def __init__(self, name: str, version: int, measure: Callable[[NDArray[np.float64]], float]) -> None:
+        self._measure = measure
+        self.spec = cell_key("pixels", name=name, version=version)
+
+    def prepare(self, pictures: Sequence[Picture], images: Sequence[Image.Image]) -> float:
+        import numpy as np
+
+        (image,) = images
+        return self._measure(np.asarray(image, dtype=np.float64))
+
+    def answer(self, rows: Sequence[float]) -> list[bytes]:
+        return [number_bytes(value) for value in rows]

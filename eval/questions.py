@@ -52,7 +52,12 @@ class Question(Generic[Prepared]):
         return [picture.identity for picture in pictures]
 
     def prepare(self, pictures: Sequence[Picture], images: Sequence[Image.Image]) -> Prepared:
-        """What the network is given; called in threads. Raises NotScored where the pictures have no answer."""
+        """What the network is given; called in threads.
+
+        Raises:
+            NotScored: the pictures have no answer.
+            EvalError: nothing can be prepared for the network.
+        """
         raise NotImplementedError
 
     def answer(self, rows: Sequence[Prepared]) -> Sequence[bytes | NotScored]:
@@ -177,7 +182,7 @@ def _prepare(ask: Ask, images: dict[str, Image.Image | NotScored]) -> Any:
         opened.append(image)
     try:
         return ask.question.prepare(ask.pictures, opened)
-    except NotScored as reason:
+    except (NotScored, EvalError) as reason:
         return reason
 
 
@@ -204,6 +209,9 @@ class _Asking:
             self._count(1)
         elif isinstance(prepared, NotScored):
             self._answers.cells[key] = _REASON + str(prepared).encode()
+            self._count(1)
+        elif isinstance(prepared, EvalError):
+            self._answers.broken[ask.question.spec] = prepared
             self._count(1)
         else:
             self._wait(ask.question, key, prepared)

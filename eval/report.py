@@ -21,6 +21,7 @@ from eval.gallery import Card, Thumbnail, choose, improvements, shown_cards, thu
 from eval.images import GeneratedImage, Picture, read_image_set, read_left_out, read_references
 from eval.pairing import Paired, paired_scores
 from eval.result import Comparison, read_comparison
+from eval.storyboards import strips
 from eval.summary import summary_markdown
 from eval.table import SCORES, read_scores
 from eval.training import Training, read_training, reading
@@ -106,6 +107,8 @@ def build_report(
         provenance_lines=_flat(provenance),
         tabs={tab: label for tab, label in TABS.items() if _tab_keys(cards, tab)},
         cards=shown_cards(cards, found, rows, paired, sizes),
+        prompt_wise={metric.facts.name for metric in found.measured if metric.facts.scored == "prompt"},
+        storyboards=strips(images["base"], images["candidate"], sizes.max_side_px),
         prompts={image.prompt_id: image.prompt for image in images["base"]},
         references=_references(references, sizes),
         left_out=read_left_out(references) if references else [],
@@ -156,7 +159,10 @@ def _set_facts(folder: Path, images: Sequence[GeneratedImage]) -> dict[str, Any]
         raise EvalError(f"{folder.name}: expected {IMAGE_SET_FACTS} in it; this is not an image set")
     stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     digest = hashlib.sha256("\n".join(image.identity for image in images).encode()).hexdigest()
-    return {**stored, "pictures": {"count": len(images), "digest": digest}}
+    facts: dict[str, Any] = {"count": len(images), "digest": digest}
+    if own := sum(bool(image.own_settings) for image in images):
+        facts["drawn by settings of their own"] = own
+    return {**stored, "pictures": facts}
 
 
 def _side_by_side(compared: Mapping[str, Mapping[str, Any]]) -> list[Facts]:

@@ -111,6 +111,11 @@ class SetMetric(Config):
     reason: str
     """Why there is no number; empty where there are both."""
 
+    @property
+    def delta(self) -> float | None:
+        """Candidate minus base."""
+        return None if self.base is None or self.candidate is None else self.candidate - self.base
+
 
 class NotRun(Config):
     """A metric that was asked for and gave nothing."""

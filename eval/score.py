@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from eval.errors import EvalError, NotScored
-from eval.images import GeneratedImage, Picture, read_image_set, read_references
-from eval.questions import Answers, Ask, Progress, ask_all, no_progress
+from eval.images import Picture, read_folder, read_references
+from eval.questions import Answers, Progress, ask_all, no_progress
+from eval.samples import read_set, samples, units
 from eval.scorers.base import Judge, Metric, Resources, Sample, Score, missing_package
 from eval.table import Row, write_pictures, write_scores
 
 METRICS_FILE = "metrics.json"
-PAIR = "pair"
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What one metric measures with, by weight field; or why it cannot measure."""
+    """What one metric measures with, by weight or picture field; or why it cannot measure."""
 
     places: Mapping[str, Path]
     digests: Mapping[str, str]
@@ -58,17 +58,17 @@ def score_metrics(
     Raises:
         EvalError: the sets are empty, do not belong together, or were changed after they were made.
     """
-    images = {model_id: _read(model_id, folder) for model_id, folder in sets.items()}
+    images = {model_id: read_set(model_id, folder) for model_id, folder in sets.items()}
     judges, not_run = _judges(metrics, weights, references, cells, _device(device))
-    samples = {metric.id: list(_samples(metric, images)) for metric in metrics if metric.id in judges}
-    answers = ask_all(_units(judges, samples), cells, progress)
+    asked = {metric.id: list(samples(metric, images)) for metric in metrics if metric.id in judges}
+    answers = ask_all(units(judges, asked), cells, progress)
     rows: list[Row] = []
     truncated: dict[str, list[str]] = {}
     for metric in metrics:
         if metric.id not in judges:
             continue
         try:
-            found, cut = _rows(metric, judges[metric.id], samples[metric.id], answers)
+            found, cut = _rows(metric, judges[metric.id], asked[metric.id], answers)
         except EvalError as problem:
             not_run[metric.id] = str(problem)
             continue
@@ -92,9 +92,10 @@ def score_metrics(
 
 def describe(metric: Metric) -> dict[str, object]:
     """The facts about a metric that a reader of its numbers needs."""
+    title = f"{metric.title} {metric.variant}".rstrip()
     return {
         "name": metric.id,
-        "title": metric.title if metric.name is None else f"{metric.title} ({metric.name})",
+        "title": title if metric.name is None else f"{title} ({metric.name})",
         "scored": metric.scored,
         "direction": metric.direction,
         "unit": metric.unit,
@@ -110,13 +111,6 @@ def describe(metric: Metric) -> dict[str, object]:
 def _facts(metric: Metric, digests: Mapping[str, str], truncated: list[str], not_run: str) -> dict[str, object]:
     more = {"weights": dict(sorted(digests.items())), "truncated_prompts": truncated, "not_run": not_run}
     return describe(metric) | more
-
-
-def _read(model_id: str, folder: Path) -> tuple[GeneratedImage, ...]:
-    images = read_image_set(folder)
-    if not images:
-        raise EvalError(f"the {model_id} image set is empty")
-    return images
 
 
 def _judges(
@@ -151,74 +145,16 @@ def _resources(
     for field, path in weights.places.items():
         if not path.exists():
             raise EvalError(f"{field}: no such file or folder: {path.name}")
-    if metric.needs_references and not references:
+    if metric.wants_instances and not references:
         raise EvalError("needs instance pictures to compare with, and there are none")
     return Resources(
-        weights=weights.places,
+        weights={field: place for field, place in weights.places.items() if field in metric.weight_fields},
         digests=weights.digests,
-        references=references if metric.needs_references else (),
+        references=references if metric.wants_instances else (),
         cells=cells,
         device=device,
+        pictures={field: read_folder(weights.places[field], field) for field in wanted & set(metric.picture_fields)},
     )
-
-
-def _samples(metric: Metric, images: Mapping[str, Sequence[GeneratedImage]]) -> Iterator[tuple[str, Sample]]:
-    """With the model that each is of."""
-    if metric.scored == "pair":
-        if len(images) == 2:
-            yield from ((PAIR, Sample(pair)) for pair in _pairs(images["base"], images["candidate"]))
-        return
-    for model_id, mine in images.items():
-        if metric.scored == "set":
-            yield model_id, Sample(tuple(mine))
-        elif metric.scored == "prompt":
-            yield from ((model_id, Sample(tuple(group))) for group in _by_prompt(mine).values())
-        else:
-            yield from ((model_id, Sample((image,))) for image in mine)
-
-
-def _by_prompt(images: Sequence[GeneratedImage]) -> dict[str, list[GeneratedImage]]:
-    groups = defaultdict(list)
-    for image in images:
-        groups[image.prompt_id].append(image)
-    return groups
-
-
-def _pairs(
-    base: Sequence[GeneratedImage], candidate: Sequence[GeneratedImage]
-) -> Iterator[tuple[GeneratedImage, GeneratedImage]]:
-    others = {image.key: image for image in candidate}
-    for image in base:
-        other = others.get(image.key)
-        if other is None:
-            continue  # the comparison lists pictures without a counterpart
-        if (image.seed, image.prompt) != (other.seed, other.prompt):
-            raise EvalError(
-                f"prompt {image.prompt_id!r}, replicate {image.replicate}: base and candidate differ in prompt or seed "
-                f"({image.seed} against {other.seed}); generate both with one prompt file and one evaluation.seed"
-            )
-        yield image, other
-
-
-def _units(judges: Mapping[str, Judge], samples: Mapping[str, Sequence[tuple[str, Sample]]]) -> Iterator[Sequence[Ask]]:
-    """Instance pictures one by one; then, prompt by prompt, all that is asked about any picture of it."""
-    by_picture: dict[str, list[Ask]] = defaultdict(list)
-    for judge in judges.values():
-        for ask in judge.references:
-            by_picture[ask.pictures[0].identity].append(ask)
-    yield from by_picture.values()
-    by_prompt: dict[str, list[Ask]] = defaultdict(list)
-    for name, mine in samples.items():
-        for _, sample in mine:
-            for ask in judges[name].asks(sample):
-                by_prompt[_prompt_of(ask)].append(ask)
-    yield from by_prompt.values()
-
-
-def _prompt_of(ask: Ask) -> str:
-    first = ask.pictures[0]
-    assert isinstance(first, GeneratedImage)
-    return first.prompt_id
 
 
 def _rows(
@@ -231,6 +167,7 @@ def _rows(
         rows.append(_row(sample, model_id, metric, score.value, reason))
         if score.truncated:
             truncated.add(sample.pictures[0].prompt_id)
+    judge.free()
     return rows, sorted(truncated)
 
 
@@ -246,6 +183,8 @@ def _row(sample: Sample, model_id: str, metric: Metric, value: float, reason: st
     if metric.scored == "set":
         return Row("", "", 0, 0, model_id, metric.id, value, reason)
     digest = "+".join(picture.identity for picture in sample.pictures)
+    if metric.scored == "prompt":
+        return Row(digest, first.prompt_id, 0, 0, model_id, metric.id, value, reason)
     return Row(digest, first.prompt_id, first.seed, first.replicate, model_id, metric.id, value, reason)
 
 

@@ -59,7 +59,8 @@ def _of_sets(metric: SetMetric) -> str:
     values = " | ".join(
         "" if value is None else wording.plain(value, decimals) for value in (metric.base, metric.candidate)
     )
-    return f"| {_escaped(metric.facts.title)} (of the set) | {values} | {_escaped(metric.reason)} | | | |"
+    found = _escaped(metric.reason) if metric.delta is None else wording.signed(metric.delta, decimals)
+    return f"| {_escaped(metric.facts.title)} (of the set) | {values} | {found} | | | |"
 
 
 def _not_run(metric: NotRun) -> str:

@@ -18,7 +18,7 @@ SCHEMA = pa.schema(
     [
         ("image_digest", pa.string()),  # of several pictures: all, joined by "+"; of a whole set: ""
         ("prompt_id", pa.string()),
-        ("seed", pa.int64()),
+        ("seed", pa.int64()),  # 0, like the replicate, for a whole prompt or set
         ("replicate", pa.int64()),
         ("model_id", pa.string()),  # base, candidate or pair
         ("metric_id", pa.string()),

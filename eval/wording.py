@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from eval.result import Comparison, DescribedMetric, JudgedMetric, Outcome
+from eval.result import Comparison, DescribedMetric, JudgedMetric, Outcome, SetMetric
 from eval.stats import Interval
 
 HEADLINES: dict[Outcome, str] = {
@@ -75,7 +75,25 @@ def summary(comparison: Comparison) -> list[str]:
             f"{metric.facts.title} {plain(metric.mean, metric.facts.decimals)}" for metric in comparison.described
         )
         sentences.append(f"Drift of the pictures, from the same noise: {moved}. It is neither good nor bad.")
-    return [*sentences, *caveats(comparison)]
+    return [*sentences, *_aside(comparison), *caveats(comparison)]
+
+
+def _aside(comparison: Comparison) -> list[str]:
+    """What was measured and cannot be judged."""
+    found = []
+    if comparison.shifted:
+        shifts = (f"{m.facts.title} {signed(m.delta, m.facts.decimals)}" for m in comparison.shifted)
+        found.append(f"Shifted, neither for good nor for bad: {', '.join(shifts)}.")
+    if whole := [metric for metric in comparison.sets if metric.delta is not None]:
+        numbers = ", ".join(_from_to(metric) for metric in whole)
+        found.append(f"Of all pictures together, from base to candidate: {numbers}. Such numbers have no interval.")
+    return found
+
+
+def _from_to(metric: SetMetric) -> str:
+    assert metric.base is not None and metric.candidate is not None
+    decimals = metric.facts.decimals
+    return f"{metric.facts.title} {plain(metric.base, decimals)} to {plain(metric.candidate, decimals)}"
 
 
 def caveats(comparison: Comparison) -> list[str]:

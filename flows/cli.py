@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from flows import cli_artifacts, cli_dataset, cli_doctor, cli_runs, cli_weights, console
+from flows import cli_artifacts, cli_dataset, cli_doctor, cli_prompts, cli_runs, cli_weights, console
 from flows.groups import group
 
 app = group(
@@ -30,6 +30,7 @@ app.command("extract")(cli_weights.extract)
 app.command("resize")(cli_weights.resize)
 app.command("push")(cli_weights.push)
 app.command("doctor")(cli_doctor.doctor)
+app.command("prompts")(cli_prompts.prompts)
 app.add_typer(cli_artifacts.app, name="artifacts")
 app.add_typer(cli_dataset.app, name="prepare-dataset")
 

@@ -33,8 +33,9 @@ class Caches:
 class CachedPictures:
     """PNG bytes of every request, in their order. The ones that were not there are drawn on creation.
 
-    A picture is known by the model's digest, its prompt and seed, and the sampling settings. It is there once it is
-    wholly written: a process that is killed loses those that it was about to write, and the next one draws them.
+    A picture is known by the model's digest, its prompt and seed, and the settings that it is drawn with, whether they
+    are `sampling`'s or its own. It is there once it is wholly written: a process that is killed loses those that it was
+    about to write, and the next one draws them.
     """
 
     def __init__(
@@ -48,12 +49,8 @@ class CachedPictures:
         progress: Callable[[int, int], None],
     ) -> None:
         """Raises UserError where the device cannot draw so, and whatever goes wrong with writing."""
-        spec = sampling.model_dump(mode="json")
         self._cells = caches.pictures
-        self._keys = [
-            cell_key(what="picture", version=VERSION, model=model.digest, prompt=r.prompt, seed=r.seed, sampling=spec)
-            for r in requests
-        ]
+        self._keys = [_key(request, sampling, model.digest) for request in requests]
         key_of = dict(zip(requests, self._keys, strict=True))
         missing = [request for request, key in key_of.items() if key not in self._cells]
         self.generated = len(missing)
@@ -64,11 +61,13 @@ class CachedPictures:
 
         def write(request: Request, pixels: Pixels) -> None:
             nonlocal written
-            text = {"parameters": parameters_text(request.prompt, request.seed, sampling, model.digest)}
+            text = {
+                "parameters": parameters_text(request.prompt, request.seed, request.settings.of(sampling), model.digest)
+            }
             self._cells[key_of[request]] = png_bytes(Image.fromarray(pixels), text)
             written += 1
 
-        pipeline, prompts = model.prepared([r.prompt for r in missing], sampling, device, caches.prompts)
+        pipeline, prompts = model.prepared(missing, sampling, device, caches.prompts)
         progress(0, len(missing))
         with Behind(BATCHES_WAITING * sampling.batch_size) as behind:
             for batch in draw(pipeline, missing, prompts, sampling):
@@ -80,3 +79,10 @@ class CachedPictures:
     def __iter__(self) -> Iterator[bytes]:
         """Read one by one: a set need not fit into memory."""
         return (self._cells[key] for key in self._keys)
+
+
+def _key(request: Request, sampling: SamplingConfig, model: str) -> str:
+    drawn = request.settings.of(sampling).model_dump(mode="json")
+    return cell_key(
+        what="picture", version=VERSION, model=model, prompt=request.prompt, seed=request.seed, sampling=drawn
+    )

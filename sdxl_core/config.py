@@ -219,8 +219,8 @@ class SamplingConfig(Config):
     steps: PositiveInt = 30
     guidance_scale: Annotated[float, Field(ge=0)] = 5.0
     scheduler: Literal["euler", "ddim", "dpmpp_2m"] = "euler"
-    width_px: Annotated[int, Field(ge=16, multiple_of=8)] = 1024
-    height_px: Annotated[int, Field(ge=16, multiple_of=8)] = 1024
+    width_px: Resolution = 1024
+    height_px: Resolution = 1024
     guidance_rescale: Probability = 0.0
     """How far guidance is scaled back to the picture's own contrast (Lin et al. 2023, arXiv:2305.08891, section 3.4);
     0.7 goes with training.schedule.zero_terminal_snr."""

@@ -13,8 +13,9 @@ from sdxl_core.adapters import encodes_otherwise, load_trained
 from sdxl_core.config import SamplingCompile, SamplingConfig
 from sdxl_core.errors import UserError
 from sdxl_core.model import assemble_pipeline, forget_text_encoders, zeros_for_empty_prompt
-from sdxl_core.prompt_embeddings import Guidance, PromptEncoder, Prompts, cached_prompts, encoder_of, needed_texts
+from sdxl_core.prompt_embeddings import Guidance, PromptEncoder, Prompts, cached_prompts, encoder_of
 from sdxl_core.runtime import choose_dtype
+from sdxl_core.sampling import Request, texts_of
 
 COMPILE_MODES: dict[SamplingCompile, str] = {"default": "default", "cuda_graphs": "reduce-overhead"}
 """Names that torch.compile has for them."""
@@ -33,12 +34,12 @@ class DrawingModel:
 
     def prepared(
         self,
-        prompts: Sequence[str],
+        requests: Sequence[Request],
         sampling: SamplingConfig,
         device: torch.device,
         cells: MutableMapping[str, bytes],
     ) -> tuple[StableDiffusionXLPipeline, Prompts]:
-        """The pipeline on `device` without its text encoders, and the prompts encoded, each once for ever in `cells`.
+        """The pipeline on `device` without its text encoders, and their texts encoded, each once for ever in `cells`.
 
         Text encoders are on the device only before the UNet is, and are not loaded at all where every prompt is known.
 
@@ -47,7 +48,7 @@ class DrawingModel:
         """
         require_graphs(sampling.compile, device)
         guidance = Guidance.of(sampling, zeros=zeros_for_empty_prompt(self.base))
-        texts = needed_texts(prompts, guidance, sampling.max_chunks)
+        texts = texts_of(requests, sampling, zeros=guidance.zeros)
         loaded: list[StableDiffusionXLPipeline] = []
 
         def load() -> PromptEncoder:

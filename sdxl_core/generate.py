@@ -10,7 +10,7 @@ from sdxl_core.cached_pictures import CachedPictures, Caches
 from sdxl_core.config import SamplingConfig
 from sdxl_core.drawing_model import DrawingModel
 from sdxl_core.picture_files import pixel_digest
-from sdxl_core.prompts import Prompt, prompt_seed
+from sdxl_core.prompts import Prompt
 from sdxl_core.runtime import choose_device
 from sdxl_core.sampling import Request
 
@@ -32,11 +32,16 @@ def generate_images(
     Returns {"pictures", "generated"}; `generated` counts those not in `caches` before.
 
     Raises:
-        UserError: the device or precision is not to be had, or memory does not suffice.
+        UserError: the device or precision is not to be had, memory does not suffice, or a prompt's own settings do not
+            go with `sampling`.
     """
-    wanted = [(p, r, prompt_seed(seed, p.id, r)) for p in prompts for r in range(replicates)]
+    for prompt in prompts:
+        prompt.sampling(sampling)
+    wanted = [
+        (prompt, replicate, prompt.seed(seed, replicate)) for prompt in prompts for replicate in range(replicates)
+    ]
     pictures = CachedPictures(
-        [Request(prompt.prompt, number) for prompt, _, number in wanted],
+        [Request(prompt.prompt, number, prompt.settings) for prompt, _, number in wanted],
         model=model,
         sampling=sampling,
         device=choose_device(device),
@@ -56,6 +61,7 @@ def generate_images(
             "replicate": replicate,
             "seed": number,
             "image_sha256": pixel_digest(png),
+            **prompt.further(),
         }
         lines.append(json.dumps(record, ensure_ascii=False) + "\n")
     (out / "records.jsonl").write_text("".join(lines), encoding="utf-8")

@@ -17,6 +17,7 @@ from sdxl_core.errors import UserError
 from sdxl_core.learning_rate import curves, learning_rates
 from sdxl_core.loss_by_timestep import bin_means, bin_sums
 from sdxl_core.memory_savings import advice
+from sdxl_core.next_rows import NextRows
 from sdxl_core.objectives import LossOutput, Objective
 from sdxl_core.randomness import derived_seed
 from sdxl_core.stepping import Stepping
@@ -81,6 +82,7 @@ class Trainer:
     ) -> None:
         self.state = state
         self.data = data
+        self.rows = NextRows(data, accelerator.device)
         self.objective = objective
         self.accelerator = accelerator
         self.workers = workers
@@ -120,6 +122,7 @@ class Trainer:
         state = self.state
         grad_norm = state.stepping.grad_norm()
         metrics = self._mean(outputs) | {"grad_norm": grad_norm}
+        self._make_next_rows()
         if bool(torch.isfinite(metrics["loss"] + grad_norm)):
             state.skipped = 0
             state.stepping.update()
@@ -138,8 +141,7 @@ class Trainer:
         try:
             for number, slots in passes:
                 torch.manual_seed(derived_seed("module-dropout", self.config.seed, state.step, number))
-                batch = self.data.batch(state.step, slots).to(self.accelerator.device)
-                output = self.objective(state.denoiser, batch)
+                output = self.objective(state.denoiser, self.rows.batch(state.step, slots))
                 state.stepping.backward(output.loss / len(passes))
                 outputs.append(replace(output, loss=output.loss.detach()))
         except torch.OutOfMemoryError:
@@ -150,6 +152,13 @@ class Trainer:
                 ) from None
             return None
         return outputs
+
+    def _make_next_rows(self) -> None:
+        """While the device is busy with this step; the next line to come waits for it."""
+        step = self.state.step + 1
+        if step < self.config.max_steps:
+            _, slots = next(self._micro_batches())
+            self.rows.make(step, slots)
 
     def _mean(self, outputs: Sequence[LossOutput]) -> Metrics:
         """Means over the step's passes, in all processes; of ratios, over what they count; of rows, by timestep."""

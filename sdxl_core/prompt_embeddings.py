@@ -6,7 +6,7 @@ A text of several chunks has them laid side by side, as ComfyUI and A1111 do.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -123,6 +123,10 @@ class Prompts:
     def encode(texts: Sequence[str], guidance: Guidance, max_chunks: int, encode: PromptEncoder) -> Prompts:
         """Of prompts that nothing is kept of."""
         return Prompts({text: encode(text) for text in needed_texts(texts, guidance, max_chunks)}, guidance)
+
+    def held_against(self, guidance: Guidance) -> Prompts:
+        """The same texts, guiding otherwise."""
+        return replace(self, guidance=guidance)
 
     def tokens(self, prompt: str) -> int:
         """S: of the prompt, or of what it is held against where that is longer."""

@@ -14,7 +14,8 @@ from torch import Tensor
 from sdxl_core.config import SamplingConfig
 from sdxl_core.decoding import Decoder, Pixels
 from sdxl_core.errors import UserError
-from sdxl_core.prompt_embeddings import Guidance, Prompts, encoder_of
+from sdxl_core.picture_settings import AS_CONFIGURED, PictureSettings
+from sdxl_core.prompt_embeddings import Guidance, Prompts, encoder_of, needed_texts
 from sdxl_core.runtime import unless_out_of_memory
 
 
@@ -24,6 +25,8 @@ class Request:
 
     prompt: str
     seed: int
+    settings: PictureSettings = AS_CONFIGURED
+    """Its own, where they differ from those of all."""
 
 
 Drawn = list[tuple[Request, Pixels]]
@@ -40,23 +43,35 @@ def draw(
     All passes of the UNet have `sampling.batch_size` rows (twice as many with guidance, in one call), filled up where
     fewer are left. For kernels compute a row alike whatever the others hold, but not whatever their number is: so a
     picture has the same bits whichever others are drawn beside it. Only where memory does not suffice are passes
-    halved, and then the last bits are those of the smaller size.
+    halved, and then the last bits are those of the smaller size. A pass holds pictures of the same settings.
 
     Raises:
         UserError: memory does not suffice for one picture.
     """
-    decode, rows = Decoder(pipeline.vae, sampling), sampling.batch_size
-    for alike in _by_length(requests, prompts):
-        start = 0
-        while start < len(alike):
-            some = alike[start : start + rows]
-            whole = [*some, *[some[-1]] * (rows - len(some))]
-            latents_BCHW = unless_out_of_memory(lambda whole=whole: _latents(pipeline, whole, prompts, sampling))  # type: ignore[misc]
-            if latents_BCHW is None:
-                rows = _fewer(rows)
-                continue
-            yield list(zip(some, decode(latents_BCHW[: len(some)]), strict=True))
-            start += len(some)
+    decode = Decoder(pipeline.vae, sampling)
+    for own, some in _by_settings(requests, sampling).items():
+        guided = prompts.held_against(Guidance.of(own, zeros=prompts.guidance.zeros))
+        for alike in _by_length(some, guided):
+            yield from _draw_alike(pipeline, alike, guided, own, decode)
+
+
+def _draw_alike(
+    pipeline: StableDiffusionXLPipeline,
+    alike: Sequence[Request],
+    prompts: Prompts,
+    sampling: SamplingConfig,
+    decode: Decoder,
+) -> Iterator[Drawn]:
+    rows, start = sampling.batch_size, 0
+    while start < len(alike):
+        some = alike[start : start + rows]
+        whole = [*some, *[some[-1]] * (rows - len(some))]
+        latents_BCHW = unless_out_of_memory(lambda whole=whole: _latents(pipeline, whole, prompts, sampling))  # type: ignore[misc]
+        if latents_BCHW is None:
+            rows = _fewer(rows)
+            continue
+        yield list(zip(some, decode(latents_BCHW[: len(some)]), strict=True))
+        start += len(some)
 
 
 def sample(
@@ -65,9 +80,26 @@ def sample(
     """One picture per request, by a pipeline that has its text encoders."""
     guidance = Guidance.of(sampling, zeros=bool(pipeline.config.force_zeros_for_empty_prompt))
     encode = encoder_of(pipeline, sampling.max_chunks)
-    prompts = Prompts.encode([request.prompt for request in requests], guidance, sampling.max_chunks, encode)
+    texts = texts_of(requests, sampling, zeros=guidance.zeros)
+    prompts = Prompts({text: encode(text) for text in texts}, guidance)
     found = dict(pair for batch in draw(pipeline, requests, prompts, sampling) for pair in batch)
     return [Image.fromarray(found[request]) for request in requests]
+
+
+def texts_of(requests: Sequence[Request], sampling: SamplingConfig, *, zeros: bool) -> list[str]:
+    """Every text that has to be encoded to draw the requests, once. `zeros` is `Guidance`'s."""
+    texts: dict[str, None] = {}
+    for own, some in _by_settings(requests, sampling).items():
+        prompts, guidance = [request.prompt for request in some], Guidance.of(own, zeros=zeros)
+        texts |= dict.fromkeys(needed_texts(prompts, guidance, own.max_chunks))
+    return list(texts)
+
+
+def _by_settings(requests: Sequence[Request], sampling: SamplingConfig) -> dict[SamplingConfig, list[Request]]:
+    found: dict[SamplingConfig, list[Request]] = {}
+    for request in requests:
+        found.setdefault(request.settings.of(sampling), []).append(request)
+    return found
 
 
 def _by_length(requests: Sequence[Request], prompts: Prompts) -> Iterator[list[Request]]:

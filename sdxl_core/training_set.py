@@ -1,6 +1,6 @@
 """The cached inputs of training, and which rows a step sees.
 
-All tensors stay in memory on the training device; a batch is indexing and arithmetic. Every draw is a function of
+All tensors stay in the host's memory; a batch is indexing and arithmetic. Every draw is a function of
 (seed, optimizer step, slot), the slot being a row's place among all rows of the step, whatever micro-batch,
 accumulation step or process computes it. Where pictures have several sizes, the slots of one configured micro-batch are
 of one size (`sdxl_core.row_order`).

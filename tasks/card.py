@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from sdxl_core.config import ModelConfig, SamplingConfig
 from sdxl_core.export_config import ExportConfig
+from sdxl_core.picture_settings import AS_CONFIGURED, PictureSettings
 from tasks.manifest import Json
 
 _HUB_LICENSES = {
@@ -38,6 +39,7 @@ class Sample:
     seed: int
     base: str
     candidate: str
+    settings: PictureSettings = AS_CONFIGURED
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ def snippet(facts: CardFacts) -> str:
         f"pipe.scheduler = {scheduler}.from_config(pipe.scheduler.config)",
         *load,
         'pipe.to("cuda" if torch.cuda.is_available() else "cpu")',
-        *_drawing(facts.sampling, facts.samples[0]),
+        *_drawing(facts.samples[0].settings.of(facts.sampling), facts.samples[0]),
         'image.save("picture.png")',
     ]
     return "\n".join(lines) + "\n"

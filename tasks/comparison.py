@@ -21,8 +21,8 @@ STAGE = Stage(kind="comparison", version="2", build=_build, heavy=False)
 
 
 def compare(evaluation: EvaluationConfig, scores: Handle) -> Call:
-    """Where prompts and weights lie does not enter the key; what they hold came with the scores."""
-    settings = evaluation.model_dump(mode="json", exclude={"prompts", "metrics", "gallery"})
+    """Where prompts and weights lie does not enter the key; what they hold, subject and all, came with the scores."""
+    settings = evaluation.model_dump(mode="json", exclude={"prompts", "subject", "metrics", "gallery"})
     metrics = [{**metric.identity(), "primary": metric.primary} for metric in evaluation.metrics]
     local = {"evaluation": evaluation.model_dump(mode="json")}
     return Call(STAGE, "comparison", {"evaluation": settings, "metrics": metrics}, {"scores": scores}, local)

@@ -7,10 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.config import EvaluationConfig
 from sdxl_core.data.fingerprint import dataset_fingerprint
 from sdxl_core.identity.face_model import require_timesteps
-from sdxl_core.prompts import read_prompts
 from sdxl_core.scheduler_settings import (
     TIMESTEPS,
     refuse_base_of_another_prediction,
@@ -26,6 +24,7 @@ from tasks.faces import Detector, locate_detector
 from tasks.identity import FaceModel, locate_face_model
 from tasks.images import AdapterFile, PromptSet
 from tasks.manifest import Json
+from tasks.prompt_sets import drawn_prompts
 from tasks.store import ArtifactStore
 from tasks.train import Continuing
 from tasks.trainings import Resume, find_ancestor
@@ -90,7 +89,7 @@ def prepare_experiment(
     if config.training.asks_base:
         refuse_base_of_another_prediction(model.folder, config.training.schedule)
     validated = config.dataset.validation
-    prompts = read_prompts(_local_file(evaluation))
+    prompts = drawn_prompts(evaluation, config.sampling)
     return Experiment(
         config=config,
         fingerprint=dataset_fingerprint(config.dataset, store.digest_file.many),
@@ -188,13 +187,6 @@ def _adapter_file(path: Path, store: ArtifactStore) -> AdapterFile:
         raise ConfigError.about("--adapter", expected="an existing LoRA file ending in .safetensors", got=path)
     read_shapes(path, "--adapter")
     return AdapterFile(path.resolve(), store.digest_file(path))
-
-
-def _local_file(evaluation: EvaluationConfig) -> Path:
-    if not evaluation.prompts.startswith("/"):
-        fix = f"A local path begins with ./: ./{evaluation.prompts}"
-        raise ConfigError.about("evaluation.prompts", expected="a local file", got=repr(evaluation.prompts), fix=fix)
-    return Path(evaluation.prompts)
 
 
 def _relative(value: Json, prefix: str) -> Json:

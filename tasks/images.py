@@ -46,7 +46,7 @@ def _build(job: Job) -> dict[str, Json]:
     )
     return generate_images(
         sampling=SamplingConfig.model_validate(job.params["sampling"]),
-        prompts=tuple(Prompt(**prompt) for prompt in job.params["prompts"]),
+        prompts=tuple(Prompt.from_dict(prompt) for prompt in job.params["prompts"]),
         replicates=job.params["replicates"],
         seed=job.params["seed"],
         model=model,

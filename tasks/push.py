@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from sdxl_core.config import Precision, SamplingConfig
 from sdxl_core.disk import refuse_existing
 from sdxl_core.export_config import ExportConfig
+from sdxl_core.picture_settings import PictureSettings
 from tasks.card import CardFacts, Sample, model_card
 from tasks.errors import ConfigError
 from tasks.exports import LORA_FILE, Wanted, export_finished
@@ -140,7 +141,9 @@ def _copy_samples(store: ArtifactStore, finished: Finished, folder: Path) -> lis
         for side, name in names.items():
             shutil.copyfile(sets[side][key].path, folder / name)
         image = sets["candidate"][key]
-        samples.append(Sample(image.prompt, image.seed, *(f"{folder.name}/{names[side]}" for side in sets)))
+        base, candidate = (f"{folder.name}/{names[side]}" for side in ("base", "candidate"))
+        own = PictureSettings.model_validate(image.own_settings)
+        samples.append(Sample(image.prompt, image.seed, base, candidate, own))
     if not samples:
         raise ConfigError(f"{finished.name}: its report compares no pictures that both sides have")
     return samples

@@ -32,7 +32,7 @@ def _build(job: Job) -> dict[str, Json]:
     )
 
 
-STAGE = Stage(kind="report", version="2", build=_build, heavy=False)
+STAGE = Stage(kind="report", version="3", build=_build, heavy=False)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from eval.config import EvaluationConfig
+from eval.images import PICTURE_SUFFIXES, picture_files
 from eval.scorers.base import Metric, missing_package
 from sdxl_core.config import ModelConfig
 from tasks.checkpoint import SDXL_COMPONENTS, check_checkpoint
@@ -20,6 +21,7 @@ _LOG = logging.getLogger("sdxl_flows")
 TEXT_PARTS = ("index", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
 """Components that decide what a text means; the index says whether an empty prompt stands for zeros."""
 _READ_SUFFIXES = (".json", ".txt", ".model", ".safetensors")
+_LOCAL_PATH = "A local path begins with /, ./, ../ or ~/."
 
 
 class LocatedModel(TypedDict):
@@ -54,7 +56,7 @@ class BaseModel:
 
 @dataclass(frozen=True)
 class MetricWeights:
-    """What one metric measures with: local place and digest by weight field."""
+    """What one metric measures with: local place and digest by weight or picture field."""
 
     places: Mapping[str, str]
     digests: Mapping[str, str]
@@ -126,21 +128,40 @@ def locate_metric_weights(evaluation: EvaluationConfig, digests: FileDigests) ->
         except ConfigError as problem:
             if evaluation.strict:
                 raise
-            _LOG.warning("%s is not run: %s", metric.id, problem)
+            then = ", and as it is primary there will be no verdict" if metric.primary else ""
+            _LOG.warning("%s is not run%s: %s", metric.id, then, problem)
             found[metric.id] = MetricWeights({}, {}, str(problem))
     return found
 
 
 def _metric_weights(where: str, metric: Metric, digests: FileDigests) -> MetricWeights:
     if missing := missing_package(metric):
-        raise ConfigError(f"{where}: {metric.metric} needs more than is installed: {missing}")
+        raise ConfigError(f"{where}: {metric.metric} {missing}")
     places, found = {}, {}
     revision = getattr(metric, "revision", None)
     for field, location in metric.locations().items():
-        place = _local_or_hub(location, revision, f"{where}.{field}")
+        if field in metric.picture_fields:
+            places[field], found[field] = location, _digest_pictures(location, f"{where}.{field}", digests)
+            continue
+        try:
+            place = _local_or_hub(location, revision, f"{where}.{field}")
+        except ConfigError as problem:
+            raise ConfigError(f"{problem}. {metric.title}'s weights: {metric.weights_from}") from None
         places[field] = str(place)
-        found[field] = _digest_folder(place, digests) if place.is_dir() else digests(place)
+        found[field] = _digest_folder(place, digests, metric.weight_suffixes) if place.is_dir() else digests(place)
     return MetricWeights(places, found)
+
+
+def _digest_pictures(location: str, where: str, digests: FileDigests) -> str:
+    """Digest of the pictures' bytes; neither their names nor how often each is there matters."""
+    if not location.startswith("/"):
+        raise ConfigError.about(where, expected="a local folder of pictures", got=repr(location), fix=_LOCAL_PATH)
+    folder = _local_or_hub(location, None, where)
+    files = picture_files(folder)
+    if not files:
+        suffixes = ", ".join(sorted(PICTURE_SUFFIXES))
+        raise ConfigError.about(where, expected=f"a folder with pictures ({suffixes})", got=f"none in {folder}")
+    return digest_json(sorted(set(digests.many(files))))
 
 
 def _local_or_hub(
@@ -171,21 +192,22 @@ def _download(repository: str, revision: str | None, where: str, variant: str | 
         found = snapshot_download(repository, revision=revision, allow_patterns=list(patterns), ignore_patterns=ignored)
         return Path(found)
     except HFValidationError:
-        fix = "A local path begins with /, ./, ../ or ~/."
-        raise ConfigError.about(where, expected="a local path or a hub id", got=repr(repository), fix=fix) from None
+        raise ConfigError.about(
+            where, expected="a local path or a hub id", got=repr(repository), fix=_LOCAL_PATH
+        ) from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         fix = "Check the name, `hf auth login` and the network; or name a local folder, beginning with ./"
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(f"{where}: cannot get {repository!r} from the hub: {reason}. {fix}") from None
 
 
-def _digest_folder(folder: Path, digests: FileDigests) -> str:
+def _digest_folder(folder: Path, digests: FileDigests, suffixes: Sequence[str] = _READ_SUFFIXES) -> str:
     """Digest of the files that loading reads; notes, pictures and pickles beside them do not matter."""
-    return digests.folder(folder, sorted(_read_files(folder)))
+    return digests.folder(folder, sorted(_read_files(folder, suffixes)))
 
 
-def _read_files(folder: Path) -> Sequence[Path]:
-    return [path for path in folder.rglob("*") if path.suffix in _READ_SUFFIXES and path.is_file()]
+def _read_files(folder: Path, suffixes: Sequence[str]) -> Sequence[Path]:
+    return [path for path in folder.rglob("*") if path.suffix in suffixes and path.is_file()]
 
 
 def _nearest(path: Path) -> str:

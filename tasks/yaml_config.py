@@ -8,17 +8,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 
-from sdxl_core.config import Config
-from sdxl_core.errors import did_you_mean
+from sdxl_core import plain_yaml
+from sdxl_core.errors import UserError, did_you_mean
+from sdxl_core.plain_yaml import MAX_CHARACTERS, shown
 from tasks.config import PipelineConfig, config_schema
 from tasks.errors import ConfigError
-from tasks.plain_yaml import MAX_CHARACTERS, parse_yaml, shown
 
 _LOCAL = ("./", "../", "~/")
-Section = TypeVar("Section", bound=Config)
+Section = TypeVar("Section", bound=BaseModel)
 _MOST_MISTAKES = 20  # spelt out in one message; further ones are counted
 
 
@@ -79,6 +79,18 @@ def resolve_paths(value: Any, folder: Path) -> Any:
     if isinstance(value, str) and (value.startswith(_LOCAL) or value in (".", "..")):
         return str((folder / Path(value).expanduser()).resolve())
     return value
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """As `plain_yaml.parse_yaml`.
+
+    Raises:
+        ConfigError: where that raises.
+    """
+    try:
+        return plain_yaml.parse_yaml(text, source)
+    except UserError as error:
+        raise ConfigError(str(error)) from None
 
 
 def to_yaml(document: Mapping[str, Any]) -> str:
@@ -192,7 +204,8 @@ def _known_keys(loc: Sequence[int | str]) -> Mapping[str, Any]:
     def resolved(node: Mapping[str, Any]) -> Mapping[str, Any]:
         if "$ref" in node:
             return resolved(schema["$defs"][node["$ref"].removeprefix("#/$defs/")])
-        sections = [entry for entry in node.get("anyOf", []) if entry.get("type") != "null"]
+        choices = [] if "discriminator" in node else [*node.get("anyOf", []), *node.get("oneOf", [])]
+        sections = [entry for entry in choices if entry.get("type") not in ("null", "string")]
         return resolved(sections[0]) if len(sections) == 1 else node
 
     node = resolved(schema)
@@ -203,7 +216,7 @@ def _known_keys(loc: Sequence[int | str]) -> Mapping[str, Any]:
             node = resolved(node["items"])
         elif "properties" not in node:  # names of the user's own, such as concepts
             node = resolved(node["additionalProperties"])
-        else:
+        elif part in node["properties"]:  # else the tag of a union whose members are told apart by their kind
             node = resolved(node["properties"][part])
     properties: Mapping[str, Any] = node["properties"]
     return properties

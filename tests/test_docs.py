@@ -7,6 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from pydantic import TypeAdapter
+from ruamel.yaml import YAML
+
+from eval.scorers import OWN, MetricConfig
+from eval.scorers.base import Metric
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -39,3 +45,12 @@ def test_every_page_is_linked() -> None:
         links = re.findall(r"\]\(([^)#:]+\.md)[^)]*\)", page.read_text())
         waiting += [(page.parent / link).resolve() for link in links]
     assert {*(ROOT / "docs").rglob("*.md")} - found == set()
+
+
+def test_every_metric_has_a_line_to_copy() -> None:
+    page = (ROOT / "docs" / "evaluation" / "scorers.md").read_text()
+    any_metric: TypeAdapter[Metric] = TypeAdapter(MetricConfig)
+    # as a configuration's reader has it: places are absolute
+    lines = [line.replace(": ./", ": /") for line in re.findall(r"`(\{metric: .*?\})`", page)]
+    shown = [YAML(typ="safe").load(line) for line in lines]
+    assert {any_metric.validate_python(line).metric for line in shown} == set(OWN)

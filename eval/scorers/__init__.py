@@ -16,18 +16,50 @@ from typing import TYPE_CHECKING, Annotated, get_args
 from pydantic import Field
 
 from eval.errors import EvalError
+from eval.scorers.aesthetics import Aesthetics
+from eval.scorers.background_ssim import BackgroundSsim
 from eval.scorers.base import Metric
+from eval.scorers.blank import Blank
 from eval.scorers.clip_i import ClipI
 from eval.scorers.clip_score import ClipScore
+from eval.scorers.clip_t import ClipT
+from eval.scorers.cmmd import Cmmd
+from eval.scorers.contrast import Contrast
+from eval.scorers.dino import Dino
+from eval.scorers.diversity import Diversity
+from eval.scorers.face_detection import FaceDetection
+from eval.scorers.face_similarity import FaceSimilarity
+from eval.scorers.hps import Hps
+from eval.scorers.image_reward import ImageReward
+from eval.scorers.kid import Kid
 from eval.scorers.lpips import Lpips
+from eval.scorers.nearest_instance import NearestInstance
+from eval.scorers.pick_score import PickScore
+from eval.scorers.saturation import Saturation
 from eval.scorers.ssim import Ssim
 
 ENTRY_POINTS = "sdxl_flows.scorers"
 OWN: dict[str, type[Metric]] = {
     "clip_score": ClipScore,
     "clip_i": ClipI,
+    "clip_t": ClipT,
+    "pick_score": PickScore,
+    "hps": Hps,
+    "aesthetics": Aesthetics,
+    "dino": Dino,
+    "nearest_instance": NearestInstance,
+    "image_reward": ImageReward,
     "lpips": Lpips,
     "ssim": Ssim,
+    "kid": Kid,
+    "cmmd": Cmmd,
+    "diversity": Diversity,
+    "saturation": Saturation,
+    "contrast": Contrast,
+    "blank": Blank,
+    "face_similarity": FaceSimilarity,
+    "face_detection": FaceDetection,
+    "background_ssim": BackgroundSsim,
 }
 
 

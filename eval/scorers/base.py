@@ -6,14 +6,19 @@ from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
 from pydantic import Field, model_validator
 
 from eval.cells import number
+from eval.embeddings import about_references, reference_vectors, vector_D
 from eval.images import GeneratedImage, Picture
-from eval.questions import Answers, Ask, Question
+from eval.questions import Answers, Ask, Question, about_each
 from eval.settings import Config
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Direction = Literal[1, -1, 0]
 Kind = Literal["picture", "pair", "prompt", "set"]
@@ -36,14 +41,18 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What a metric measures with. `weights` and `digests` have one entry per weight field that is set."""
+    """What a metric measures with."""
 
     weights: Mapping[str, Path]
+    """By weight field, of those that are set."""
     digests: Mapping[str, str]
+    """The same, and by picture field."""
     references: tuple[Picture, ...]
     """The instance pictures; empty where there are none, and for metrics that need none."""
     cells: MutableMapping[str, bytes]
     device: str
+    pictures: Mapping[str, tuple[Picture, ...]] = field(default_factory=dict)
+    """By picture field that is set: what is in the folder, each picture once."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +65,50 @@ class Judge:
     """About a sample's pictures; answered before `score` is called."""
     references: tuple[Ask, ...] = field(default=())
     """About the instance pictures; answered, too."""
+    free: Callable[[], None] = lambda: None
+    """Let go of the networks that `score` asks."""
 
 
 def number_told(question: Question[Any]) -> Callable[[Sample, Answers], Score]:
     """The score is the answer to one question about all of a sample's pictures."""
     return lambda sample, answers: Score(number(answers(question, *sample.pictures)))
+
+
+class PromptEmbeddings(Protocol):
+    def embedding_D(self, prompt: str) -> NDArray[np.float64]:
+        """Of unit length and width D."""
+
+    def is_truncated(self, prompt: str) -> bool:
+        """The network sees only its beginning."""
+
+    def free(self) -> None:
+        """Let go of the network."""
+
+
+def cosine_with_prompt(vision: Question[Any], text: PromptEmbeddings, scale: float) -> Judge:
+    """The score is `scale` times the cosine between what `vision` makes of a picture and `text` of its prompt."""
+
+    def score(sample: Sample, answers: Answers) -> Score:
+        (picture,) = sample.pictures
+        cosine = float(vector_D(answers(vision, picture)) @ text.embedding_D(picture.prompt))
+        return Score(scale * cosine, truncated=text.is_truncated(picture.prompt))
+
+    return Judge(score, about_each(vision), free=text.free)
+
+
+def compared_with_instances(
+    embedding: Question[Any],
+    instances: tuple[Picture, ...],
+    compare: Callable[[NDArray[np.float64], NDArray[np.float64]], float],
+) -> Judge:
+    """The score is what `compare` makes of the instance pictures' vectors, one a row, and the picture's own."""
+    instances_ND = reference_vectors(embedding, instances)
+
+    def score(sample: Sample, answers: Answers) -> Score:
+        (picture,) = sample.pictures
+        return Score(compare(instances_ND(answers), vector_D(answers(embedding, picture))))
+
+    return Judge(score, about_each(embedding), references=about_references(embedding, instances))
 
 
 class Metric(Config):
@@ -86,6 +134,12 @@ class Metric(Config):
     """Raise it whenever the same picture would get another number."""
     weight_fields: ClassVar[tuple[str, ...]] = ()
     """Fields that hold the location of weights: a local path or a hub id."""
+    weights_from: ClassVar[str] = ""
+    """Where one gets them; stands in the report where they are missing."""
+    picture_fields: ClassVar[tuple[str, ...]] = ()
+    """Fields that hold a local folder of pictures to compare with, in place of the instance pictures."""
+    weight_suffixes: ClassVar[tuple[str, ...]] = (".json", ".txt", ".model", ".safetensors")
+    """Of the files in a folder of weights that loading reads; they make its digest."""
     packages: ClassVar[Mapping[str, str]] = {}
     """Module that it needs -> how to install it, for what this project does not install by itself."""
 
@@ -109,13 +163,27 @@ class Metric(Config):
     def id(self) -> str:
         return self.name or self.metric
 
+    @property
+    def wants_instances(self) -> bool:
+        """Whether it cannot do without the instance pictures."""
+        return self.needs_references and all(getattr(self, field) is None for field in self.picture_fields)
+
+    @property
+    def variant(self) -> str:
+        """What of the settings makes another metric of it, behind the title in reports; empty where nothing does."""
+        return ""
+
     def locations(self) -> dict[str, str]:
-        """Weight field -> location, of those that are set."""
-        return {field: getattr(self, field) for field in self.weight_fields if getattr(self, field) is not None}
+        """Weight or picture field -> location, of those that are set."""
+        fields = (*self.weight_fields, *self.picture_fields)
+        return {field: getattr(self, field) for field in fields if getattr(self, field) is not None}
 
     def identity(self) -> dict[str, object]:
-        """Everything here that decides the scores' bytes, for cache keys. Weights enter a key by digest, not here."""
-        cosmetic = {"primary", "revision", "name", *self.weight_fields}
+        """Everything here that decides the scores' bytes, for cache keys.
+
+        Weights and folders of pictures enter a key by digest, not here.
+        """
+        cosmetic = {"primary", "revision", "name", *self.weight_fields, *self.picture_fields}
         return {**self.model_dump(mode="json", exclude=cosmetic), "name": self.id, "version": self.version}
 
     def judge(self, resources: Resources) -> Judge:
@@ -127,7 +195,9 @@ class Metric(Config):
         raise NotImplementedError
 
 
-def missing_package(metric: Metric) -> str:
-    """What is not installed that the metric needs, and how to get it; empty where nothing is missing."""
-    missing = [f"{module} is not installed ({how})" for module, how in metric.packages.items() if not find_spec(module)]
-    return "; ".join(missing)
+def missing_package(metric: Metric | type[Metric]) -> str:
+    """`needs ..., which is not installed: how to get it`; empty where nothing is missing."""
+    missing = {module: how for module, how in metric.packages.items() if find_spec(module) is None}
+    if not missing:
+        return ""
+    return f"needs {', '.join(missing)}, which is not installed: {'; '.join(dict.fromkeys(missing.values()))}"

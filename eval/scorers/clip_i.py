@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from eval.clip import VERSION, ClipVision
-from eval.embeddings import about_references, reference_vectors, vector_D
-from eval.questions import Answers, about_each
-from eval.scorers.base import Direction, Judge, Metric, Resources, Sample, Score
+from eval.embeddings import mean_cosine
+from eval.scorers.base import Direction, Judge, Metric, Resources, compared_with_instances
 
 
 class ClipI(Metric):
@@ -26,6 +25,7 @@ class ClipI(Metric):
     tie: ClassVar[float] = 1e-5
     version: ClassVar[int] = VERSION
     weight_fields: ClassVar[tuple[str, ...]] = ("model",)
+    weights_from: ClassVar[str] = "from the hub, openai/clip-vit-base-patch32"
 
     metric: Literal["clip_i"]
     model: str
@@ -35,11 +35,4 @@ class ClipI(Metric):
 
     def judge(self, resources: Resources) -> Judge:
         vision = ClipVision(resources.weights["model"], resources.digests["model"], resources.device)
-        references_ND = reference_vectors(vision, resources.references)
-
-        def score(sample: Sample, answers: Answers) -> Score:
-            (picture,) = sample.pictures
-            # the mean of cosines to unit vectors is the product with their mean
-            return Score(float(references_ND(answers).mean(axis=0) @ vector_D(answers(vision, picture))))
-
-        return Judge(score, about_each(vision), references=about_references(vision, resources.references))
+        return compared_with_instances(vision, resources.references, mean_cosine)

@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from eval.clip import VERSION, ClipText, ClipVision
-from eval.embeddings import vector_D
-from eval.questions import Answers, about_each
-from eval.scorers.base import Direction, Judge, Metric, Resources, Sample, Score
+from eval.scorers.base import Direction, Judge, Metric, Resources, cosine_with_prompt
 
 
 class ClipScore(Metric):
@@ -25,6 +23,7 @@ class ClipScore(Metric):
     tie: ClassVar[float] = 1e-3
     version: ClassVar[int] = VERSION
     weight_fields: ClassVar[tuple[str, ...]] = ("model",)
+    weights_from: ClassVar[str] = "from the hub, openai/clip-vit-large-patch14"
 
     metric: Literal["clip_score"]
     model: str
@@ -36,10 +35,4 @@ class ClipScore(Metric):
         place, digest = resources.weights["model"], resources.digests["model"]
         vision = ClipVision(place, digest, resources.device)
         text = ClipText(place, digest, resources.cells, resources.device)
-
-        def score(sample: Sample, answers: Answers) -> Score:
-            (picture,) = sample.pictures
-            cosine = float(vector_D(answers(vision, picture)) @ text.embedding_D(picture.prompt))
-            return Score(100 * cosine, truncated=text.is_truncated(picture.prompt))
-
-        return Judge(score, about_each(vision))
+        return cosine_with_prompt(vision, text, scale=100)

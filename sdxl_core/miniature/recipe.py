@@ -25,6 +25,7 @@ from transformers import CLIPTokenizer
 from sdxl_core.miniature import networks
 from sdxl_core.miniature.assemble import digests, save_checkpoint, save_clip, save_probe
 from sdxl_core.miniature.corpus import Corpus, make_corpus
+from sdxl_core.miniature.face_pack import write_face_pack
 from sdxl_core.miniature.fit import Schedule, fit, load_average, read_json, write_json
 from sdxl_core.miniature.judges.recipe import train_judges
 from sdxl_core.miniature.measure import measure
@@ -198,7 +199,7 @@ STAGES: dict[str, Callable[[Path, Corpus], dict[str, float]]] = {
 
 
 def assemble(work: Path, weights: Path) -> None:
-    """Write what the stages have learned as the folders `sdxl`, `clip` and `probe`, in float16."""
+    """Write what the stages have learned as the folders `sdxl`, `clip` and `probe`, in float16; and `faces`."""
     tokenizers = world_tokenizers()
     model, clip, probe = TextConditionedUnet(tokenizers), networks.build_clip(tokenizers[0]), networks.AttributeProbe()
     for stage, module in (("unet", model), ("clip", clip), ("probe", probe)):
@@ -212,6 +213,7 @@ def assemble(work: Path, weights: Path) -> None:
     )
     save_clip(weights / "clip", clip, tokenizers[0])
     save_probe(weights / "probe", probe)
+    write_face_pack(weights / "faces")
 
 
 def write_manifest(work: Path, weights: Path, sheet: Path) -> None:

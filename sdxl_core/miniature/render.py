@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw
 
 from sdxl_core.miniature.styles import STYLE_FILTERS
-from sdxl_core.miniature.world import COLOUR, HAIR_COLOUR, SCENE, SKIN, Person, Rgb, View
+from sdxl_core.miniature.world import COLOUR, HAIR_COLOUR, SCENE, SKIN, Person, Rgb, View, draw_person, draw_view
 
 SIDE_PX = 64
 SUPERSAMPLING = 4
@@ -67,6 +67,19 @@ def render(person: Person, view: View, side_px: int = SIDE_PX) -> Image.Image:
     _background(pen, person.scene)
     _figure(pen, person, 0.5 + view.dx, 0.48 + view.dy, view.scale, view.tilt)
     return STYLE_FILTERS[person.style](picture.resize((side_px, side_px), Image.Resampling.LANCZOS))
+
+
+def render_empty(rng: random.Random, style: str = "photo", side_px: int = SIDE_PX) -> Image.Image:
+    """A scene without a face in it; in half of them somebody's shoulders."""
+    side = side_px * SUPERSAMPLING
+    picture = Image.new("RGB", (side, side))
+    view = draw_view(rng)
+    pen = Pen(ImageDraw.Draw(picture), side, view.light, random.Random(view.jitter_seed))
+    person = draw_person(rng, style)
+    _background(pen, person.scene)
+    if rng.random() < 0.5:
+        _shoulders(pen, person, 0.5 + view.dx, 0.48 + view.dy, view.scale)
+    return STYLE_FILTERS[style](picture.resize((side_px, side_px), Image.Resampling.LANCZOS))
 
 
 def _background(pen: Pen, scene: str) -> None:
@@ -181,7 +194,7 @@ def _figure(pen: Pen, person: Person, x: float, y: float, s: float, tilt: float)
     """`x`, `y`: middle of the face; `s`: size; `tilt`: sideways shift of the head over the shoulders."""
     skin = pen.colour(SKIN[person.skin], 5)
     hair = pen.colour(HAIR_COLOUR[person.hair_colour], 5)
-    pen.box(x - 0.29 * s, y + 0.23 * s, x + 0.29 * s, 1.2, pen.colour(COLOUR[person.shirt_colour], 6), 0.13 * s)
+    _shoulders(pen, person, x, y, s)
     x += tilt
     pen.box(x - 0.06 * s, y + 0.12 * s, x + 0.06 * s, y + 0.28 * s, _darker(skin))
     _hair_behind(pen, person, hair, x, y, s)
@@ -193,6 +206,11 @@ def _figure(pen: Pen, person: Person, x: float, y: float, s: float, tilt: float)
     _face(pen, person, x, y, s)
     _hat(pen, person, x, y, s)
     TRAITS.get(person.trait, _no_trait)(pen, x, y, s)
+
+
+def _shoulders(pen: Pen, person: Person, x: float, y: float, s: float) -> None:
+    shirt = pen.colour(COLOUR[person.shirt_colour], 6)
+    pen.box(x - 0.29 * s, y + 0.23 * s, x + 0.29 * s, 1.2, shirt, 0.13 * s)
 
 
 def _darker(rgb: Rgb) -> Rgb:

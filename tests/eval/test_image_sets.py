@@ -88,7 +88,7 @@ def test_a_metric_that_cannot_be_measured_says_why_and_leaves_the_others_alone(
 
     assert not_run(clip_i, model=tmp_path / "nowhere") == "model: no such file or folder: nowhere"
     assert not_run(clip_i, None, model=tmp_path) == "needs instance pictures to compare with, and there are none"
-    assert "no config.json in it; expected a transformers CLIP model folder" in not_run(clip_score, model=tmp_path)
+    assert "no config.json in it; expected a CLIP model in a transformers folder" in not_run(clip_score, model=tmp_path)
     broken = tmp_path / "trunk.safetensors"
     broken.write_bytes(b"junk")
     assert "trunk.safetensors: cannot be read" in not_run(lpips, trunk=broken)

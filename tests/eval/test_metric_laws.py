@@ -21,13 +21,16 @@ import eval.scorers
 import tests.eval.references
 from eval.config import EvaluationConfig
 from eval.scorers import SCORERS
-from eval.scorers.base import Kind, Metric
+from eval.scorers.base import Kind, Metric, missing_package
 from eval.table import Row, read_scores
 from tests.eval.conftest import reference_of
 from tests.eval.references import Case
 
 
 def build(name: str, toy_weights: ToyWeights) -> Metric:
+    """With toy weights. Skips the test where the metric needs what is not installed."""
+    if missing := missing_package(SCORERS[name]):
+        pytest.skip(missing)
     places = {field: str(place) for field, place in toy_weights(name).items()}
     return SCORERS[name].model_validate({"metric": name, **places, **getattr(reference_of(name), "SETTINGS", {})})
 
@@ -72,7 +75,7 @@ def test_a_metric_states_its_facts(name: str) -> None:
     assert cls.direction in (1, -1, 0)
     assert cls.scored in get_args(Kind)
     assert all((cls.title, cls.unit, cls.convention, cls.licence, cls.version))
-    assert set(cls.weight_fields) <= set(cls.model_fields)
+    assert set(cls.weight_fields) | set(cls.picture_fields) <= set(cls.model_fields)
 
 
 @pytest.mark.parametrize("name", SCORERS)
@@ -126,7 +129,7 @@ def test_pair_metrics_know_equal_pictures(
 ) -> None:
     same = {**world, "candidate": world["base"]}
     values = {row.value for row in rows_of(build(name, toy_weights), same, score, tmp_path)}
-    assert values == {{"lpips": 0.0, "ssim": 1.0}[name]}
+    assert values == {{"lpips": 0.0, "ssim": 1.0, "background_ssim": 1.0}[name]}
 
 
 @pytest.mark.parametrize("name", SIMPLE)
@@ -145,14 +148,14 @@ def test_a_missing_picture_is_a_row_with_its_reason(
 @pytest.mark.parametrize("name", SCORERS)
 def test_identity_ignores_what_cannot_change_a_score(name: str, toy_weights: ToyWeights) -> None:
     metric = build(name, toy_weights)
-    moved = {field: "somewhere/else" for field in metric.weight_fields}
+    moved = {field: "somewhere/else" for field in (*metric.weight_fields, *metric.picture_fields)}
     primary = {"primary": True} if metric.direction else {}
     assert metric.model_copy(update={**moved, **primary}).identity() == metric.identity()
     assert metric.model_copy(update={"name": "other"}).identity() != metric.identity()
 
 
 def test_lpips_with_learned_heads_equals_the_package(squeeze_trunk: Path) -> None:
-    from eval.scorers.lpips import load_lpips
+    from eval.perceptual import load_lpips
 
     ours = load_lpips("squeeze", squeeze_trunk, linear=True)
     theirs = lpips.LPIPS(net="squeeze", pnet_rand=True, verbose=False)
@@ -164,14 +167,14 @@ def test_lpips_with_learned_heads_equals_the_package(squeeze_trunk: Path) -> Non
 
 def test_lpips_reads_torchvision_checkpoints_and_refuses_others(tmp_path: Path, squeeze_trunk: Path) -> None:
     from eval.errors import EvalError
-    from eval.scorers.lpips import load_lpips
+    from eval.perceptual import load_lpips
 
     whole = {f"features.{key}": tensor for key, tensor in load_file(squeeze_trunk).items()}
     torch.save({**whole, "classifier.1.bias": torch.zeros(3)}, tmp_path / "squeezenet.pth")
     loaded = load_lpips("squeeze", tmp_path / "squeezenet.pth", linear=False).state_dict()
     expected = load_lpips("squeeze", squeeze_trunk, linear=False).state_dict()
     assert all(torch.equal(loaded[key], expected[key]) for key in expected)
-    with pytest.raises(EvalError, match=r"trunk\.safetensors: not the convolutions of 'alex'.*Set lpips\.net"):
+    with pytest.raises(EvalError, match=r"trunk\.safetensors: not the convolutions of 'alex'.*Set `net`"):
         load_lpips("alex", squeeze_trunk, linear=False)
     (tmp_path / "junk.pth").write_bytes(b"junk")
     with pytest.raises(EvalError, match=r"junk\.pth: cannot be read"):

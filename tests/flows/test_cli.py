@@ -121,7 +121,7 @@ def test_evaluate_and_report_come_to_the_runs_own_report(cli: Cli, filled: Artif
     "command",
     [
         *([], ["run"], ["plan"], ["evaluate"], ["report"], ["artifacts"], ["artifacts", "gc"], ["doctor"]),
-        *(["export"], ["merge"], ["extract"], ["resize"], ["push"]),
+        *(["export"], ["merge"], ["extract"], ["resize"], ["push"], ["prompts"]),
     ],
 )
 def test_help_is_worth_reading(command: list[str]) -> None:

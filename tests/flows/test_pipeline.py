@@ -48,7 +48,7 @@ evaluation:
     - {{metric: ssim}}
 """
 SECRET = "mustNotBeSeenAnywhere"
-JUDGING = ["train", "images/candidate", "scores/clip_i/candidate", "scores/ssim/base-candidate", "comparison", "report"]
+JUDGING = ["train", "images/candidate", "scores", "comparison", "report"]
 
 
 def write_pictures(folder: Path, count: int, first: int = 0) -> None:
@@ -172,14 +172,9 @@ def test_a_finished_run_goes_on_at_another_rate(pipeline: Pipeline) -> None:
 
 def test_changed_metrics_only_score(pipeline: Pipeline) -> None:
     metrics = f"[{{metric: clip_i, model: {WEIGHTS}/clip, primary: true}}]"
-    assert pipeline.would_run(f"evaluation.metrics={metrics}") == ["comparison", "report"]
+    assert pipeline.would_run(f"evaluation.metrics={metrics}") == ["scores", "comparison", "report"]
     metrics = f"[{{metric: clip_score, model: {WEIGHTS}/clip, primary: true}}, {{metric: ssim}}]"
-    assert pipeline.would_run(f"evaluation.metrics={metrics}") == [
-        "scores/clip_score/base",
-        "scores/clip_score/candidate",
-        "comparison",
-        "report",
-    ]
+    assert pipeline.would_run(f"evaluation.metrics={metrics}") == ["scores", "comparison", "report"]
 
 
 def test_one_more_picture_is_one_encode(pipeline: Pipeline) -> None:

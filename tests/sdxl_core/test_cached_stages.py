@@ -24,7 +24,8 @@ from sdxl_core.generate import generate_images
 from sdxl_core.latents import encode_latents
 from sdxl_core.model import load_unet, stored
 from sdxl_core.picture_files import pixel_digest
-from sdxl_core.prompts import Prompt, prompt_seed, read_prompts
+from sdxl_core.prompt_sets import read_prompts
+from sdxl_core.prompts import Prompt, prompt_seed
 from sdxl_core.text import encode_text
 
 from .conftest import write_portraits
@@ -236,7 +237,7 @@ def test_pictures_come_from_their_own_seeds(random_sdxl: Path, tmp_path: Path) -
         ("p.jsonl", "{", "line 1: not JSON"),
         ("p.jsonl", '{"prompt": " "}', "line 1: expected"),
         ("p.txt", "\n\n", "holds no prompt"),
-        ("p.csv", "x", r"should end in \.jsonl or \.txt"),
+        ("p.csv", "x", r"should end in \.jsonl, \.txt"),
     ],
 )
 def test_bad_prompt_sets_are_refused(tmp_path: Path, name: str, text: str, message: str) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor
@@ -20,6 +21,7 @@ from sdxl_core.estimate import Given
 from sdxl_core.estimate.rehearsal import Rehearsal
 from sdxl_core.hooks import History
 from sdxl_core.loop import Trainer, TrainState, rows_per_step
+from sdxl_core.next_rows import NextRows
 from sdxl_core.scheduler import load_noise_schedule
 from sdxl_core.stepping import build_stepping
 from sdxl_core.training_config import TrainingConfig
@@ -138,6 +140,34 @@ def test_what_is_beside_the_unet_does_not_grow_with_the_adapter(jobs: Jobs, tmp_
     )
     assert len(many.state.trainable) > 1.2 * len(few.state.trainable)
     assert few.first_step()[1] == many.first_step()[1]
+
+
+def test_the_next_rows_are_made_before_the_host_waits(jobs: Jobs, tmp_path: Path) -> None:
+    watched = Watched(jobs, tmp_path, max_steps=3)
+    made: list[tuple[int, int]] = []
+
+    class Noting:
+        pictures = watched.data.pictures
+
+        def batch(self, step: int, slots: Sequence[int]) -> Batch:
+            made.append((step, watch.waits))
+            return watched.data.batch(step, slots)
+
+    watched.trainer.rows = NextRows(Noting(), META)
+    with DeviceWatch() as watch:
+        watched.trainer.fit([])
+    assert made == [(0, 0), (1, 0), (2, 1)]
+
+
+def test_rows_made_for_another_purpose_are_not_given_out(jobs: Jobs, tmp_path: Path) -> None:
+    data = Watched(jobs, tmp_path).data
+    rows = NextRows(data, torch.device("cpu"))
+    for step, slots in ((1, range(2)), (2, range(2)), (1, range(1))):
+        rows.make(1, range(2))
+        for given, expected in zip(
+            list_of_tensors(rows.batch(step, slots)), list_of_tensors(data.batch(step, slots)), strict=True
+        ):
+            assert torch.equal(given, expected)
 
 
 def list_of_tensors(batch: Batch) -> list[Tensor]:

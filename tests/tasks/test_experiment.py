@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from eval.scorers.ssim import Ssim
 from sdxl_core.errors import UserError
 from sdxl_core.training_config import optimizers
 from sdxl_core.unet_shapes import unet_shapes
@@ -45,7 +46,6 @@ OVERRIDES = {
     "evaluation.prompts=prompts.jsonl": r"evaluation\.prompts: expected a local file.*\./prompts\.jsonl",
     "model.base=/nowhere": r"model\.base: expected a folder or file that exists, got /nowhere",
     "model.vae=/nowhere": r"model\.vae: expected a folder or file that exists",
-    "evaluation.metrics.0.model=/nowhere": r"evaluation\.metrics\.0\.model: expected a folder",
     "model.base=not a hub id": r"model\.base: expected a local path or a hub id",
     "model.base=someone/something": r"model\.base: cannot get 'someone/something' from the hub",
     "dataset.path=/nowhere": "/nowhere",
@@ -63,6 +63,25 @@ OVERRIDES = {
 def test_sections_and_places_that_do_not_fit_are_refused(prepare: Prepare, override: str) -> None:
     with pytest.raises(UserError, match=OVERRIDES[override]):
         prepare(override)
+
+
+def test_a_metric_without_its_weights_is_left_out_and_says_so_unless_strict(
+    prepare: Prepare, caplog: pytest.LogCaptureFixture
+) -> None:
+    weights = prepare("evaluation.metrics.0.model=/nowhere").metric_weights
+    assert weights["clip_i"].missing.startswith("evaluation.metrics.0.model: expected a folder or file that exists")
+    assert weights["clip_i"].missing.endswith("CLIP-I's weights: from the hub, openai/clip-vit-base-patch32")
+    assert not weights["clip_i"].places and not weights["ssim"].missing
+    assert "clip_i is not run, and as it is primary there will be no verdict: evaluation.metrics.0.model" in caplog.text
+    with pytest.raises(UserError, match=r"evaluation\.metrics\.0\.model: expected a folder"):
+        prepare("evaluation.metrics.0.model=/nowhere", "evaluation.strict=true")
+
+
+def test_a_metric_without_its_package_says_how_to_get_it(prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Ssim, "packages", {"nowhere": 'pip install "sdxl-flows[more]"'})
+    assert prepare().metric_weights["ssim"].missing == (
+        'evaluation.metrics.1: ssim needs nowhere, which is not installed: pip install "sdxl-flows[more]"'
+    )
 
 
 def test_an_optimizer_that_is_not_installed_is_refused_before_anything_runs(

@@ -13,7 +13,7 @@ from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import AliasEvent
 
-from tasks.errors import ConfigError
+from sdxl_core.errors import UserError
 
 MAX_CHARACTERS = 20_000  # a configuration has some 1500; the parser takes a second for so many
 _MAX_DEPTH = 20
@@ -25,29 +25,27 @@ def parse_yaml(text: str, source: str) -> Any:
     """Parse one YAML 1.2 document of plain values.
 
     Raises:
-        ConfigError: not YAML, another YAML than 1.2, too long or too deep, more than one document, a key given twice,
+        UserError: not YAML, another YAML than 1.2, too long or too deep, more than one document, a key given twice,
             an alias, a number that is not finite or too large, or a text that no file could be named by.
     """
     if len(text) > MAX_CHARACTERS:
-        raise ConfigError(f"{source}: longer than {MAX_CHARACTERS} characters; is it a configuration?")
+        raise UserError(f"{source}: longer than {MAX_CHARACTERS} characters; is it a configuration?")
     if _DIRECTIVE.search(text):
-        raise ConfigError(f"{source}: a line that begins with %; files are read as YAML 1.2, remove the directive")
+        raise UserError(f"{source}: a line that begins with %; files are read as YAML 1.2, remove the directive")
     reader = YAML(typ="safe", pure=True)
     reader.Composer = _PlainComposer
     try:
         value = reader.load(text)
     except DuplicateKeyError as error:
-        raise ConfigError(
-            f"{source}{_line(error)}: {str(error.problem).splitlines()[0]}; give every key once"
-        ) from None
+        raise UserError(f"{source}{_line(error)}: {str(error.problem).splitlines()[0]}; give every key once") from None
     except _NotPlain as error:
-        raise ConfigError(f"{source}{_line(error)}: {error.problem}") from None
+        raise UserError(f"{source}{_line(error)}: {error.problem}") from None
     except MarkedYAMLError as error:
-        raise ConfigError(f"{source}{_line(error)}: not YAML: {error.problem}") from None
+        raise UserError(f"{source}{_line(error)}: not YAML: {error.problem}") from None
     except (YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{source}: not YAML: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{source}: not YAML: {str(error).splitlines()[0]}") from None
     for where, mistake in _unusable(value):
-        raise ConfigError(f"{source}: {where or 'value'}: {mistake}")
+        raise UserError(f"{source}: {where or 'value'}: {mistake}")
     return value
 
 

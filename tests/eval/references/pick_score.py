@@ -1,0 +1,12 @@
+"""CLIPModel's own logits."""
+
+from __future__ import annotations
+
+from tests.eval.references import Case
+from tests.eval.references.clip_score import logit_and_scale
+from tests.eval.references.clip_score import weights as weights
+
+
+def reference(case: Case) -> float:
+    logit, _ = logit_and_scale(case)
+    return logit
