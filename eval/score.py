@@ -10,6 +10,7 @@ from pathlib import Path
 
 from eval.errors import EvalError, NotScored
 from eval.images import Picture, read_folder, read_references
+from eval.notes import note_of
 from eval.questions import Answers, Progress, ask_all, no_progress
 from eval.samples import read_set, samples, units
 from eval.scorers.base import Judge, Metric, Resources, Sample, Score, missing_package
@@ -75,7 +76,7 @@ def score_metrics(
         rows += found
         truncated[metric.id] = cut
     facts = [
-        _facts(metric, weights[metric.id].digests, truncated.get(metric.id, []), not_run.get(metric.id, ""))
+        _facts(metric, weights[metric.id], truncated.get(metric.id, []), not_run.get(metric.id, ""))
         for metric in metrics
     ]
     out.mkdir(parents=True, exist_ok=True)
@@ -108,8 +109,14 @@ def describe(metric: Metric) -> dict[str, object]:
     }
 
 
-def _facts(metric: Metric, digests: Mapping[str, str], truncated: list[str], not_run: str) -> dict[str, object]:
-    more = {"weights": dict(sorted(digests.items())), "truncated_prompts": truncated, "not_run": not_run}
+def _facts(metric: Metric, weights: Weights, truncated: list[str], not_run: str) -> dict[str, object]:
+    places = {field: place for field, place in weights.places.items() if field not in metric.picture_fields}
+    more = {
+        "weights": dict(sorted(weights.digests.items())),
+        "notes": {field: note for field, place in sorted(places.items()) if (note := note_of(place))},
+        "truncated_prompts": truncated,
+        "not_run": not_run,
+    }
     return describe(metric) | more
 
 
@@ -148,7 +155,7 @@ def _resources(
     if metric.wants_instances and not references:
         raise EvalError("needs instance pictures to compare with, and there are none")
     return Resources(
-        weights={field: place for field, place in weights.places.items() if field in metric.weight_fields},
+        weights={field: place for field, place in weights.places.items() if field not in metric.picture_fields},
         digests=weights.digests,
         references=references if metric.wants_instances else (),
         cells=cells,

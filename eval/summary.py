@@ -25,6 +25,8 @@ def summary_markdown(title: str, found: Comparison) -> str:
         f"Differences with {wording.percent(found.confidence)} bootstrap intervals over "
         f"{wording.plural(found.prompts, 'prompt')}; p by sign flips, Holm-corrected for primary metrics (bold).",
     ]
+    for note, titles in found.notes.items():
+        lines += ["", f"Weights of {_escaped(', '.join(titles))}: {_escaped(note)}"]
     return "\n".join(lines) + "\n"
 
 

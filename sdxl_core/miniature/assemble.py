@@ -15,6 +15,11 @@ from transformers import CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPToken
 from sdxl_core.miniature.networks import AttributeProbe, build_sampler
 from sdxl_core.tensor_files import write_tensors
 
+NOTE = (
+    "Trained for the miniature world alone. It is not the published model, and no number it gives is a published score."
+)
+"""Stands in everything that measures, from where reports take it."""
+
 
 def save_checkpoint(
     folder: Path,
@@ -46,6 +51,7 @@ def save_checkpoint(
 def save_clip(folder: Path, clip: CLIPModel, tokenizer: CLIPTokenizer, dtype: torch.dtype = torch.float16) -> None:
     """A CLIPModel folder with its processor; pictures are normalised from [0, 1] to [-1, 1]."""
     side = clip.config.vision_config.image_size
+    clip.config.note = NOTE
     images = CLIPImageProcessor(
         size={"shortest_edge": side},
         crop_size={"height": side, "width": side},
@@ -60,6 +66,7 @@ def save_clip(folder: Path, clip: CLIPModel, tokenizer: CLIPTokenizer, dtype: to
 def save_vit(folder: Path, vit: ViTModel, dtype: torch.dtype = torch.float16) -> None:
     """A ViTModel folder with its processor; pictures are normalised from [0, 1] to [-1, 1]."""
     side = vit.config.image_size
+    vit.config.note = NOTE
     images = ViTImageProcessor(
         size={"height": side, "width": side}, image_mean=[0.5, 0.5, 0.5], image_std=[0.5, 0.5, 0.5]
     )
@@ -72,7 +79,8 @@ def save_probe(folder: Path, probe: AttributeProbe, dtype: torch.dtype = torch.f
     """`trunk.safetensors` with torchvision's SqueezeNet feature names, and `heads.safetensors`."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, part in (("trunk", probe.features), ("heads", probe.heads)):
-        write_tensors(folder / f"{name}.safetensors", {k: v.to(dtype) for k, v in part.state_dict().items()})
+        stored = {k: v.to(dtype) for k, v in part.state_dict().items()}
+        write_tensors(folder / f"{name}.safetensors", stored, {"note": NOTE})
 
 
 def load_probe(folder: Path) -> AttributeProbe:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import random
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,16 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from open_clip.tokenizer import SimpleTokenizer
+from PIL import Image
 from safetensors import safe_open
-from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel, ViTModel
+from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel, CLIPTokenizer, ViTModel
 
+from eval.notes import note_of
+from eval.openclip import OpenClip
+from eval.scorers.hps import hps_pixels_CHW
 from sdxl_core.miniature import recipe
-from sdxl_core.miniature.judges import aesthetics, dino, pick
+from sdxl_core.miniature.judges import aesthetics, dino, hps, pick
 from sdxl_core.miniature.judges.flaws import FLAWS, Flaw, Take, make_pictures
 from sdxl_core.miniature.judges.measure import choices_of, draw_meeting, measure
 from sdxl_core.miniature.render import render
@@ -44,6 +50,12 @@ def test_pick_prefers_the_better_picture(figures: Any) -> None:
     assert shares["pick"]["all"] >= shares["clip"]["all"] + 0.1, "clearly more often than what it was made of"
     for sort in ("drawn worse", "shown wrong"):
         assert shares["pick"][sort] > shares["clip"][sort]
+
+
+def test_hps_has_an_opinion_of_its_own(figures: Any) -> None:
+    shares = figures["better_preferred"]
+    assert shares["hps"]["all"] >= 0.85
+    assert shares["agree"] < 0.95
 
 
 def test_aesthetics_ranks_pictures_by_how_well_they_are_drawn(figures: Any) -> None:
@@ -81,8 +93,12 @@ def _tensor(picture: Any) -> torch.Tensor:
 def test_the_shipped_figures_are_no_worse_than_promised() -> None:
     measured = json.loads((WEIGHTS / "manifest.json").read_text())["figures"]["judges"]
     assert measured["better_preferred"]["pick"]["all"] >= 0.9
+    assert measured["better_preferred"]["hps"]["all"] >= 0.85
     assert measured["rank_correlation"]["all"] >= 0.8
-    assert min(measured["same_is_nearer"]["dino"][place] for place in ("other_elsewhere", "other_in_the_same_place")) >= 0.9
+    assert (
+        min(measured["same_is_nearer"]["dino"][place] for place in ("other_elsewhere", "other_in_the_same_place"))
+        >= 0.9
+    )
 
 
 def test_the_manifest_has_every_file_as_it_is() -> None:
@@ -107,9 +123,40 @@ def test_the_folders_load_whole_and_say_what_they_are() -> None:
         assert head.get_tensor("bias").shape == (1,)
 
 
+def test_hps_is_what_the_evaluation_loads() -> None:
+    file = WEIGHTS / "hps" / "hps.safetensors"
+    network = OpenClip(WEIGHTS / "hps" / "architecture.json", file, "0", "cpu")
+    whole = hps.load(WEIGHTS / "hps")
+    pictures = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    prompts = ["a photo of a person", "a photo of kestrel person wearing a red cap and a blue shirt in the snow"]
+    ours = hps.towers(whole)
+    with torch.no_grad():
+        text = network.load("text").encode_text(SimpleTokenizer()(prompts), normalize=True)
+        prepared = torch.stack([
+            hps_pixels_CHW(Image.fromarray(picture.permute(1, 2, 0).numpy()), network.side_px, antialias=True)
+            for picture in pictures
+        ])  # fmt: skip
+        vision = torch.nn.functional.normalize(network.load("visual")(prepared), dim=1)
+        torch.testing.assert_close(ours.prompts(prompts), text, atol=1e-5, rtol=0)
+        torch.testing.assert_close(ours.pictures(pictures), vision, atol=1e-5, rtol=0)
+    assert "no number it gives is a published score" in note_of(file)
+
+
+def test_hps_begins_as_clip_s_picture_tower() -> None:
+    """By other names, and for pictures that are normalised otherwise."""
+    clip = CLIPModel.from_pretrained(WEIGHTS / "clip", dtype=torch.float32).eval()
+    model = hps.CLIP(**hps.ARCHITECTURE).eval()
+    model.visual.load_state_dict(hps.visual_of(clip))
+    pictures = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    theirs = pick.clip_towers(pick.shortened(clip), CLIPTokenizer.from_pretrained(WEIGHTS / "clip"))
+    with torch.no_grad():
+        torch.testing.assert_close(hps.towers(model).pictures(pictures), theirs.pictures(pictures), atol=1e-5, rtol=0)
+
+
 def test_judges_add_little_to_the_repository() -> None:
-    new = [path for name in ("pick", "aesthetics", "dino") for path in (WEIGHTS / name).iterdir()]
-    assert sum(path.stat().st_size for path in new) < 3_000_000
+    """As git keeps them, compressed: of the many tokens of open_clip few are ever met."""
+    new = [path for name in ("pick", "aesthetics", "dino", "hps") for path in (WEIGHTS / name).iterdir()]
+    assert sum(len(zlib.compress(path.read_bytes())) for path in new) < 5_000_000
     assert sum(path.stat().st_size for path in (WEIGHTS / "dino").iterdir()) < 1_000_000
 
 
@@ -163,12 +210,28 @@ def test_a_family_s_loss_is_that_of_its_pairs() -> None:
     assert pick.family_loss(logits, wrong).item() == pytest.approx(expected)
 
 
+def test_heads_that_know_nothing_are_as_wrong_as_guessing(vae: AutoencoderKL) -> None:
+    """ln(choices) for each attribute, once for pictures and once for the prompts that name it."""
+    lessons = pick.Lessons("unit", 2, vae)
+    for head in lessons.heads.values():
+        torch.nn.init.zeros_(head.weight)
+        torch.nn.init.zeros_(head.bias)
+    families = pick.draw_families("unit", 2, pick.ONE_VIEW_SHARE)
+    named = {
+        name for one in families for pair in zip(one.people, one.prompts, strict=True) for name in pick.told(*pair)
+    }
+    expected = sum(math.log(len(values)) * (1 + (name in named)) for name, values in pick.VALUES.items())
+    found = lessons._misread(families, torch.randn(8, 128), torch.randn(8, 128))
+    assert found.item() == pytest.approx(expected / len(pick.VALUES))
+
+
 def test_measuring_pictures_are_drawn_apart_from_training() -> None:
     """People of `dino` by who they are; the others by their draws, which name the split."""
     assert all(dino.held_out(take.person) for i in range(20) for take in draw_meeting(f"unit/{i}"))
     rng = random.Random(0)
     assert not any(dino.held_out(dino.draw_somebody(rng, measured=False)) for _ in range(200))
-    assert not {*pick.draw_families("train", 20)} & {*pick.draw_families("measure", 20)}
+    train, other, measured = ({*pick.draw_families(split, 20)} for split in ("train", "hps/train", "measure"))
+    assert not train & other and not train & measured and not other & measured
     assert not {*aesthetics.draw_rated("train", 20)} & {*aesthetics.draw_rated("measure", 20)}
 
 

@@ -11,10 +11,9 @@ import time
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
-from transformers import CLIPModel
 
 from sdxl_core.miniature.judges.flaws import Take, draw_flaw, make_pictures
-from sdxl_core.miniature.judges.pick import embed_pictures
+from sdxl_core.miniature.judges.pick import Towers
 from sdxl_core.miniature.world import draw_person, draw_view
 
 PICTURES = 5_000
@@ -39,7 +38,7 @@ def draw_rated(split: str, count: int) -> list[Take]:
 
 
 def fit_head(embeddings_ND: Tensor, quality_N: Tensor) -> dict[str, Tensor]:
-    """Ridge regression: `weight` (1 x D) and `bias` (1), float32, such that weight @ embedding + bias is the quality."""
+    """Ridge regression: `weight` (1 x D) and `bias` (1), float32; weight @ embedding + bias is the quality."""
     x_ND, y_N = embeddings_ND.double(), quality_N.double()
     middle_D = x_ND.mean(dim=0)
     centred_ND = x_ND - middle_D
@@ -54,10 +53,12 @@ def rate(head: dict[str, Tensor], embeddings_ND: Tensor) -> Tensor:
     return embeddings_ND @ head["weight"][0] + head["bias"]
 
 
-def train(clip: CLIPModel, vae: AutoencoderKL) -> tuple[dict[str, Tensor], dict[str, float]]:
+def train(towers: Towers, vae: AutoencoderKL) -> tuple[dict[str, Tensor], dict[str, float]]:
     """The head, and how long it took to make."""
     started = time.monotonic()
     takes = draw_rated("train", PICTURES)
     quality_N = torch.tensor([take.quality for take in takes])
-    head = fit_head(embed_pictures(clip, make_pictures(takes, vae)), quality_N)
+    with torch.no_grad():
+        embeddings_ND = torch.cat([towers.pictures(x) for x in make_pictures(takes, vae).split(100)])
+    head = fit_head(embeddings_ND, quality_N)
     return head, {"pictures": PICTURES, "seconds": round(time.monotonic() - started, 1)}

@@ -1,16 +1,16 @@
 """`dino`: who is it? A vision transformer whose class token tells the world's people apart.
 
 Two pictures of one person, in different surroundings, are to be closer to each other than to pictures of anybody else:
-InfoNCE (van den Oord et al. 2018, arXiv:1807.03748), the training signal of SimCLR (Chen et al. 2020, arXiv:2002.05709).
-DINO itself (Caron et al. 2021, arXiv:2104.14294) learns without being told who is who; here that is known.
+InfoNCE (van den Oord et al. 2018, arXiv:1807.03748), as in SimCLR (Chen et al. 2020, arXiv:2002.05709). DINO itself
+(Caron et al. 2021, arXiv:2104.14294) learns without being told who is who; here that is known.
 """
 
 from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -78,7 +78,7 @@ def draw_chain(count: int, vae: AutoencoderKL) -> tuple[list[Person], Tensor]:
     rng = random.Random("dino/train")
     people = [draw_somebody(rng, measured=False) for _ in range(count + 1)]
     takes = []
-    for who, following in zip(people, people[1:], strict=False):
+    for who, following in pairwise(people):
         takes += [take_of(rng, who), take_of(rng, in_surroundings(who, following))]
     return people[:count], make_pictures(takes, vae).unflatten(0, (count, 2))
 

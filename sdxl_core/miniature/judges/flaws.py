@@ -63,7 +63,9 @@ def make_pictures(takes: Sequence[Take], vae: AutoencoderKL) -> Tensor:
     coded = [i for i, take in enumerate(takes) if take.coded or take.strength("artefacts")]
     for start in range(0, len(coded), CODED_AT_ONCE):
         rows = coded[start : start + CODED_AT_ONCE]
-        for i, picture in zip(rows, _through_vae(vae, [pictures[i] for i in rows], [takes[i] for i in rows]), strict=True):
+        for i, picture in zip(
+            rows, _through_vae(vae, [pictures[i] for i in rows], [takes[i] for i in rows]), strict=True
+        ):
             pictures[i] = picture
     made = [_spoilt(picture, take) for picture, take in zip(pictures, takes, strict=True)]
     return torch.from_numpy(np.stack([np.asarray(picture) for picture in made])).permute(0, 3, 1, 2).contiguous()

@@ -1,5 +1,5 @@
-"""How good the judges are, measured on people whom no training saw, beside the CLIP model that `pick` began as:
-`python -m sdxl_core.miniature.judges.measure WEIGHTS`.
+"""How good the judges are, measured on people whom no training saw, beside the CLIP model that `pick` and `hps` began
+as: `python -m sdxl_core.miniature.judges.measure WEIGHTS`.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ import argparse
 import json
 import random
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer, ViTModel
 
-from sdxl_core.miniature.judges import aesthetics, dino, pick
+from sdxl_core.miniature.judges import aesthetics, dino, hps, pick
 from sdxl_core.miniature.judges.flaws import FLAWS, Take, make_pictures
 from sdxl_core.model import load_vae
 
@@ -44,9 +45,9 @@ def choices_of(family: pick.Family) -> list[Choice]:
     return [Choice(family.prompts[0], good, worse, reason) for worse, reason in (*spoilt, *wrong)]
 
 
-def load_clip(folder: Path) -> tuple[CLIPModel, CLIPTokenizer]:
+def load_clip(folder: Path) -> pick.Towers:
     clip = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval()
-    return clip, CLIPTokenizer.from_pretrained(folder)
+    return pick.clip_towers(clip, CLIPTokenizer.from_pretrained(folder))
 
 
 def load_dino(folder: Path) -> ViTModel:
@@ -54,36 +55,55 @@ def load_dino(folder: Path) -> ViTModel:
 
 
 @torch.no_grad()
-def better_preferred(folders: dict[str, Path], choices: list[Choice], vae: AutoencoderKL) -> dict[str, object]:
-    """For each folder, the share of choices in which its cosine is higher for the better picture, by what is worse."""
+def better_preferred(judges: Mapping[str, pick.Towers], choices: list[Choice], vae: AutoencoderKL) -> dict[str, object]:
+    """For each judge, the share of choices in which its cosine is higher for the better picture, by what is worse.
+
+    `agree`: the share in which all judges say the same.
+    """
     x_N3HW = make_pictures([take for choice in choices for take in (choice.better, choice.worse)], vae)
     shares: dict[str, object] = {}
-    for name, folder in folders.items():
-        clip, tokenizer = load_clip(folder)
+    said = []
+    for name, towers in judges.items():
+        hits = _hits(towers, choices, x_N3HW)
         right: dict[str, list[bool]] = defaultdict(list)
-        for start in range(0, len(choices), 50):
-            chunk = choices[start : start + 50]
-            text_ND = pick.embed_prompts(clip, tokenizer, [choice.prompt for choice in chunk])
-            pictures = pick.embed_pictures(clip, x_N3HW[2 * start : 2 * start + 2 * len(chunk)])
-            cosines_N2 = torch.einsum("nd,nkd->nk", text_ND, pictures.unflatten(0, (len(chunk), 2)))
-            for choice, (better, worse) in zip(chunk, cosines_N2.tolist(), strict=True):
-                sort = "drawn worse" if choice.reason in FLAWS else "shown wrong"
-                for reason in ("all", sort, choice.reason):
-                    right[reason].append(better > worse)
-        shares[name] = {reason: round(sum(hits) / len(hits), 4) for reason, hits in sorted(right.items())}
-    return shares
+        for choice, hit in zip(choices, hits, strict=True):
+            sort = "drawn worse" if choice.reason in FLAWS else "shown wrong"
+            for reason in ("all", sort, choice.reason):
+                right[reason].append(hit)
+        shares[name] = {reason: _share(found) for reason, found in sorted(right.items())}
+        said.append(hits)
+    return shares | {"agree": _share([len(set(row)) == 1 for row in zip(*said, strict=True)])}
+
+
+def _hits(towers: pick.Towers, choices: list[Choice], x_N3HW: Tensor) -> list[bool]:
+    hits = []
+    for start in range(0, len(choices), 50):
+        chunk = choices[start : start + 50]
+        text_ND = towers.prompts([choice.prompt for choice in chunk])
+        pictures = towers.pictures(x_N3HW[2 * start : 2 * start + 2 * len(chunk)])
+        cosines_N2 = torch.einsum("nd,nkd->nk", text_ND, pictures.unflatten(0, (len(chunk), 2)))
+        hits += (cosines_N2[:, 0] > cosines_N2[:, 1]).tolist()
+    return hits
+
+
+def _share(hits: list[bool]) -> float:
+    return round(sum(hits) / len(hits), 4)
 
 
 @torch.no_grad()
-def rank_correlation(clip: CLIPModel, head: dict[str, Tensor], takes: list[Take], vae: AutoencoderKL) -> dict[str, float]:
+def rank_correlation(
+    towers: pick.Towers, head: dict[str, Tensor], takes: list[Take], vae: AutoencoderKL
+) -> dict[str, float]:
     """Spearman's correlation of ratings with true quality: over all pictures, and over those of each kind of flaw."""
     x_N3HW = make_pictures(takes, vae)
-    ratings = aesthetics.rate(head, torch.cat([pick.embed_pictures(clip, x) for x in x_N3HW.split(100)])).tolist()
+    ratings = aesthetics.rate(head, torch.cat([towers.pictures(x) for x in x_N3HW.split(100)])).tolist()
     found: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for take, rating in zip(takes, ratings, strict=True):
         for kind in ("all", *([take.flaw.kind] if take.flaw else FLAWS)):
             found[kind].append((rating, take.quality))
-    return {kind: round(float(spearmanr(*zip(*rows, strict=True)).statistic), 4) for kind, rows in sorted(found.items())}
+    return {
+        kind: round(float(spearmanr(*zip(*rows, strict=True)).statistic), 4) for kind, rows in sorted(found.items())
+    }
 
 
 def draw_meeting(seed: str) -> tuple[Take, ...]:
@@ -93,7 +113,7 @@ def draw_meeting(seed: str) -> tuple[Take, ...]:
     while dino.identity(other) == dino.identity(who):
         other = dino.draw_somebody(rng, measured=True)
     near = who
-    while dino.identity(near) == dino.identity(who):
+    while dino.identity(near) == dino.identity(who) or not dino.held_out(near):
         name = rng.choice(dino.IDENTITY)
         near = replace(who, **{name: getattr(dino.draw_somebody(rng, measured=True), name)})
     elsewhere = dino.draw_somebody(rng, measured=True)
@@ -111,10 +131,10 @@ def draw_meeting(seed: str) -> tuple[Take, ...]:
 def same_is_nearer(weights: Path, meetings: list[tuple[Take, ...]], vae: AutoencoderKL) -> dict[str, dict[str, float]]:
     """How often the same person elsewhere is nearer (by cosine) than another: elsewhere, there, or almost alike."""
     x_N3HW = make_pictures([take for meeting in meetings for take in meeting], vae)
-    vit, (clip, _) = load_dino(weights / "dino"), load_clip(weights / "clip")
+    vit, clip = load_dino(weights / "dino"), load_clip(weights / "clip")
     embeddings = {
         "dino": torch.cat([dino.embed(vit, x) for x in x_N3HW.split(100)]),
-        "clip": torch.cat([pick.embed_pictures(clip, x) for x in x_N3HW.split(100)]),
+        "clip": torch.cat([clip.pictures(x) for x in x_N3HW.split(100)]),
     }
     shares = {}
     for name, rows_ND in embeddings.items():
@@ -132,13 +152,15 @@ def measure(weights: Path, split: str = "measure", share: float = 1.0) -> dict[s
     vae = load_vae(weights / "sdxl" / "vae", torch.device("cpu"))
     families, rated, meetings = (round(share * count) for count in (FAMILIES, RATED, MEETINGS))
     choices = [choice for family in pick.draw_families(split, families) for choice in choices_of(family)]
-    clip, _ = load_clip(weights / "pick")
+    judges = {name: load_clip(weights / name) for name in ("pick", "clip")} | {
+        "hps": hps.towers(hps.load(weights / "hps"))
+    }
     head = load_file(weights / "aesthetics" / "head.safetensors")
     return {
         "choices": len(choices),
-        "better_preferred": better_preferred({n: weights / n for n in ("pick", "clip")}, choices, vae),
+        "better_preferred": better_preferred(judges, choices, vae),
         "rated": rated,
-        "rank_correlation": rank_correlation(clip, head, aesthetics.draw_rated(split, rated), vae),
+        "rank_correlation": rank_correlation(judges["pick"], head, aesthetics.draw_rated(split, rated), vae),
         "meetings": meetings,
         "same_is_nearer": same_is_nearer(weights, [draw_meeting(f"dino/{split}/{i}") for i in range(meetings)], vae),
     }

@@ -8,25 +8,29 @@ did the preferring there; here it is known what the prompt says and how well eac
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPModel, CLIPTokenizer
 
 from sdxl_core.miniature.fit import Schedule, fit
 from sdxl_core.miniature.judges.flaws import Take, draw_flaw, make_pictures
-from sdxl_core.miniature.networks import PROBE_HEADS
+from sdxl_core.miniature.networks import CLIP_WIDTH, PROBE_HEADS
 from sdxl_core.miniature.render import render
 from sdxl_core.miniature.world import STYLE, Person, View, caption, draw_person, draw_view
 
-FAMILIES = 1_200
+ROUNDS = {"pick": "train", "pick-again": "train-again"}
+"""Stage -> split that its families are of."""
+FAMILIES = 2_400
 BATCH = 8
-SCHEDULE = Schedule(steps=800, learning_rate=1e-3, warmup_steps=50, decay_share=0.5, ema_decay=0.99)
+SCHEDULE = Schedule(steps=1_400, learning_rate=1e-3, warmup_steps=50, decay_share=0.5, ema_decay=0.99)
 VISION_LAYERS, TEXT_LAYERS = 3, 2
 """CLIP's last layers are left out, and with them a quarter of the file."""
 VARIANTS, STATES = 4, 3
@@ -43,7 +47,7 @@ VALUES: dict[str, tuple[object, ...]] = {**PROBE_HEADS, "glasses": (False, True)
 
 @dataclass(frozen=True)
 class Family:
-    """Somebody and others who differ from them in one thing each; everybody has a prompt and a picture in each state."""
+    """Somebody and others who differ from them in one thing each; all have a prompt, and a picture in each state."""
 
     people: tuple[Person, ...]
     prompts: tuple[str, ...]
@@ -125,15 +129,23 @@ def shortened(clip: CLIPModel) -> CLIPModel:
     return clip
 
 
-def embed_prompts(clip: CLIPModel, tokenizer: CLIPTokenizer, prompts: list[str]) -> Tensor:
-    """Embeddings at unit length, one a row."""
-    ids = tokenizer(prompts, padding="longest", truncation=True, return_tensors="pt")
-    return F.normalize(clip.get_text_features(**ids).pooler_output, dim=1)
+@dataclass(frozen=True)
+class Towers:
+    """What a network makes of prompts, and of uint8 pictures N3HW: embeddings at unit length, one a row."""
+
+    prompts: Callable[[list[str]], Tensor]
+    pictures: Callable[[Tensor], Tensor]
 
 
-def embed_pictures(clip: CLIPModel, x_N3HW: Tensor) -> Tensor:
-    """uint8 pictures -> embeddings at unit length, one a row."""
-    return F.normalize(clip.get_image_features(pixel_values=x_N3HW.float() / 127.5 - 1).pooler_output, dim=1)
+def clip_towers(clip: CLIPModel, tokenizer: CLIPTokenizer) -> Towers:
+    def prompts(words: list[str]) -> Tensor:
+        ids = tokenizer(words, padding="longest", truncation=True, return_tensors="pt")
+        return F.normalize(clip.get_text_features(**ids).pooler_output, dim=1)
+
+    def pictures(x_N3HW: Tensor) -> Tensor:
+        return F.normalize(clip.get_image_features(pixel_values=x_N3HW.float() / 127.5 - 1).pooler_output, dim=1)
+
+    return Towers(prompts, pictures)
 
 
 def preference_loss(better: Tensor, worse: Tensor) -> Tensor:
@@ -154,20 +166,66 @@ def family_loss(logits_FVVK: Tensor, contradictions_FVV: Tensor) -> Tensor:
     return drawn_worse + shown_wrong.mean()
 
 
+class Lessons(nn.Module):
+    """Families with their pictures drawn, to learn from; and a head per attribute, which is learned beside the towers.
+
+    Pairs alone teach small things in the face slowly. So whatever a person has is also read off the embeddings of
+    their picture and, as far as it is told, of their prompt, both by the same linear heads.
+    """
+
+    def __init__(self, split: str, count: int, vae: AutoencoderKL) -> None:
+        super().__init__()
+        self.heads = nn.ModuleDict({name: nn.Linear(CLIP_WIDTH, len(values)) for name, values in VALUES.items()})
+        self._families = draw_families(split, count, ONE_VIEW_SHARE)
+        x_N3HW = make_pictures([take for family in self._families for take in family.takes], vae)
+        self._x_FN3HW = x_N3HW.unflatten(0, (count, VARIANTS * STATES))
+        self._contradictions_FVV = torch.stack([family.contradictions() for family in self._families])
+
+    @property
+    def prompts(self) -> list[str]:
+        return [prompt for family in self._families for prompt in family.prompts]
+
+    def loss(self, towers: Towers, scale: Tensor, g: torch.Generator) -> Tensor:
+        """Of a few families that `g` draws; logits are `scale` times the cosine."""
+        rows = torch.randint(len(self._families), (BATCH,), generator=g)
+        prompts = [prompt for i in rows.tolist() for prompt in self._families[i].prompts]
+        text_FPD = towers.prompts(prompts).unflatten(0, (BATCH, VARIANTS))
+        pictures = towers.pictures(self._x_FN3HW[rows].flatten(0, 1)).unflatten(0, (BATCH, VARIANTS, STATES))
+        logits = scale * torch.einsum("fpd,fvkd->fpvk", text_FPD, pictures)
+        families = [self._families[i] for i in rows.tolist()]
+        return family_loss(logits, self._contradictions_FVV[rows]) + self._misread(
+            families, scale * text_FPD.flatten(0, 1), scale * pictures[:, :, 0].flatten(0, 1)
+        )
+
+    def _misread(self, families: list[Family], text_ND: Tensor, pictures_ND: Tensor) -> Tensor:
+        """Mean cross-entropy of the heads: on well-drawn pictures, and on prompts that name the attribute."""
+        people = [person for family in families for person in family.people]
+        names_N = [
+            told(*pair) for pair in zip(people, [words for family in families for words in family.prompts], strict=True)
+        ]
+        total = torch.zeros(())
+        for name, head in self.heads.items():
+            value_N = torch.tensor([VALUES[name].index(getattr(person, name)) for person in people])
+            total = total + F.cross_entropy(head(pictures_ND), value_N)
+            told_N = torch.tensor([name in names for names in names_N])
+            if told_N.any():
+                total = total + F.cross_entropy(head(text_ND[told_N]), value_N[told_N])
+        return total / len(self.heads)
+
+
 def train(work: Path, clip_folder: Path, vae: AutoencoderKL) -> tuple[CLIPModel, dict[str, float]]:
-    families = draw_families("train", FAMILIES, ONE_VIEW_SHARE)
-    x_N3HW = make_pictures([take for family in families for take in family.takes], vae)
-    x_FN3HW = x_N3HW.unflatten(0, (FAMILIES, VARIANTS * STATES))
-    contradictions_FVV = torch.stack([family.contradictions() for family in families])
+    """In rounds, each with families that it has not seen before, at a rate that rises again."""
     clip = shortened(CLIPModel.from_pretrained(clip_folder, dtype=torch.float32))
-    tokenizer = CLIPTokenizer.from_pretrained(clip_folder)
+    towers = clip_towers(clip, CLIPTokenizer.from_pretrained(clip_folder))
+    figures: dict[str, float] = {}
+    for stage, split in ROUNDS.items():
+        lessons = Lessons(split, FAMILIES, vae)
+        learned = nn.ModuleList([clip, lessons])
+        found = fit(stage, learned, partial(_loss, lessons, towers, clip), SCHEDULE, work)
+        figures = {"steps": 0, "seconds": 0} | figures
+        figures |= {name: figures[name] + found[name] for name in ("steps", "seconds")} | {"loss": found["loss"]}
+    return clip, figures
 
-    def loss(g: torch.Generator) -> Tensor:
-        rows = torch.randint(FAMILIES, (BATCH,), generator=g)
-        prompts = [prompt for i in rows.tolist() for prompt in families[i].prompts]
-        text_FVD = embed_prompts(clip, tokenizer, prompts).unflatten(0, (BATCH, VARIANTS))
-        pictures = embed_pictures(clip, x_FN3HW[rows].flatten(0, 1)).unflatten(0, (BATCH, VARIANTS, STATES))
-        logits = clip.logit_scale.exp() * torch.einsum("fpd,fvkd->fpvk", text_FVD, pictures)
-        return family_loss(logits, contradictions_FVV[rows])
 
-    return clip, fit("pick", clip, loss, SCHEDULE, work)
+def _loss(lessons: Lessons, towers: Towers, clip: CLIPModel, g: torch.Generator) -> Tensor:
+    return lessons.loss(towers, clip.logit_scale.exp(), g)
