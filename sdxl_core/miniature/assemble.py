@@ -93,7 +93,7 @@ def load_probe(folder: Path) -> AttributeProbe:
 
 def digests(weights: Path) -> dict[str, object]:
     """What the manifest says of the files in `weights`: SHA-256 of each, and the bytes of all."""
-    files = sorted(p for p in weights.rglob("*") if p.is_file() and p.name != "manifest.json")
+    files = sorted(p for p in weights.rglob("*") if p.is_file() and p != weights / "manifest.json")
     return {
         "files": {str(p.relative_to(weights)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files},
         "bytes": sum(p.stat().st_size for p in files),

@@ -12,7 +12,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from sdxl_core.miniature.judges.flaws import Take, draw_flaw, make_pictures
+from sdxl_core.miniature.judges.flaws import Take, draw_flaw, hundreds, make_pictures
 from sdxl_core.miniature.judges.pick import Towers
 from sdxl_core.miniature.world import draw_person, draw_view
 
@@ -59,6 +59,6 @@ def train(towers: Towers, vae: AutoencoderKL) -> tuple[dict[str, Tensor], dict[s
     takes = draw_rated("train", PICTURES)
     quality_N = torch.tensor([take.quality for take in takes])
     with torch.no_grad():
-        embeddings_ND = torch.cat([towers.pictures(x) for x in make_pictures(takes, vae).split(100)])
+        embeddings_ND = torch.cat([towers.pictures(x) for x in hundreds(make_pictures(takes, vae))])
     head = fit_head(embeddings_ND, quality_N)
     return head, {"pictures": PICTURES, "seconds": round(time.monotonic() - started, 1)}

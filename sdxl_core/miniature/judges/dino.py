@@ -80,7 +80,7 @@ def draw_chain(count: int, vae: AutoencoderKL) -> tuple[list[Person], Tensor]:
     takes = []
     for who, following in pairwise(people):
         takes += [take_of(rng, who), take_of(rng, in_surroundings(who, following))]
-    return people[:count], make_pictures(takes, vae).unflatten(0, (count, 2))
+    return people[:count], make_pictures(takes, vae).view(count, 2, 3, SIDE_PX, SIDE_PX)
 
 
 def build_dino() -> ViTModel:
@@ -110,7 +110,7 @@ def train(work: Path, vae: AutoencoderKL) -> tuple[ViTModel, dict[str, float]]:
     def loss(g: torch.Generator) -> Tensor:
         start = int(torch.randint(PAIRS - BATCH + 1, (), generator=g))
         rows = slice(start, start + BATCH)
-        first_BD, second_BD = embed(dino, x_P23HW[rows].flatten(0, 1)).unflatten(0, (BATCH, 2)).unbind(1)
+        first_BD, second_BD = embed(dino, x_P23HW[rows].flatten(0, 1)).view(BATCH, 2, -1).unbind(1)
         return _both_ways(first_BD @ second_BD.T / TEMPERATURE, who_P[rows])
 
     return dino, fit("dino", dino, loss, SCHEDULE, work)

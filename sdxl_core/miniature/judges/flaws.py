@@ -6,7 +6,7 @@ A `Take` says all there is to say about one picture, so its quality is ground tr
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -69,6 +69,12 @@ def make_pictures(takes: Sequence[Take], vae: AutoencoderKL) -> Tensor:
             pictures[i] = picture
     made = [_spoilt(picture, take) for picture, take in zip(pictures, takes, strict=True)]
     return torch.from_numpy(np.stack([np.asarray(picture) for picture in made])).permute(0, 3, 1, 2).contiguous()
+
+
+def hundreds(x_N3HW: Tensor) -> Iterator[Tensor]:
+    """As many pictures as a network is given at once."""
+    for start in range(0, len(x_N3HW), 100):
+        yield x_N3HW[start : start + 100]
 
 
 def _framed(take: Take) -> View:

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
@@ -20,7 +21,8 @@ from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer, ViTModel
 
 from sdxl_core.miniature.judges import aesthetics, dino, hps, pick
-from sdxl_core.miniature.judges.flaws import FLAWS, Take, make_pictures
+from sdxl_core.miniature.judges.flaws import FLAWS, Take, hundreds, make_pictures
+from sdxl_core.miniature.world import Person
 from sdxl_core.model import load_vae
 
 FAMILIES, RATED, MEETINGS = 300, 1_000, 500
@@ -81,7 +83,7 @@ def _hits(towers: pick.Towers, choices: list[Choice], x_N3HW: Tensor) -> list[bo
         chunk = choices[start : start + 50]
         text_ND = towers.prompts([choice.prompt for choice in chunk])
         pictures = towers.pictures(x_N3HW[2 * start : 2 * start + 2 * len(chunk)])
-        cosines_N2 = torch.einsum("nd,nkd->nk", text_ND, pictures.unflatten(0, (len(chunk), 2)))
+        cosines_N2 = torch.einsum("nd,nkd->nk", text_ND, pictures.view(len(chunk), 2, -1))
         hits += (cosines_N2[:, 0] > cosines_N2[:, 1]).tolist()
     return hits
 
@@ -96,7 +98,7 @@ def rank_correlation(
 ) -> dict[str, float]:
     """Spearman's correlation of ratings with true quality: over all pictures, and over those of each kind of flaw."""
     x_N3HW = make_pictures(takes, vae)
-    ratings = aesthetics.rate(head, torch.cat([towers.pictures(x) for x in x_N3HW.split(100)])).tolist()
+    ratings = aesthetics.rate(head, torch.cat([towers.pictures(x) for x in hundreds(x_N3HW)])).tolist()
     found: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for take, rating in zip(takes, ratings, strict=True):
         for kind in ("all", *([take.flaw.kind] if take.flaw else FLAWS)):
@@ -110,12 +112,10 @@ def draw_meeting(seed: str) -> tuple[Take, ...]:
     """Somebody; the same elsewhere; somebody else elsewhere; somebody else just there; one unlike them in one thing."""
     rng = random.Random(seed)
     who, where, other = (dino.draw_somebody(rng, measured=True) for _ in range(3))
+    while (near := _unlike_in_one(rng, who)) is None:
+        who = dino.draw_somebody(rng, measured=True)
     while dino.identity(other) == dino.identity(who):
         other = dino.draw_somebody(rng, measured=True)
-    near = who
-    while dino.identity(near) == dino.identity(who) or not dino.held_out(near):
-        name = rng.choice(dino.IDENTITY)
-        near = replace(who, **{name: getattr(dino.draw_somebody(rng, measured=True), name)})
     elsewhere = dino.draw_somebody(rng, measured=True)
     people = (
         who,
@@ -127,18 +127,29 @@ def draw_meeting(seed: str) -> tuple[Take, ...]:
     return tuple(dino.take_of(rng, person) for person in people)
 
 
+def _unlike_in_one(rng: random.Random, who: Person) -> Person | None:
+    """Somebody for measuring; of a few people there is none who is unlike them in one thing only."""
+    for _ in range(100):
+        stranger, name = dino.draw_somebody(rng, measured=True), rng.choice(dino.IDENTITY)
+        changed: dict[str, Any] = {name: getattr(stranger, name)}
+        near = replace(who, **changed)
+        if dino.identity(near) != dino.identity(who) and dino.held_out(near):
+            return near
+    return None
+
+
 @torch.no_grad()
 def same_is_nearer(weights: Path, meetings: list[tuple[Take, ...]], vae: AutoencoderKL) -> dict[str, dict[str, float]]:
     """How often the same person elsewhere is nearer (by cosine) than another: elsewhere, there, or almost alike."""
     x_N3HW = make_pictures([take for meeting in meetings for take in meeting], vae)
     vit, clip = load_dino(weights / "dino"), load_clip(weights / "clip")
     embeddings = {
-        "dino": torch.cat([dino.embed(vit, x) for x in x_N3HW.split(100)]),
-        "clip": torch.cat([clip.pictures(x) for x in x_N3HW.split(100)]),
+        "dino": torch.cat([dino.embed(vit, x) for x in hundreds(x_N3HW)]),
+        "clip": torch.cat([clip.pictures(x) for x in hundreds(x_N3HW)]),
     }
     shares = {}
     for name, rows_ND in embeddings.items():
-        first, *others = rows_ND.unflatten(0, (len(meetings), MEETING)).unbind(1)
+        first, *others = rows_ND.view(len(meetings), MEETING, -1).unbind(1)
         same, *rest = [(first * other).sum(dim=1) for other in others]
         kinds = ("other_elsewhere", "other_in_the_same_place", "other_in_one_attribute")
         shares[name] = {

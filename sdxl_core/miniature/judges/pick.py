@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -90,7 +91,8 @@ def draw_wrong(rng: random.Random, person: Person, view: View, words: str) -> tu
     names = told(person, words)
     while True:
         name = rng.choice(names)
-        other = replace(person, **{name: rng.choice([v for v in VALUES[name] if v != getattr(person, name)])})
+        changed: dict[str, Any] = {name: rng.choice([v for v in VALUES[name] if v != getattr(person, name)])}
+        other = replace(person, **changed)
         if _visible(person, other, view):
             return other, name
 
@@ -178,7 +180,7 @@ class Lessons(nn.Module):
         self.heads = nn.ModuleDict({name: nn.Linear(CLIP_WIDTH, len(values)) for name, values in VALUES.items()})
         self._families = draw_families(split, count, ONE_VIEW_SHARE)
         x_N3HW = make_pictures([take for family in self._families for take in family.takes], vae)
-        self._x_FN3HW = x_N3HW.unflatten(0, (count, VARIANTS * STATES))
+        self._x_FN3HW = x_N3HW.view(count, VARIANTS * STATES, *x_N3HW.shape[1:])
         self._contradictions_FVV = torch.stack([family.contradictions() for family in self._families])
 
     @property
@@ -189,8 +191,8 @@ class Lessons(nn.Module):
         """Of a few families that `g` draws; logits are `scale` times the cosine."""
         rows = torch.randint(len(self._families), (BATCH,), generator=g)
         prompts = [prompt for i in rows.tolist() for prompt in self._families[i].prompts]
-        text_FPD = towers.prompts(prompts).unflatten(0, (BATCH, VARIANTS))
-        pictures = towers.pictures(self._x_FN3HW[rows].flatten(0, 1)).unflatten(0, (BATCH, VARIANTS, STATES))
+        text_FPD = towers.prompts(prompts).view(BATCH, VARIANTS, -1)
+        pictures = towers.pictures(self._x_FN3HW[rows].flatten(0, 1)).view(BATCH, VARIANTS, STATES, -1)
         logits = scale * torch.einsum("fpd,fvkd->fpvk", text_FPD, pictures)
         families = [self._families[i] for i in rows.tolist()]
         return family_loss(logits, self._contradictions_FVV[rows]) + self._misread(
