@@ -42,12 +42,13 @@ lint: $(READY)  ## form, mistakes, types, direction of imports
 
 install: $(READY)  ## only set up .venv
 
+# with `faces`, as the demo measures faces by the miniature's own pack; and tests of insightface are run, not skipped
 # uv comes from the package index like everything else, and installs in a tenth of pip's time
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or 3.12 found; set PYTHON=/path/to/python3.11"; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
-	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --constraint constraints.txt --editable '.[dev,faces]'
 	@touch $@
 
 clean:  ## remove .venv and the tools' caches; artifacts and runs stay

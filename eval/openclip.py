@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import MutableMapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from eval.cells import cell_key, remembered
 from eval.embeddings import unit_rows, vector_D
 from eval.errors import EvalError
-from eval.tensors import read_tensors
+from eval.tensors import stored_tensors
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
 
 VERSION = 1
@@ -24,15 +26,17 @@ FROM_THE_HUB = {"hf_model_name", "hf_tokenizer_name", "timm_model_name"}
 
 
 class OpenClip:
-    """An architecture by its name in open_clip, with the weights of one file.
+    """An architecture by its name in open_clip or from a configuration file of open_clip's, with the weights of one
+    file.
 
     Raises:
-        EvalError: open_clip has no such architecture, or it is more than CLIP's own two towers.
+        EvalError: there is no such architecture, or it is more than CLIP's own two towers.
     """
 
-    def __init__(self, architecture: str, checkpoint: Path, digest: str, device: str) -> None:
+    def __init__(self, architecture: str | Path, checkpoint: Path, digest: str, device: str) -> None:
         self._config = _plain_config(architecture)
-        self._architecture, self._checkpoint, self._device = architecture, checkpoint, device
+        self._architecture = architecture if isinstance(architecture, str) else architecture.name
+        self._checkpoint, self._device = checkpoint, device
         self.spec = {"weights": digest, "config": self._config, "version": VERSION}
 
     @property
@@ -43,17 +47,40 @@ class OpenClip:
     def max_tokens(self) -> int:
         return int(self._config["text_cfg"].get("context_length", 77))
 
-    def load(self) -> Any:
-        """The whole network, in float32.
+    def load(self, tower: Literal["visual", "text"]) -> Any:
+        """One tower, in float32. Nothing else of the file is read, and memory holds nothing else.
 
         Raises:
             EvalError: the file does not hold this architecture's weights.
         """
+        import torch
+
+        model, stored = self._without_weights(), stored_tensors(self._checkpoint)
+        self._check(stored, model.state_dict())
+        mine = {name: tensor for name, tensor in stored.items() if name.startswith("visual.") == (tower == "visual")}
+        copies = {name: tensor.to(torch.float32, copy=True) for name, tensor in mine.items()}
+        model.load_state_dict(copies, strict=False, assign=True)
+        if tower == "visual":
+            return model.visual.to(self._device).eval()
+        del model.visual
+        if model.attn_mask is not None:  # each token sees those before it; no weight, so the file has none
+            tokens = self.max_tokens
+            model.attn_mask = torch.full((tokens, tokens), float("-inf")).triu(1)
+        return model.to(self._device).eval()
+
+    def _without_weights(self) -> Any:
+        import torch
         from open_clip.model import CLIP
 
-        stored = read_tensors(self._checkpoint)
-        model = CLIP(**self._config)
-        wanted = model.state_dict()
+        try:
+            with torch.device("meta"):  # shapes, and neither memory nor time
+                return CLIP(**self._config)
+        except Exception as problem:  # whatever a configuration of somebody's own leads to
+            raise EvalError(
+                f"{self._architecture}: open_clip makes no network of it ({type(problem).__name__}: {problem})"
+            ) from problem
+
+    def _check(self, stored: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
         wrong = sorted(name for name in wanted if name not in stored or stored[name].shape != wanted[name].shape)
         wrong += sorted(stored.keys() - wanted.keys())
         if wrong:
@@ -61,8 +88,6 @@ class OpenClip:
                 f"{self._checkpoint.name}: not the weights of {self._architecture}: {len(wrong)} of {len(wanted)} "
                 f"tensors are missing, too many or of another shape, first {wrong[0]!r}"
             )
-        model.load_state_dict(stored)
-        return model.to(self._device).eval()
 
 
 class OpenClipText:
@@ -97,18 +122,40 @@ class OpenClipText:
 
     @cached_property
     def _tower(self) -> Any:
-        model = self._network.load()
-        del model.visual
-        return model
+        return self._network.load("text")
 
 
-def _plain_config(architecture: str) -> dict[str, Any]:
+def _plain_config(architecture: str | Path) -> dict[str, Any]:
+    if isinstance(architecture, Path):
+        config, name = _own(architecture), architecture.name
+    else:
+        config, name = _known(architecture), f"open_clip's {architecture}"
+    if config.keys() - PLAIN or FROM_THE_HUB & {*config["vision_cfg"], *config["text_cfg"]}:
+        raise EvalError(f"{name} has other towers than CLIP's own; expected one like ViT-H-14")
+    return config
+
+
+def _known(architecture: str) -> dict[str, Any]:
     import open_clip
 
     known = open_clip.list_models()
     if architecture not in known:
-        raise EvalError(f"open_clip has no architecture {architecture!r}; it has {', '.join(known)}")
+        raise EvalError(
+            f"open_clip has no architecture {architecture!r}; it has {', '.join(known)}. For one of your own name its "
+            "JSON file by a path that begins with /, ./, ../ or ~/"
+        )
     config: dict[str, Any] = open_clip.get_model_config(architecture)
-    if config.keys() - PLAIN or FROM_THE_HUB & {*config["vision_cfg"], *config["text_cfg"]}:
-        raise EvalError(f"open_clip's {architecture} has other towers than CLIP's own; expected one like ViT-H-14")
     return config
+
+
+def _own(file: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise EvalError(f"{file.name}: cannot be read as JSON ({problem})") from None
+    towers = [config.get(tower) for tower in ("vision_cfg", "text_cfg")] if isinstance(config, dict) else []
+    if not all(isinstance(tower, dict) for tower in towers or [None]):
+        raise EvalError(f"{file.name}: expected open_clip's configuration of a model: embed_dim, vision_cfg, text_cfg")
+    if not isinstance(side := config["vision_cfg"].get("image_size"), int):
+        raise EvalError(f"{file.name}: vision_cfg.image_size: expected the side of a square in px, got {side!r}")
+    return dict(config)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from eval.errors import EvalError
 from eval.gate_config import GateConfig
@@ -40,6 +40,8 @@ class MetricFacts(Config):
     version: int
     weights: dict[str, str]
     """Weight field -> digest."""
+    notes: dict[str, str] = Field(default_factory=dict)
+    """Weight field -> what its weights say of themselves, in one line; of those that do. Not our text."""
 
 
 class Counted(Config):
@@ -224,6 +226,15 @@ class Comparison(Counted):
     def measured(self) -> tuple[JudgedMetric | DescribedMetric | ShiftedMetric | SetMetric, ...]:
         """All metrics that gave numbers."""
         return (*self.judged, *self.described, *self.shifted, *self.sets)
+
+    @property
+    def notes(self) -> dict[str, tuple[str, ...]]:
+        """What weights say of themselves -> titles of the metrics that measured with them."""
+        titles: dict[str, list[str]] = defaultdict(list)
+        for metric in self.measured:
+            for note in dict.fromkeys(metric.facts.notes.values()):
+                titles[note].append(metric.facts.title)
+        return {note: tuple(found) for note, found in titles.items()}
 
     @property
     def primaries(self) -> tuple[JudgedMetric, ...]:

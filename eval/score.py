@@ -11,6 +11,7 @@ from pathlib import Path
 from eval.asking import Progress, ask_all, no_progress
 from eval.errors import EvalError, NotScored
 from eval.images import GeneratedImage, Picture, read_folder, read_references
+from eval.notes import note_of
 from eval.questions import Answers
 from eval.samples import NO_STORYBOARDS, read_set, samples, units
 from eval.scorers.base import Judge, Metric, Resources, Sample, Score, missing_package
@@ -96,7 +97,7 @@ def score_metrics(
     facts = [
         _facts(
             metric,
-            weights[metric.id].digests,
+            weights[metric.id],
             found.measured.get(metric.id, nothing),
             found.not_run.get(metric.id, ""),
         )
@@ -160,9 +161,11 @@ def describe(metric: Metric) -> dict[str, object]:
     }
 
 
-def _facts(metric: Metric, digests: Mapping[str, str], measured: Measured, not_run: str) -> dict[str, object]:
+def _facts(metric: Metric, weights: Weights, measured: Measured, not_run: str) -> dict[str, object]:
+    places = {name: place for name, place in weights.places.items() if name not in metric.picture_fields}
     return describe(metric) | {
-        "weights": dict(sorted(digests.items())),
+        "weights": dict(sorted(weights.digests.items())),
+        "notes": {name: note for name, place in sorted(places.items()) if (note := note_of(place))},
         "truncated_prompts": sorted(measured.truncated),
         "left_out": {model_id: count for model_id, count in sorted(measured.left_out.items()) if count},
         "not_run": not_run,
@@ -204,7 +207,7 @@ def _resources(
     if metric.wants_instances and not references:
         raise EvalError("needs instance pictures to compare with, and there are none")
     return Resources(
-        weights={name: place for name, place in weights.places.items() if name in metric.weight_fields},
+        weights={name: place for name, place in weights.places.items() if name not in metric.picture_fields},
         digests=weights.digests,
         references=references if metric.wants_instances else (),
         cells=cells,

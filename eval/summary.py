@@ -37,6 +37,8 @@ def summary_markdown(title: str, found: Comparison, sides: Sides = DEFAULT, warn
         f"Differences with {wording.percent(found.confidence)} {how} over {wording.units(found)}; "
         f"p {p}, Holm-corrected for primary metrics (bold).",
     ]
+    for note, titles in found.notes.items():
+        lines += ["", f"Weights of {_escaped(', '.join(titles))}: {_escaped(note)}"]
     return "\n".join(lines) + "\n"
 
 

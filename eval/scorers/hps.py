@@ -47,12 +47,13 @@ class Hps(Metric):
     )
 
     metric: Literal["hps"]
-    release: Literal["v2.0", "v2.1"]
-    """Of the checkpoint. Their numbers must not be compared; nothing in the file says which it is."""
+    release: Literal["v2.0", "v2.1", "own"]
+    """Of the checkpoint; `own` for one that is neither of its authors'. Their numbers must not be compared; nothing in
+    the file says which it is."""
     checkpoint: str
     """File: `HPS_v2_compressed.pt` (v2.0) or `HPS_v2.1_compressed.pt` of `xswu/HPSv2`, or one made .safetensors."""
     architecture: str = "ViT-H-14"
-    """By its name in open_clip."""
+    """By its name in open_clip; or the path of a JSON file such as open_clip has for each, which begins with ./"""
     antialias: bool = True
     """Resample as torchvision does since 0.17. Without is how it did by default before, so probably how the numbers
     of 2023 were made."""
@@ -61,9 +62,23 @@ class Hps(Metric):
     def variant(self) -> str:
         return self.release if self.antialias else f"{self.release} without antialiasing"
 
+    def locations(self) -> dict[str, str]:
+        own = {"architecture": self.architecture} if self._has_own_architecture else {}
+        return {**super().locations(), **own}
+
+    def identity(self) -> dict[str, object]:
+        """An architecture's name is in it; a file's is not, as its content enters by digest."""
+        own = {"architecture": None} if self._has_own_architecture else {}
+        return {**super().identity(), **own}
+
+    @property
+    def _has_own_architecture(self) -> bool:
+        return self.architecture.startswith("/")  # relative paths are absolute once the configuration is read
+
     def judge(self, resources: Resources) -> Judge:
         place, digest = resources.weights["checkpoint"], resources.digests["checkpoint"]
-        network = OpenClip(self.architecture, place, digest, resources.device)
+        architecture = resources.weights.get("architecture", self.architecture)
+        network = OpenClip(architecture, place, digest, resources.device)
         vision = HpsVision(network, self.antialias, resources.device)
         text = OpenClipText(network, resources.cells, resources.device)
         return cosine_with_prompt(vision, text, scale=100)
@@ -91,7 +106,7 @@ class HpsVision(Question["torch.Tensor"]):
 
     @cached_property
     def _tower(self) -> Any:
-        return self._network.load().visual
+        return self._network.load("visual")
 
 
 def hps_pixels_CHW(image: Image.Image, side_px: int, antialias: bool) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -9,10 +10,15 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 from safetensors.torch import load_file
 from torch import nn
-from transformers import CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
+from transformers import CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer, ViTImageProcessor, ViTModel
 
 from sdxl_core.miniature.networks import AttributeProbe, build_sampler
 from sdxl_core.tensor_files import write_tensors
+
+NOTE = (
+    "Trained for the miniature world alone. It is not the published model, and no number it gives is a published score."
+)
+"""Stands in everything that measures, from where reports take it."""
 
 
 def save_checkpoint(
@@ -45,6 +51,7 @@ def save_checkpoint(
 def save_clip(folder: Path, clip: CLIPModel, tokenizer: CLIPTokenizer, dtype: torch.dtype = torch.float16) -> None:
     """A CLIPModel folder with its processor; pictures are normalised from [0, 1] to [-1, 1]."""
     side = clip.config.vision_config.image_size
+    clip.config.note = NOTE
     images = CLIPImageProcessor(
         size={"shortest_edge": side},
         crop_size={"height": side, "width": side},
@@ -56,11 +63,24 @@ def save_clip(folder: Path, clip: CLIPModel, tokenizer: CLIPTokenizer, dtype: to
     _tidy_configurations(folder)
 
 
+def save_vit(folder: Path, vit: ViTModel, dtype: torch.dtype = torch.float16) -> None:
+    """A ViTModel folder with its processor; pictures are normalised from [0, 1] to [-1, 1]."""
+    side = vit.config.image_size
+    vit.config.note = NOTE
+    images = ViTImageProcessor(
+        size={"height": side, "width": side}, image_mean=[0.5, 0.5, 0.5], image_std=[0.5, 0.5, 0.5]
+    )
+    vit.to(dtype).save_pretrained(folder, safe_serialization=True)
+    images.save_pretrained(folder)
+    _tidy_configurations(folder)
+
+
 def save_probe(folder: Path, probe: AttributeProbe, dtype: torch.dtype = torch.float16) -> None:
     """`trunk.safetensors` with torchvision's SqueezeNet feature names, and `heads.safetensors`."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, part in (("trunk", probe.features), ("heads", probe.heads)):
-        write_tensors(folder / f"{name}.safetensors", {k: v.to(dtype) for k, v in part.state_dict().items()})
+        stored = {k: v.to(dtype) for k, v in part.state_dict().items()}
+        write_tensors(folder / f"{name}.safetensors", stored, {"note": NOTE})
 
 
 def load_probe(folder: Path) -> AttributeProbe:
@@ -69,6 +89,15 @@ def load_probe(folder: Path) -> AttributeProbe:
     for name, part in (("trunk", probe.features), ("heads", probe.heads)):
         part.load_state_dict({k: v.float() for k, v in load_file(folder / f"{name}.safetensors").items()})
     return probe.eval()
+
+
+def digests(weights: Path) -> dict[str, object]:
+    """What the manifest says of the files in `weights`: SHA-256 of each, and the bytes of all."""
+    files = sorted(p for p in weights.rglob("*") if p.is_file() and p != weights / "manifest.json")
+    return {
+        "files": {str(p.relative_to(weights)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files},
+        "bytes": sum(p.stat().st_size for p in files),
+    }
 
 
 def _tidy_configurations(folder: Path) -> None:

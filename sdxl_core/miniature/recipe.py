@@ -2,7 +2,8 @@
 
 Stages: vae, clip, probe (each from renders alone), then unet (with both text encoders, on the VAE's latents). Each
 resumes, and may run in a process of its own (`--only vae`), since what one needs of another is on disk. At the end the
-shipped folders are written and measured, and `manifest.json` says what they are and where they came from.
+shipped folders are written and measured, `manifest.json` says what they are and where they came from, and the judges
+(`sdxl_core.miniature.judges.recipe`) are trained on them.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from sdxl_core.miniature import networks
-from sdxl_core.miniature.assemble import save_checkpoint, save_clip, save_probe
+from sdxl_core.miniature.assemble import digests, save_checkpoint, save_clip, save_probe
 from sdxl_core.miniature.corpus import Corpus, make_corpus
 from sdxl_core.miniature.face_pack import write_face_pack
 from sdxl_core.miniature.fit import Schedule, fit, load_average, read_json, write_json
+from sdxl_core.miniature.judges.recipe import train_judges
 from sdxl_core.miniature.measure import measure
 from sdxl_core.miniature.tokenizer import learn_tokenizer
 from sdxl_core.miniature.world import STYLE, caption, draw_person
@@ -217,10 +219,7 @@ def assemble(work: Path, weights: Path) -> None:
 def write_manifest(work: Path, weights: Path, sheet: Path) -> None:
     """Digest and measure the folders; also draw the contact sheet."""
     figures = measure(weights, sheet)
-    files = sorted(p for p in weights.rglob("*") if p.is_file() and p.name != "manifest.json")
-    manifest = {
-        "files": {str(p.relative_to(weights)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files},
-        "bytes": sum(p.stat().st_size for p in files),
+    manifest = digests(weights) | {
         "figures": figures,
         "training": {stage: read_json(work / f"{stage}.json") | {"batch": BATCH[stage]} for stage in STAGES},
         "command": "make miniature",
@@ -247,6 +246,7 @@ def main() -> None:
     if not args.only:
         assemble(args.work, args.weights)
         write_manifest(args.work, args.weights, args.sheet)
+        train_judges(args.work, args.weights)
 
 
 if __name__ == "__main__":

@@ -124,12 +124,12 @@ def test_hps_refuses_other_weights(checkpoint: Path, tmp_path: Path, change: Any
     change(stored)
     torch.save({"state_dict": stored}, tmp_path / "other.pt")
     with pytest.raises(EvalError, match=message):
-        OpenClip(reference.ARCHITECTURE, tmp_path / "other.pt", "0", "cpu").load()
+        OpenClip(reference.ARCHITECTURE, tmp_path / "other.pt", "0", "cpu").load("visual")
 
 
 def test_a_folder_is_no_checkpoint(tmp_path: Path, checkpoint: Path) -> None:
     with pytest.raises(EvalError, match="expected a file of tensors, got a folder"):
-        OpenClip(reference.ARCHITECTURE, tmp_path, "0", "cpu").load()
+        OpenClip(reference.ARCHITECTURE, tmp_path, "0", "cpu").load("text")
 
 
 @pytest.mark.parametrize("name", ["roberta-ViT-B-32", "convnext_base", "ViT-B-16-SigLIP", "coca_base", "EVA01-g-14"])
@@ -158,3 +158,70 @@ def test_a_long_prompt_of_hps_is_cut_and_said_so(checkpoint: Path) -> None:
     cut, whole = text.embedding_D("tree " * 75 + "house"), text.embedding_D("tree " * 75)
     np.testing.assert_array_equal(cut, whole)
     assert len(cells) == 2
+
+
+def own_architecture(checkpoint: Path) -> Path:
+    """The toy's own, which open_clip knows by name too."""
+    return checkpoint.parent / f"{reference.ARCHITECTURE}.json"
+
+
+def test_an_architecture_may_be_a_file(checkpoint: Path, pictures: Path, score: Any, tmp_path: Path) -> None:
+    known, own = (build(checkpoint, name="it", architecture=str(given)) for given in (
+        reference.ARCHITECTURE, own_architecture(checkpoint)
+    ))  # fmt: skip
+    cells: dict[str, bytes] = {}
+    by_name = values(score(known, tmp_path / "name", base=pictures, cells=cells), "it")
+    answered = len(cells)
+    np.testing.assert_array_equal(values(score(own, tmp_path / "file", base=pictures, cells=cells), "it"), by_name)
+    assert len(cells) == answered, "the same network's answers"
+
+
+def test_an_architecture_s_file_is_known_by_its_content(checkpoint: Path, tmp_path: Path) -> None:
+    """Its place is not in the identity; its digest is asked for as that of weights is."""
+    here, there = (build(checkpoint, architecture=f"/{folder}/it.json") for folder in ("here", "there"))
+    assert here.identity() == there.identity() != build(checkpoint).identity()
+    assert here.locations() == {"checkpoint": str(checkpoint), "architecture": "/here/it.json"}
+    assert build(checkpoint).locations() == {"checkpoint": str(checkpoint)}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", r"own.json: cannot be read as JSON"),
+        ("[1]", r"own.json: expected open_clip's configuration of a model: embed_dim, vision_cfg, text_cfg"),
+        ('{"model_cfg": {}}', r"own.json: expected open_clip's configuration of a model"),
+        ('{"vision_cfg": {"image_size": [8, 8]}, "text_cfg": {}}', r"image_size: expected the side .*, got \[8, 8\]"),
+        ('{"vision_cfg": {"image_size": 8, "timm_model_name": "x"}, "text_cfg": {}}', "other towers than CLIP's own"),
+        ('{"vision_cfg": {"image_size": 8}, "text_cfg": {}, "custom_text": true}', "other towers than CLIP's own"),
+        (
+            '{"vision_cfg": {"image_size": 8}, "text_cfg": {}}',
+            r"own.json: open_clip makes no network of it \(TypeError",
+        ),
+    ],
+)
+def test_an_architecture_s_file_that_is_none_is_refused(
+    checkpoint: Path, tmp_path: Path, text: str, message: str
+) -> None:
+    (tmp_path / "own.json").write_text(text)
+    with pytest.raises(EvalError, match=message):
+        OpenClip(tmp_path / "own.json", checkpoint, "0", "cpu").load("text")
+
+
+def test_each_tower_is_read_by_itself_and_once(checkpoint: Path) -> None:
+    """What one has, the other has not; together they are the whole network as open_clip loads it."""
+    network = OpenClip(reference.ARCHITECTURE, checkpoint, "0", "cpu")
+    visual, text = network.load("visual"), network.load("text")
+    found = {f"visual.{name}": tensor for name, tensor in visual.state_dict().items()} | dict(text.state_dict())
+    assert len(found) == len(visual.state_dict()) + len(text.state_dict())
+    whole = reference.open_clip.create_model(reference.ARCHITECTURE, pretrained=str(checkpoint))
+    assert found.keys() == whole.state_dict().keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in whole.state_dict().items())
+    torch.testing.assert_close(text.attn_mask, whole.attn_mask)
+
+
+def test_half_precision_becomes_float32(checkpoint: Path, tmp_path: Path) -> None:
+    stored = torch.load(checkpoint, weights_only=True)["state_dict"]
+    save_file({name: tensor.half().contiguous() for name, tensor in stored.items()}, tmp_path / "half.safetensors")
+    network = OpenClip(reference.ARCHITECTURE, tmp_path / "half.safetensors", "0", "cpu")
+    for tower in (network.load("visual"), network.load("text")):
+        assert {parameter.dtype for parameter in tower.parameters()} == {torch.float32}

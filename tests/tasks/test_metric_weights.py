@@ -98,3 +98,29 @@ def test_what_was_learned_from_is_a_hub_id_or_a_folder_s_name() -> None:
     hub = DatasetConfig(source="hub", path="yuvalkirstain/pickapic_v2")
     assert learned_from(hub) == ["yuvalkirstain/pickapic_v2"]
     assert learned_from(DatasetConfig(path="/home/laion/cats")) == ["cats"]
+
+
+def test_an_architecture_s_file_is_its_content(folder: Path) -> None:
+    """A relative path is the configuration file's; where the file lies enters no key, what is in it does."""
+
+    def called(architecture: str) -> tuple[MetricWeights, object]:
+        text = (folder / "toy.yaml").read_text()
+        metric = f"{{metric: hps, release: own, checkpoint: ./own.safetensors, architecture: {architecture}}}"
+        (folder / "hps.yaml").write_text(text.replace("{metric: ssim}", metric))
+        config = read_config(folder / "hps.yaml")
+        found = prepare_experiment(config, ArtifactStore(folder / "store"), "command").metric_weights["hps"]
+        return found, config.evaluation.metrics[1].identity()
+
+    (folder / "own.safetensors").write_bytes(b"weights")
+    (folder / "own.json").write_text("{}")
+    weights, identity = called("./own.json")
+    assert weights.places["architecture"] == str(folder / "own.json")
+    (folder / "own.json").rename(folder / "pictures" / "moved.json")
+    moved = called("./pictures/moved.json")
+    assert (moved[0].digests, moved[1]) == (weights.digests, identity)
+    (folder / "pictures" / "moved.json").write_text('{"embed_dim": 8}')
+    changed = called("./pictures/moved.json")
+    assert changed[0].digests != weights.digests and changed[1] == identity
+    assert called("./none.json")[0].missing.startswith("evaluation.metrics.1.architecture: expected a folder or file")
+    named = called("ViT-L-14")
+    assert set(named[0].digests) == {"checkpoint"} and named[1] != identity
