@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tasks import (
+    additions,
     bundles,
     class_images,
     comparison,
@@ -15,7 +16,6 @@ from tasks import (
     images,
     landmarks,
     latents,
-    models,
     pictures,
     preflight,
     report,
@@ -119,13 +119,13 @@ def judge(experiment: Experiment, references: Handle, training: Handle | None, r
     sets = {role: draw(role, model, experiment, training, run) for role, model in experiment.models.items()}
     scored = run(scores.score(config.evaluation, experiment.metric_weights, sets, references))
     found = run(comparison.compare(config.evaluation, scored))
-    shown = report.Shown(found, sets, references, models.training_of(experiment.models["candidate"], training))
+    shown = report.Shown(found, sets, references, additions.training_of(experiment.models["candidate"], training))
     return run(report.build(experiment, shown))
 
 
 def draw(
     role: str,
-    model: models.Model | pictures.GivenPictures,
+    model: additions.Model | pictures.GivenPictures,
     experiment: Experiment,
     training: Handle | None,
     run: Runner,
@@ -136,9 +136,9 @@ def draw(
     added: list[images.Scaled] = []
     for one in model.added:
         source = one.source
-        if isinstance(source, models.BundleFolder):
+        if isinstance(source, additions.BundleFolder):
             added.append((run(bundles.export(f"bundle/{role}", source.place, source.digest, model.base)), one.scale))
-        elif isinstance(source, models.OwnTraining):
+        elif isinstance(source, additions.OwnTraining):
             assert training is not None
             added.append((training, one.scale))
         else:
