@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tasks import (
+    additions,
     bundles,
     class_images,
     comparison,
@@ -15,7 +16,6 @@ from tasks import (
     images,
     landmarks,
     latents,
-    models,
     pictures,
     preflight,
     report,
@@ -133,20 +133,19 @@ def judge(experiment: Experiment, references: Handle, training: Handle | None, r
     sets: dict[str, Handle] = {}
     found: Handle | None = None
     for drawn in experiment.looks:
-        models_drawn = experiment.models.items()
-        sets = {role: draw(role, model, experiment, drawn, training, run) for role, model in models_drawn}
+        sets = {role: draw(role, one, experiment, drawn, training, run) for role, one in experiment.models.items()}
         scored = run(scores.score(experiment.config.evaluation, experiment.metric_weights, sets, references))
         found = run(comparison.compare(experiment.config.evaluation, scored, found))
-        if isinstance(found, Pending) or experiment.decided(found):
+        if drawn is experiment.looks[-1] or isinstance(found, Pending) or experiment.decided(found):
             break
     assert found is not None
-    shown = report.Shown(found, sets, references, models.training_of(experiment.models["candidate"], training))
+    shown = report.Shown(found, sets, references, additions.training_of(experiment.models["candidate"], training))
     return run(report.build(experiment, shown))
 
 
 def draw(
     role: str,
-    model: models.Model | pictures.GivenPictures,
+    model: additions.Model | pictures.GivenPictures,
     experiment: Experiment,
     drawn: PromptSet,
     training: Handle | None,
@@ -158,9 +157,9 @@ def draw(
     added: list[images.Scaled] = []
     for one in model.added:
         source = one.source
-        if isinstance(source, models.BundleFolder):
+        if isinstance(source, additions.BundleFolder):
             added.append((run(bundles.export(f"bundle/{role}", source.place, source.digest, model.base)), one.scale))
-        elif isinstance(source, models.OwnTraining):
+        elif isinstance(source, additions.OwnTraining):
             assert training is not None
             added.append((training, one.scale))
         else:

@@ -19,13 +19,14 @@ from sdxl_core.scheduler_settings import (
 )
 from sdxl_core.training_config.saving_memory import require_attention
 from tasks.adapters import check_adapter
+from tasks.additions import Model
 from tasks.comparison import is_decided
 from tasks.config import PipelineConfig
 from tasks.errors import ConfigError
 from tasks.faces import Detector, locate_detector
 from tasks.identity import FaceModel, locate_face_model
 from tasks.manifest import Json, Ref
-from tasks.models import Model, Surroundings, find_model
+from tasks.models import Surroundings, find_model
 from tasks.pictures import GivenPictures
 from tasks.prompt_sets import PromptSet, drawn_prompts, looks_at
 from tasks.references import BASE, TRAINED, names_trained

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from sdxl_core.config import SamplingConfig
 from sdxl_core.prompts import Prompt
+from tasks.additions import LocalFiles
 from tasks.digests import digest_json
 from tasks.manifest import Json
-from tasks.models import LocalFiles
 from tasks.prompt_sets import PromptSet
 from tasks.stage import Call, Handle, Job, Stage
 from tasks.train import trained_weights

@@ -19,73 +19,19 @@ from sdxl_core.errors import UserError, did_you_mean
 from sdxl_core.lora_fit import require_lora
 from sdxl_core.scheduler_settings import FILE as SCHEDULE_FILE
 from sdxl_core.scheduler_settings import FOLDER as SCHEDULE_FOLDER
+from tasks.additions import Added, BundleFolder, LocalFiles, Model, OwnTraining
 from tasks.checkpoint import component_tensors, read_shapes
-from tasks.digests import digest_json
 from tasks.errors import ConfigError
 from tasks.finished import find_finished
-from tasks.manifest import Json, Ref
+from tasks.manifest import Ref
 from tasks.pictures import GivenPictures, find_pictures, holds_pictures
 from tasks.prompt_sets import PromptSet
 from tasks.references import BASE, TRAINED, Term, hub_model, parse_reference
-from tasks.stage import Handle
 from tasks.store import ArtifactStore
 from tasks.train import trained_from, trained_weights
 from tasks.weights import BaseModel, local_or_hub, locate_base_model
 
 NETWORKS = ("unet", "text_encoder", "text_encoder_2")
-
-
-@dataclass(frozen=True)
-class LocalFiles:
-    """A LoRA file, or a folder that the trainer exported to."""
-
-    place: Path
-    digests: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class BundleFolder:
-    """A state of a training."""
-
-    place: Path
-    digest: str
-
-
-@dataclass(frozen=True)
-class OwnTraining:
-    """What the configuration trains."""
-
-
-Source = LocalFiles | BundleFolder | Ref | OwnTraining
-
-
-@dataclass(frozen=True)
-class Added:
-    """Something trained that is put into a base."""
-
-    name: str
-    kind: str
-    """Of adapter."""
-    scale: float
-    source: Source
-
-    @property
-    def order(self) -> str:
-        """Sums are the same in whichever order they were said."""
-        return digest_json([_identity(self.source), self.scale])
-
-
-@dataclass(frozen=True)
-class Model:
-    """What draws."""
-
-    name: str
-    base: BaseModel
-    added: tuple[Added, ...] = ()
-
-    @property
-    def trains(self) -> bool:
-        return any(isinstance(one.source, OwnTraining) for one in self.added)
 
 
 @dataclass(frozen=True)
@@ -245,17 +191,3 @@ class Fit:
     def _unet(self) -> dict[str, Any]:
         settings: dict[str, Any] = json.loads((self._base.folder / "unet" / "config.json").read_text(encoding="utf-8"))
         return settings
-
-
-def _identity(source: Source) -> Json:
-    if isinstance(source, OwnTraining):
-        return None
-    return list(source.digests) if isinstance(source, LocalFiles) else source.digest
-
-
-def training_of(model: Model | GivenPictures, own: Handle | None) -> Handle | None:
-    """The train artifact that a model is the base with, if it is that."""
-    if isinstance(model, GivenPictures) or len(model.added) != 1:
-        return None
-    source = model.added[0].source
-    return own if isinstance(source, OwnTraining) else source if isinstance(source, Ref) else None

@@ -25,10 +25,6 @@ class GivenPictures:
     digest: str
     """Of which picture is whose."""
 
-    @property
-    def trains(self) -> bool:
-        return False
-
 
 def holds_pictures(folder: Path) -> bool:
     """Whether it is a folder of pictures rather than a model: nothing of a model, and a picture or a list of them."""

@@ -95,9 +95,7 @@ def test_a_metric_that_is_asked_for_while_training_has_to_be_there(prepare: Prep
     scores = "training.validation={prompts: [a], every_steps: 1, scores: [clip_i]}"
     with pytest.raises(UserError, match=r"scores: clip_i cannot be measured: .*CLIP-I's weights: from the hub"):
         prepare(scores, "evaluation.metrics.0.model=/nowhere")
-    lora = folder / "lora.safetensors"
-    save_file({"a": np.zeros(2, np.float16)}, lora)
-    assert prepare(scores, "evaluation.metrics.0.model=/nowhere", adapter=lora).scorers is None
+    assert prepare(scores, "evaluation.metrics.0.model=/nowhere", "evaluation.candidate=base").lesson is None
     more = f"[{{metric: clip_i, model: {folder}/clip, primary: true}}, {{metric: cmmd, model: {folder}/clip}}]"
     with pytest.raises(UserError, match=r"cmmd cannot be measured while training: it is one number of a whole set"):
         prepare("training.validation={prompts: [a], scores: [cmmd]}", f"evaluation.metrics={more}")

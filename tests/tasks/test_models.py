@@ -13,8 +13,8 @@ from safetensors.numpy import save_file
 
 from sdxl_core.errors import UserError
 from sdxl_core.unet_shapes import unet_shapes
+from tasks.additions import LocalFiles, Model
 from tasks.experiment import Experiment, prepare_experiment, require_candidate_trained
-from tasks.models import LocalFiles, Model
 from tasks.references import as_override, parse_reference
 from tasks.store import ArtifactStore
 from tasks.yaml_config import read_config

@@ -42,7 +42,7 @@ def test_the_configuration_knows_every_format_and_no_other() -> None:
 def test_a_path_and_a_section_with_it_mean_the_same(tmp_path: Path) -> None:
     plain = prepared(tmp_path)
     section = prepared(tmp_path, f"evaluation.prompts={{path: {tmp_path}/toy/prompts.jsonl}}")
-    assert plain.drawn == section.drawn
+    assert plain.looks == section.looks
     assert plain.shown_config["evaluation"]["prompts"].endswith("prompts.jsonl")
 
 
@@ -50,7 +50,7 @@ def test_places_in_a_section_are_relative_to_the_configuration(tmp_path: Path) -
     config = write_experiment(tmp_path / "toy")
     section = "prompts: {path: ./prompts.jsonl, sample: 2, seed: 5}"
     config.write_text(config.read_text().replace("prompts: ./prompts.jsonl", section))
-    assert len(prepared(tmp_path).drawn.prompts) == 2
+    assert len(prepared(tmp_path).looks[-1].prompts) == 2
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -58,7 +58,7 @@ def test_known_sets_are_drawn_once_each(tmp_path: Path, name: str) -> None:
     (tmp_path / "published").mkdir()
     place, expected = PUBLISHED[name](tmp_path / "published")
     subject = ["evaluation.subject=a sks dog"] if name == "dreambooth" else []
-    found = prepared(tmp_path, f"evaluation.prompts={{path: {place}, format: {name}}}", *subject).drawn.prompts
+    found = prepared(tmp_path, f"evaluation.prompts={{path: {place}, format: {name}}}", *subject).looks[-1].prompts
     assert len(found) == len({text for text, _ in expected})
     assert not any("{" in prompt.prompt for prompt in found)
 
@@ -88,7 +88,7 @@ def test_settings_that_do_not_go_with_the_configured_ones_are_refused(tmp_path: 
     write_experiment(tmp_path / "toy")
     row = {"prompt": "a cat", "id": "quiet", "settings": {"guidance_scale": 1.0}}
     (tmp_path / "toy" / "prompts.jsonl").write_text(json.dumps(row))
-    assert prepared(tmp_path).drawn.prompts[0].settings.guidance_scale == 1.0
+    assert prepared(tmp_path).looks[-1].prompts[0].settings.guidance_scale == 1.0
     with pytest.raises(UserError, match="prompt quiet, with sampling as configured"):
         prepared(tmp_path, "sampling.negative_prompt=snow")
 
@@ -119,7 +119,7 @@ def test_a_subject_enters_the_pictures_alone(tmp_path: Path) -> None:
     plain = {"id": "p0", "prompt": "a photo of a person 0", "category": ""}
     assert before["images/base"].params["prompts"][0] == plain
     assert set(before["comparison"].params["evaluation"]) == {
-        *("replicates", "seed", "confidence", "resamples", "strict"),
+        *("replicates", "seed", "confidence", "resamples", "strict", "gates", "stop", "sequential"),
     }
     (tmp_path / "toy" / "prompts.jsonl").write_text('{"prompt": "a photo of {subject}", "settings": {"steps": 1}}\n')
     dog, cat = (calls(tmp_path, f"evaluation.subject=a sks {animal}") for animal in ("dog", "cat"))
