@@ -46,6 +46,14 @@ def test_skewness_correction_by_hand_and_at_its_limits() -> None:
     assert stats.difference_p(np.array([1.0]), 999, [0]) is None
 
 
+def test_a_large_skewed_gain_stays_found() -> None:
+    """The cubic alone would take it for hardly more than nothing: it is made for means near zero."""
+    d_P = 2 - np.array([0.1, 0.2, 0.2, 0.3, 0.4, 0.9, 1.6, 0.2, 0.3, 0.1, 0.2, 0.5, 2.2])
+    p = stats.skew_corrected_p(d_P)
+    assert p is not None and p < 1e-4
+    assert stats.difference_p(d_P, 9999, [0]) == stats.sign_flip_p(d_P, 9999, [0])
+
+
 def test_skewed_differences_are_not_found_too_often() -> None:
     """At the level of one of three metrics, where the short tail would tell sign flips and t of a difference."""
     rng, false, flipped = np.random.default_rng(0), 0, 0
