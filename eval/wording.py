@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from eval.result import Comparison, Counted, DescribedMetric, JudgedMetric, Outcome, SetMetric
+from eval.result import Comparison, Counted, DescribedMetric, JudgedMetric, MetricOutcome, Outcome, SetMetric
 from eval.sides import DEFAULT, Sides
 from eval.stats import Interval, fewest_prompts
 
@@ -15,6 +15,14 @@ HEADLINES: dict[Outcome, str] = {
     "no_difference": "No difference between candidate and {plain} was shown.",
     "not_judged": "There is no verdict.",
 }
+SAID: dict[MetricOutcome, str] = {
+    "better": "better on",
+    "worse": "worse on",
+    "no_difference": "no difference shown on",
+    "too_few_prompts": "too few prompts for",
+}
+FEW = 2
+"""Exploratory metrics that have a sentence of their own."""
 MINUS = "\N{MINUS SIGN}"
 
 
@@ -87,7 +95,7 @@ def summary(comparison: Comparison, sides: Sides = DEFAULT) -> list[str]:
         opening += ["All frames of a storyboard together count as one prompt."] if comparison.storyboards else []
     else:
         opening = [_counts(primaries)]
-    sentences = [*opening, *(judged_sentence(metric, comparison.confidence) for metric in comparison.judged)]
+    sentences = [*opening, *_judged(comparison)]
     if comparison.described:
         moved = ", ".join(
             f"{metric.facts.title} {plain(metric.mean, metric.facts.decimals)}" for metric in comparison.described
@@ -96,6 +104,25 @@ def summary(comparison: Comparison, sides: Sides = DEFAULT) -> list[str]:
         sentences.append(f"Drift of the pictures, {noise} the same noise: {moved}. It is neither good nor bad.")
     made_elsewhere = [] if sides.same_noise else [sides.noise]
     return [*sentences, *_aside(comparison, sides), *made_elsewhere, *caveats(comparison, sides)]
+
+
+def _judged(comparison: Comparison) -> list[str]:
+    """A sentence each; many exploratory metrics share one."""
+    primary = [metric for metric in comparison.judged if metric.primary]
+    others = [metric for metric in comparison.judged if not metric.primary]
+    if not primary or len(others) <= FEW:
+        primary, others = list(comparison.judged), []
+    sentences = [judged_sentence(metric, comparison.confidence) for metric in primary]
+    return sentences + ([_exploratory(others)] if others else [])
+
+
+def _exploratory(metrics: Sequence[JudgedMetric]) -> str:
+    named: dict[MetricOutcome, list[str]] = {"better": [], "worse": [], "no_difference": [], "too_few_prompts": []}
+    for metric in metrics:
+        change = f" ({signed(metric.delta, metric.facts.decimals)})" if metric.outcome in ("better", "worse") else ""
+        named[metric.outcome].append(f"{metric.facts.title}{change}")
+    found = [f"{SAID[outcome]} {', '.join(titles)}" for outcome, titles in named.items() if titles]
+    return f"Exploratory, not corrected for their number: {'; '.join(found)}."
 
 
 def _aside(comparison: Comparison, sides: Sides) -> list[str]:

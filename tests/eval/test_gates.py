@@ -43,6 +43,23 @@ def judge(
     return compared(evaluation, Scored(rows, {"m": facts}, {}, {}, {"m": not_run} if not_run else {}, pictures, {}))
 
 
+def judge_many(candidates: dict[str, Values], base: Values) -> Comparison:
+    """Several CLIP scores, of which the one called `first` is primary."""
+    metrics = [{"metric": "clip_score", "model": "m", "name": name, "primary": name == "first"} for name in candidates]
+    evaluation = EvaluationConfig.model_validate({"prompts": "p", "metrics": metrics, "resamples": 999})
+    rows = [
+        Row(f"{side}{place}", f"p{place}", place, 0, side, name, float(value))
+        for name, candidate in candidates.items()
+        for side, values in (("base", base), ("candidate", candidate))
+        for place, value in enumerate(values)
+    ]
+    facts = {
+        metric.id: MetricFacts.model_validate({**describe(metric), "weights": {}}) for metric in evaluation.metrics
+    }
+    pictures = {side: {(f"p{n}", 0): f"{side}{n}" for n in range(len(base))} for side in ("base", "candidate")}
+    return compared(evaluation, Scored(rows, facts, {}, {}, {}, pictures, {}))
+
+
 CLIP = {"metric": "clip_score", "model": "m"}
 BLANK = {"metric": "blank"}
 BETTER = [{"metric": "m", "require": "better"}]

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from eval import wording
 from eval.compare import compare
 from eval.config import EvaluationConfig
 from eval.report import build_report
 from eval.result import Comparison, SetMetric, read_comparison
 from eval.score import METRICS_FILE
 from eval.table import Row, read_scores, write_scores
+from tests.eval.test_gates import NOISE, judge_many
 from tests.eval.test_report import Page
 
 METRICS = ("diversity", "blank", "lpips", "saturation", "contrast", "kid", "cmmd", "clip_score")
@@ -148,3 +150,15 @@ def test_a_set_without_a_number_says_why_and_one_without_any_is_not_run(
     build_report(title="holes", **sides, **facts, out=tmp_path / "out")
     assert "KID on CLIP features" not in (tmp_path / "out/summary.md").read_text().split("| metric |")[0]
     assert "candidate: p6-2.png: gone" in (tmp_path / "out/report.html").read_text()
+
+
+def test_many_exploratory_metrics_share_a_sentence() -> None:
+    """And none that is primary."""
+    base = 20 + NOISE
+    flat = base + 0.1 * np.roll(NOISE, 5)
+    found = judge_many({"up": base + 1, "down": base - 1 + 0.1 * NOISE, "flat": flat, "first": base + 2}, base)
+    assert wording.summary(found)[2] == (
+        "Exploratory, not corrected for their number: better on CLIP score (up) (+1.00); worse on CLIP score (down) "
+        "(\N{MINUS SIGN}1.00); no difference shown on CLIP score (flat)."
+    )
+    assert wording.summary(found)[1].startswith("CLIP score (first) rose by 2.00")
