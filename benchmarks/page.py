@@ -79,7 +79,8 @@ def make_report(folder: Path, pairs: int) -> Path:
     write_scores(scores_of(truth, evaluation, np.random.default_rng(0)).rows, scores)
     write_pictures({side: read_image_set(place) for side, place in sets.items()}, scores)
     facts = [
-        {**describe(metric), "weights": {}, "truncated_prompts": [], "not_run": ""} for metric in evaluation.metrics
+        {**describe(metric), "weights": {}, "truncated_prompts": [], "left_out": {}, "not_run": ""}
+        for metric in evaluation.metrics
     ]
     (scores / METRICS_FILE).write_text(json.dumps(facts))
     compare(evaluation=evaluation, scores=scores, out=folder / "comparison")
