@@ -11,7 +11,7 @@ import numpy as np
 from eval.config import GalleryConfig
 from eval.images import GeneratedImage
 from eval.pairing import Key, Paired
-from eval.result import Comparison, JudgedMetric
+from eval.result import Comparison, JudgedMetric, MetricFacts
 
 TABS = {
     "wins": "Biggest wins",
@@ -51,7 +51,7 @@ def choose(
     """
     others = {image.key: image for image in candidate}
     pairs = {image.key: (image, others[image.key]) for image in base if image.key in others}
-    gains = {metric.facts.name: improvement_by_key(metric, paired[metric.facts.name]) for metric in found.judged}
+    gains = {metric.facts.name: _improvement_by_key(metric, paired[metric.facts.name]) for metric in found.judged}
     tabs: dict[str, list[Key]] = {"wins": [], "losses": []}
     if found.leading is not None:
         tabs = _extremes(gains[found.leading.facts.name], pairs, sizes)
@@ -59,16 +59,21 @@ def choose(
     tabs["sample"] = random.Random(sizes.seed).sample(sorted(pairs), min(sizes.sample, len(pairs)))
     tabs["problems"] = _problems(found, paired, pairs)[: sizes.problems]
     chosen = {key for keys in tabs.values() for key in keys}
-    rest = [key for key in pairs if key not in chosen][: sizes.rest]
-    tabs["all"] = [key for key in pairs if key in chosen or key in set(rest)]
+    shown = chosen.union([key for key in pairs if key not in chosen][: sizes.rest])
+    tabs["all"] = [key for key in pairs if key in shown]
     places: dict[Key, dict[str, int]] = {}
     for tab in TABS:
         for place, key in enumerate(tabs[tab]):
             places.setdefault(key, {})[tab] = place
-    return [Card(*pairs[key], places=found) for key, found in places.items()]
+    return [Card(*pairs[key], places=mine) for key, mine in places.items()]
 
 
-def improvement_by_key(metric: JudgedMetric, paired: Paired) -> dict[Key, float]:
+def scored_as(pair: Key, facts: MetricFacts) -> Key | None:
+    """The key of the score that a metric gives a pair: its own, or all its prompt's; none of a storyboard's."""
+    return {"picture": pair, "prompt": (pair[0], 0)}.get(facts.scored)
+
+
+def _improvement_by_key(metric: JudgedMetric, paired: Paired) -> dict[Key, float]:
     """Positive is better."""
     return dict(zip(paired.keys, (metric.facts.direction * paired.delta).tolist(), strict=True))
 
@@ -100,7 +105,7 @@ def _disagreements(
         for key in mine.keys() & marks.keys():
             if abs(mine[key]) > metric.facts.tie:
                 marks[key].append(mine[key] / spread)
-    strength = {key: min(max(found), -min(found)) for key, found in marks.items() if found}
+    strength = {key: min(max(mine), -min(mine)) for key, mine in marks.items() if mine}
     return sorted((key for key in strength if strength[key] > 0), key=lambda key: (-strength[key], key))
 
 

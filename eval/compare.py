@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from eval.config import EvaluationConfig
 from eval.errors import EvalError
 from eval.findings import describe, judge, of_sets, seed_of, shift
 from eval.gates import judge_gate, not_judged, verdict_of
-from eval.inference import Inference, inference_of
-from eval.pairing import paired_scores, storyboards_among, storyboards_for
+from eval.inference import inference_of
+from eval.pairing import storyboards_among
 from eval.result import (
     COMPARISON,
     Comparison,
     DescribedMetric,
-    GateResult,
     JudgedMetric,
     Look,
     NotRun,
@@ -69,32 +68,36 @@ def compare(*, evaluation: EvaluationConfig, scores: Path, out: Path, earlier: P
 
 def compared(evaluation: EvaluationConfig, found: Scored, looks: Sequence[Look] = ()) -> Comparison:
     """What scores say; `looks`: the earlier ones of a sequential evaluation."""
-    inference = inference_of(evaluation)
     judged: list[JudgedMetric] = []
     described: list[DescribedMetric] = []
     shifted: list[ShiftedMetric] = []
     sets: list[SetMetric] = []
     not_run: list[NotRun] = []
     for metric in evaluation.metrics:
-        facts, rows = found.facts[metric.id], [row for row in found.rows if row.metric_id == metric.id]
-        boards = storyboards_for(facts.scored, found.storyboards)
-        reason = found.not_run.get(metric.id, "") or nothing_scored(facts, rows)
+        facts = found.facts[metric.id]
+        reason = found.not_run.get(metric.id, "") or nothing_scored(facts, found.rows_of(metric.id))
         if reason:
             titles = {"title": facts.title, "licence": facts.licence}
             not_run.append(NotRun(name=metric.id, primary=metric.primary, reason=reason, **titles))
         elif facts.scored == "set":
-            sets.append(of_sets(rows, facts))
+            sets.append(of_sets(found, metric.id))
         elif facts.scored == "pair":
-            described.append(describe(rows, facts, boards, evaluation))
+            described.append(describe(found, metric.id, evaluation))
         elif facts.direction == 0:
-            shifted.append(shift(rows, facts, boards, evaluation))
+            shifted.append(shift(found, metric.id, evaluation))
         else:
-            judged.append(judge(rows, facts, boards, metric.primary, evaluation))
-    judged = with_outcomes(judged, 1 - evaluation.confidence, inference)
+            judged.append(judge(found, metric.id, metric.primary, evaluation))
+    judged = with_outcomes(judged, 1 - evaluation.confidence, inference_of(evaluation))
     primaries = [metric for metric in judged if metric.primary]
-    gates = _gates(found, {metric.name: metric.reason for metric in not_run}, inference, evaluation)
+    reasons = {metric.name: metric.reason for metric in not_run}
+    gates = tuple(
+        not_judged(gate, found, evaluation, reasons[gate.metric])
+        if gate.metric in reasons
+        else judge_gate(gate, found, evaluation)
+        for gate in evaluation.gates
+    )
     if evaluation.stop == "sequential":
-        looks = (*looks, _look(found, primaries, inference, evaluation))
+        looks = (*looks, _look(found, primaries, evaluation))
     keys = {key for mine in found.pictures.values() for key in mine}
     return Comparison(
         outcome="not_judged"
@@ -119,35 +122,11 @@ def compared(evaluation: EvaluationConfig, found: Scored, looks: Sequence[Look] 
     )
 
 
-def _gates(
-    found: Scored, not_run: Mapping[str, str], inference: Inference, evaluation: EvaluationConfig
-) -> tuple[GateResult, ...]:
-    results = []
-    for gate in evaluation.gates:
-        facts, confidence = found.facts[gate.metric], evaluation.confidence
-        if gate.metric in not_run:
-            results.append(not_judged(gate, facts, confidence, not_run[gate.metric]))
-        else:
-            rows = [row for row in found.rows if row.metric_id == gate.metric]
-            results.append(
-                judge_gate(
-                    gate, rows, facts, found.storyboards, inference, confidence, seed_of(evaluation, gate.metric)
-                )
-            )
-    return tuple(results)
-
-
-def _look(found: Scored, primaries: Sequence[JudgedMetric], inference: Inference, evaluation: EvaluationConfig) -> Look:
+def _look(found: Scored, primaries: Sequence[JudgedMetric], evaluation: EvaluationConfig) -> Look:
     """Intervals of the primaries that hold for all of them at once."""
-    confidence = family_confidence(evaluation.confidence, len(primaries))
+    confidence, inference = family_confidence(evaluation.confidence, len(primaries)), inference_of(evaluation)
     intervals = {}
-    for metric in primaries:
-        name = metric.facts.name
-        paired = paired_scores(
-            [row for row in found.rows if row.metric_id == name],
-            name,
-            storyboards_for(metric.facts.scored, found.storyboards),
-        )
-        delta_P = paired.per_prompt(paired.delta)
-        intervals[name] = inference.mean(delta_P, confidence, seed_of(evaluation, name), binary=metric.facts.binary)
+    for facts in (metric.facts for metric in primaries):
+        paired, seed = found.paired(facts.name), seed_of(evaluation, facts.name)
+        intervals[facts.name] = inference.mean(paired.per_prompt(paired.delta), confidence, seed, binary=facts.binary)
     return Look(prompts=len(found.units()), intervals=intervals)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
 from eval import stats
 from eval.config import EvaluationConfig
 from eval.inference import inference_of
-from eval.pairing import Storyboards, group_means, paired_scores, storyboards_among, unit_of
+from eval.pairing import Paired, group_means, storyboards_among, unit_of
 from eval.result import DescribedMetric, JudgedMetric, MetricFacts, SetMetric, ShiftedMetric
-from eval.scored import set_reasons
-from eval.table import Row
+from eval.scored import Scored, set_reasons
 
 
 def seed_of(evaluation: EvaluationConfig, name: str) -> list[int]:
@@ -21,16 +20,14 @@ def seed_of(evaluation: EvaluationConfig, name: str) -> list[int]:
     return [evaluation.seed, zlib.crc32(name.encode())]
 
 
-def judge(
-    rows: Iterable[Row], facts: MetricFacts, storyboards: Storyboards, primary: bool, evaluation: EvaluationConfig
-) -> JudgedMetric:
+def judge(found: Scored, name: str, primary: bool, evaluation: EvaluationConfig) -> JudgedMetric:
     """Base against candidate, the metric by itself; `with_outcomes` adds what depends on the others."""
-    paired = paired_scores(rows, facts.name, storyboards)
+    facts, paired = found.facts[name], found.paired(name)
     improvement = facts.direction * paired.delta
-    delta_P, improvement_P = paired.per_prompt(paired.delta), paired.per_prompt(improvement)
+    delta_P = paired.per_prompt(paired.delta)
     share = stats.win_share(improvement, facts.tie)
     share_P = paired.per_prompt(share)
-    inference, seed = inference_of(evaluation), seed_of(evaluation, facts.name)
+    inference, seed = inference_of(evaluation), seed_of(evaluation, name)
     interval = inference.mean(delta_P, evaluation.confidence, seed, binary=facts.binary)
     spread = stats.spread(delta_P)
     bounds = None
@@ -38,17 +35,11 @@ def judge(
         low, high = sorted(facts.direction * bound / spread for bound in (interval.low, interval.high))
         bounds = (low, high)
     return JudgedMetric(
-        facts=facts,
+        **_both_sides(facts, paired),
         primary=primary,
-        prompts=len(delta_P),
-        storyboards=storyboards_among(paired.units),
-        pairs=len(paired.keys),
-        base_mean=float(paired.per_prompt(paired.base).mean()),
-        candidate_mean=float(paired.per_prompt(paired.candidate).mean()),
-        delta=float(delta_P.mean()),
         delta_interval=interval,
         spread=spread,
-        d_z=None if spread is None else float(improvement_P.mean()) / spread,
+        d_z=None if spread is None else float(paired.per_prompt(improvement).mean()) / spread,
         d_z_interval=bounds,
         p=inference.p(delta_P, seed, binary=facts.binary),
         p_holm=None,
@@ -63,44 +54,48 @@ def judge(
     )
 
 
-def describe(
-    rows: Sequence[Row], facts: MetricFacts, storyboards: Storyboards, evaluation: EvaluationConfig
-) -> DescribedMetric:
-    mine = [row for row in rows if row.is_scored]
+def shift(found: Scored, name: str, evaluation: EvaluationConfig) -> ShiftedMetric:
+    facts, paired = found.facts[name], found.paired(name)
+    inference, seed = inference_of(evaluation), seed_of(evaluation, name)
+    delta_P = paired.per_prompt(paired.delta)
+    interval = inference.mean(delta_P, evaluation.confidence, seed, binary=facts.binary)
+    return ShiftedMetric(**_both_sides(facts, paired), delta_interval=interval)
+
+
+def _both_sides(facts: MetricFacts, paired: Paired) -> dict[str, Any]:
+    """What the findings of a metric that both models' pictures have by themselves have in common."""
+    return {
+        "facts": facts,
+        "prompts": len(set(paired.units)),
+        "storyboards": storyboards_among(paired.units),
+        "pairs": len(paired.keys),
+        "base_mean": float(paired.per_prompt(paired.base).mean()),
+        "candidate_mean": float(paired.per_prompt(paired.candidate).mean()),
+        "delta": float(paired.per_prompt(paired.delta).mean()),
+    }
+
+
+def describe(found: Scored, name: str, evaluation: EvaluationConfig) -> DescribedMetric:
+    facts, boards = found.facts[name], found.units_of(name)
+    mine = [row for row in found.rows_of(name) if row.is_scored]
     values = np.array([row.value for row in mine])
-    units = [unit_of(row.prompt_id, storyboards) for row in mine]
+    units = [unit_of(row.prompt_id, boards) for row in mine]
     mean_P = group_means(units, values)
-    inference, seed = inference_of(evaluation), seed_of(evaluation, facts.name)
+    inference, seed = inference_of(evaluation), seed_of(evaluation, name)
     return DescribedMetric(
         facts=facts,
         prompts=len(mean_P),
         storyboards=storyboards_among(units),
         pairs=len(mine),
         mean=float(mean_P.mean()),
-        mean_interval=inference.mean(mean_P, evaluation.confidence, seed, binary=facts.binary),
+        mean_interval=inference.level(mean_P, evaluation.confidence, seed, binary=facts.binary),
         lowest=float(values.min()),
         highest=float(values.max()),
     )
 
 
-def shift(
-    rows: Sequence[Row], facts: MetricFacts, storyboards: Storyboards, evaluation: EvaluationConfig
-) -> ShiftedMetric:
-    paired = paired_scores(rows, facts.name, storyboards)
-    delta_P = paired.per_prompt(paired.delta)
-    inference, seed = inference_of(evaluation), seed_of(evaluation, facts.name)
-    return ShiftedMetric(
-        facts=facts,
-        prompts=len(delta_P),
-        storyboards=storyboards_among(paired.units),
-        pairs=len(paired.keys),
-        base_mean=float(paired.per_prompt(paired.base).mean()),
-        candidate_mean=float(paired.per_prompt(paired.candidate).mean()),
-        delta=float(delta_P.mean()),
-        delta_interval=inference.mean(delta_P, evaluation.confidence, seed, binary=facts.binary),
-    )
-
-
-def of_sets(rows: Sequence[Row], facts: MetricFacts) -> SetMetric:
+def of_sets(found: Scored, name: str) -> SetMetric:
+    rows = found.rows_of(name)
     values = {row.model_id: row.value for row in rows if row.is_scored}
-    return SetMetric(facts=facts, base=values.get("base"), candidate=values.get("candidate"), reason=set_reasons(rows))
+    reason = set_reasons(rows)
+    return SetMetric(facts=found.facts[name], base=values.get("base"), candidate=values.get("candidate"), reason=reason)

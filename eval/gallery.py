@@ -12,7 +12,7 @@ from io import BytesIO
 from PIL import Image
 
 from eval import wording
-from eval.choice import Card, improvement_by_key
+from eval.choice import Card, scored_as
 from eval.config import GalleryConfig
 from eval.errors import NotScored
 from eval.images import Picture
@@ -84,26 +84,25 @@ def shown_cards(
 ) -> list[ShownCard]:
     """The cards with their pictures and each metric's finding. `paired`: the judged metrics' scores by name."""
     scores = {name: pairs.by_key() for name, pairs in paired.items()}
-    gains = {metric.facts.name: improvement_by_key(metric, paired[metric.facts.name]) for metric in found.judged}
     moved = {(row.metric_id, row.key): row.value for row in rows if row.model_id == "pair" and row.is_scored}
     pictures = _thumbnails(cards, sizes)
     shown = []
     for card in cards:
         key = card.base.key
-        badges = [
-            _judged_badge(metric, *scores[metric.facts.name][scored])
+        judged = [
+            (metric, *scores[metric.facts.name][scored])
             for metric in found.judged
-            if metric.facts.scored != "board"
-            and (scored := (key[0], 0) if metric.facts.scored == "prompt" else key) in scores[metric.facts.name]
+            if (scored := scored_as(key, metric.facts)) in scores[metric.facts.name]
         ]
+        badges = [_judged_badge(*one) for one in judged]
         badges += [
             Badge(metric.facts.title, wording.plain(moved[metric.facts.name, key], metric.facts.decimals), "neutral")
             for metric in found.described
             if (metric.facts.name, key) in moved
         ]
         base, candidate = next(pictures), next(pictures)
-        mine = {name: gain[scored] for name, gain in gains.items() for scored in (key, (key[0], 0)) if scored in gain}
-        shown.append(ShownCard(card, base, candidate, badges, json.dumps(mine)))
+        gains = {metric.facts.name: metric.facts.direction * (theirs - ours) for metric, ours, theirs in judged}
+        shown.append(ShownCard(card, base, candidate, badges, json.dumps(gains)))
     return shown
 
 

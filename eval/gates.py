@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+from eval.config import EvaluationConfig
+from eval.findings import seed_of
 from eval.gate_config import RELATIVE, GateConfig
-from eval.inference import Inference
-from eval.pairing import Storyboards, group_means, paired_scores, storyboards_for, unit_of
-from eval.result import GateOutcome, GateResult, MetricFacts, Verdict
+from eval.inference import inference_of
+from eval.pairing import group_means, unit_of
+from eval.result import GateOutcome, GateResult, Verdict
+from eval.scored import Scored
 from eval.stats import FloatArray
-from eval.table import Row
 
 # P: prompts
 
 
-def judge_gate(
-    gate: GateConfig,
-    rows: Sequence[Row],
-    facts: MetricFacts,
-    frames: Storyboards,
-    inference: Inference,
-    confidence: float,
-    seed: Sequence[int],
-) -> GateResult:
+def judge_gate(gate: GateConfig, found: Scored, evaluation: EvaluationConfig) -> GateResult:
     """Passed when the whole interval is on the right side of the bound and a test about the bound agrees; failed when
-    both say the other side; else undecided. `frames`: prompt id -> its storyboard.
+    both say the other side; else undecided.
 
     Every gate has its own level. That the candidate must pass them all keeps the chance to promote one that fails in
     truth at the level of a single gate (Berger 1982, Technometrics 24: intersection-union tests).
     """
-    confidence = gate.confidence or confidence
-    found_P, bound = _values_P(gate, rows, facts, frames), bound_of(gate)
+    facts, confidence = found.facts[gate.metric], gate.confidence or evaluation.confidence
+    inference, seed = inference_of(evaluation), seed_of(evaluation, gate.metric)
+    found_P, bound = _values_P(gate, found), _bound(gate)
     if gate.require in RELATIVE:
         interval = inference.mean(found_P, confidence, seed, binary=facts.binary)
     else:
@@ -43,10 +39,7 @@ def judge_gate(
         elif interval.high <= bound:
             outcome = "passed" if gate.require == "at_most" else "failed"
     return GateResult(
-        gate=gate,
-        title=facts.title,
-        decimals=facts.decimals,
-        confidence=confidence,
+        **_asked(gate, found, evaluation),
         observed=float(found_P.mean()),
         interval=interval,
         p=p,
@@ -55,19 +48,15 @@ def judge_gate(
     )
 
 
-def not_judged(gate: GateConfig, facts: MetricFacts, confidence: float, reason: str) -> GateResult:
+def not_judged(gate: GateConfig, found: Scored, evaluation: EvaluationConfig, reason: str) -> GateResult:
     """Of a metric that gave nothing."""
-    return GateResult(
-        gate=gate,
-        title=facts.title,
-        decimals=facts.decimals,
-        confidence=gate.confidence or confidence,
-        observed=None,
-        interval=None,
-        p=None,
-        outcome="undecided",
-        reason=f"not run: {reason}",
-    )
+    nothing = {"observed": None, "interval": None, "p": None, "outcome": "undecided"}
+    return GateResult(**_asked(gate, found, evaluation), **nothing, reason=f"not run: {reason}")
+
+
+def _asked(gate: GateConfig, found: Scored, evaluation: EvaluationConfig) -> dict[str, Any]:
+    facts, confidence = found.facts[gate.metric], gate.confidence or evaluation.confidence
+    return {"gate": gate, "title": facts.title, "decimals": facts.decimals, "confidence": confidence}
 
 
 def verdict_of(gates: Sequence[GateResult]) -> Verdict | None:
@@ -80,17 +69,19 @@ def verdict_of(gates: Sequence[GateResult]) -> Verdict | None:
     return "promote" if outcomes == {"passed"} else "inconclusive"
 
 
-def bound_of(gate: GateConfig) -> float:
+def _bound(gate: GateConfig) -> float:
     """What the interval has to lie beyond: of the improvement, or of the candidate's own mean."""
     if gate.limit is not None:
         return gate.limit
     return gate.margin if gate.require == "better" else -gate.margin
 
 
-def _values_P(gate: GateConfig, rows: Sequence[Row], facts: MetricFacts, frames: Storyboards) -> FloatArray:
+def _values_P(gate: GateConfig, found: Scored) -> FloatArray:
     """Improvements over the base, or the candidate's own numbers; of pairs, the pairs'."""
+    facts = found.facts[gate.metric]
     if facts.scored == "pair":
-        mine = [row for row in rows if row.is_scored]
-        return group_means([unit_of(row.prompt_id, frames) for row in mine], [row.value for row in mine])
-    paired = paired_scores(rows, facts.name, storyboards_for(facts.scored, frames))
+        mine = [row for row in found.rows_of(gate.metric) if row.is_scored]
+        units = [unit_of(row.prompt_id, found.units_of(gate.metric)) for row in mine]
+        return group_means(units, [row.value for row in mine])
+    paired = found.paired(gate.metric)
     return paired.per_prompt(facts.direction * paired.delta if gate.require in RELATIVE else paired.candidate)

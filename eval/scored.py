@@ -10,7 +10,7 @@ from pathlib import Path
 
 from eval.config import EvaluationConfig
 from eval.errors import EvalError
-from eval.pairing import Key, Storyboards, unit_of
+from eval.pairing import Key, Paired, Storyboards, paired_scores, storyboards_for, unit_of
 from eval.result import Health, MetricFacts, Unscored
 from eval.samples import PAIR
 from eval.score import METRICS_FILE
@@ -28,6 +28,17 @@ class Scored:
     not_run: Mapping[str, str]
     pictures: Mapping[str, Mapping[Key, str]]
     storyboards: Storyboards
+
+    def rows_of(self, name: str) -> list[Row]:
+        return [row for row in self.rows if row.metric_id == name]
+
+    def paired(self, name: str) -> Paired:
+        """A metric's scores, base and candidate side by side. Raises EvalError where nothing has both."""
+        return paired_scores(self.rows, name, self.units_of(name))
+
+    def units_of(self, name: str) -> Storyboards:
+        """What of a metric's rows belongs to which storyboard."""
+        return storyboards_for(self.facts[name].scored, self.storyboards)
 
     def units(self) -> set[str]:
         """What there are pictures of: prompts, and storyboards as wholes."""

@@ -8,8 +8,12 @@ every prompt, at once. Looking after each batch and stopping when zero is out co
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 
 from eval.stats import FloatArray, Interval
+
+FOUR_IN_FIVE = NormalDist().inv_cdf(0.8)
+"""Standard errors between a true mean and what four of five samples exceed."""
 
 # P: prompts
 
@@ -58,4 +62,4 @@ def detectable(prompts: int, level: float, rho2: float) -> float | None:
         return None
     scale = prompts * rho2 + 1
     radius = math.sqrt(2 * scale / (prompts**2 * rho2) * math.log(math.sqrt(scale) / level))
-    return radius + 0.8416212335729143 / math.sqrt(prompts)
+    return radius + FOUR_IN_FIVE / math.sqrt(prompts)

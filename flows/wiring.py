@@ -68,7 +68,7 @@ def evaluate(experiment: Experiment, run: Runner) -> Handle:
 
 def self_test(experiment: Experiment, run: Runner) -> Handle:
     """The base against itself; of the configuration, the evaluation alone is used."""
-    config, [drawn] = experiment.config, experiment.looks
+    config, drawn = experiment.config, experiment.looks[-1]
     references = run(dataset.prepare(config.dataset, experiment.fingerprint))
     base = draw("base", experiment.models["base"], experiment, drawn, None, run)
     scored = run(scores.score(config.evaluation, experiment.metric_weights, {"base": base}, references))

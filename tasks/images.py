@@ -41,7 +41,7 @@ def _build(job: Job) -> dict[str, Json]:
 
 
 def drawing_model(job: Job) -> DrawingModel:
-    """Of a job that names its model as `generate` does."""
+    """Of a job that names its model as `named_model` does."""
     from sdxl_core.additions import Addition
     from sdxl_core.drawing_model import DrawingModel
 
@@ -74,6 +74,20 @@ STAGE = Stage(kind="images", version="4", build=_build, retries=1)
 
 
 def generate(label: str, model: BaseModel, added: Sequence[Scaled], drawn: PromptSet, sampling: SamplingConfig) -> Call:
+    params, inputs, local = named_model(model, added)
+    params |= {
+        "prompts": [prompt.as_dict() for prompt in drawn.prompts],
+        "replicates": drawn.replicates,
+        "seed": drawn.seed,
+        "sampling": sampling.model_dump(mode="json"),
+    }
+    return Call(STAGE, label, params, inputs, local)
+
+
+def named_model(
+    model: BaseModel, added: Sequence[Scaled]
+) -> tuple[dict[str, Json], dict[str, Handle], dict[str, Json]]:
+    """-> params, inputs and local places of a call whose job `drawing_model` understands."""
     files = [(source, scale) for source, scale in added if isinstance(source, LocalFiles)]
     artifacts = [(source, scale) for source, scale in added if not isinstance(source, LocalFiles)]
     names = ["training", *(f"training_{number}" for number in range(2, len(artifacts) + 1))]
@@ -81,15 +95,11 @@ def generate(label: str, model: BaseModel, added: Sequence[Scaled], drawn: Promp
         "model": model.digest(),
         "files": [{"digests": list(source.digests), "scale": scale} for source, scale in files],
         "scales": {name: scale for name, (_, scale) in zip(names, artifacts, strict=False)},
-        "prompts": [prompt.as_dict() for prompt in drawn.prompts],
-        "replicates": drawn.replicates,
-        "seed": drawn.seed,
-        "sampling": sampling.model_dump(mode="json"),
     }
-    inputs = {name: source for name, (source, _) in zip(names, artifacts, strict=False)}
+    inputs: dict[str, Handle] = {name: source for name, (source, _) in zip(names, artifacts, strict=False)}
     local = {
         "text_digest": model.digest(*TEXT_PARTS),
         "files": [str(source.place) for source, _ in files],
         **model.located,
     }
-    return Call(STAGE, label, params, inputs, local)
+    return params, inputs, local

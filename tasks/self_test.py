@@ -11,12 +11,12 @@ from eval.config import EvaluationConfig
 from sdxl_core.config import SamplingConfig
 from sdxl_core.prompts import Prompt
 from tasks.errors import ConfigError
-from tasks.images import drawing_model
+from tasks.images import drawing_model, named_model
 from tasks.manifest import Json, Ref
 from tasks.prompt_sets import PromptSet
 from tasks.stage import Call, Handle, Job, Stage
 from tasks.store import ArtifactStore
-from tasks.weights import TEXT_PARTS, BaseModel
+from tasks.weights import BaseModel
 
 RESULT = "self_test.json"
 SUSPICIOUS = 0.01
@@ -85,22 +85,16 @@ def check(
     """`inputs`: the `base`'s pictures, and their `scores`."""
     settings = evaluation.model_dump(mode="json", include={"confidence", "resamples", "seed"})
     metrics = [{**metric.identity(), "primary": metric.primary} for metric in evaluation.metrics]
+    named, _, places = named_model(model, ())
     params = {
+        **named,
         "evaluation": settings,
         "metrics": metrics,
-        "model": model.digest(),
-        "scales": {},
-        "files": [],
         "prompts": [prompt.as_dict() for prompt in drawn.prompts[:DRAWN_AGAIN]],
         "seed": drawn.seed,
         "sampling": sampling.model_dump(mode="json"),
     }
-    local = {
-        "evaluation": evaluation.model_dump(mode="json"),
-        "text_digest": model.digest(*TEXT_PARTS),
-        "files": [],
-        **model.located,
-    }
+    local = {**places, "evaluation": evaluation.model_dump(mode="json")}
     return Call(STAGE, "self_test", params, inputs, local)
 
 

@@ -17,7 +17,7 @@ from tasks.experiment import prepare_experiment
 from tasks.plan import Planner
 from tasks.runs import Recorder, record_run
 from tasks.self_test import changes, is_sound, result
-from tasks.stage import materialise
+from tasks.stage import Call, Pending, materialise
 from tasks.store import ArtifactStore
 from tasks.yaml_config import read_config
 from tests.flows.conftest import Cli
@@ -154,3 +154,19 @@ def test_a_self_test_that_finds_something_is_not_sound(tested: dict[str, Any]) -
     assert is_sound({**tested, "comparisons": [{**one, "outcome": "better"}]}), "one in twenty comes by chance"
     assert not is_sound({**tested, "comparisons": [{**one, "outcome": "better"}, {**other, "outcome": "worse"}]})
     assert not is_sound({**tested, "equal": 3})
+
+
+def test_a_sequential_configuration_is_tested_with_all_its_prompts(
+    fourteen: Evaluations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(fourteen.folder)
+    config = read_config(fourteen.folder / "short.yaml", [*SEQUENTIAL, *changes(1)])
+    calls: list[Call] = []
+
+    def run(call: Call) -> Pending:
+        calls.append(call)
+        return Pending(call.stage.kind, call.label)
+
+    self_test(prepare_experiment(config, fourteen.store, "test"), run)
+    assert [call.label for call in calls] == ["dataset", "images/base", "scores", "self_test"]
+    assert len(calls[1].params["prompts"]) == 14 and calls[1].params["replicates"] == 2
