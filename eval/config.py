@@ -10,6 +10,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 from eval.gate_config import RELATIVE, GateConfig, PositiveInt, SequentialConfig
 from eval.scorers import MetricConfig
 from eval.scorers.base import Metric
+from eval.selection_config import SelectionConfig
 from eval.settings import Config
 
 Reference = Annotated[str, Field(pattern=r"\S")]
@@ -93,6 +94,13 @@ class EvaluationConfig(Config):
     sequential: SequentialConfig = SequentialConfig()
     candidate: Reference = "trained"
     """The model that is judged: `trained` is what this configuration trains; docs/evaluation/models.md has the rest."""
+    candidates: tuple[Reference, ...] = ()
+    """Several, in place of `candidate`: each has its report, and all of them stand side by side in one more."""
+    selection: SelectionConfig | None = None
+    """Choose the best of the candidates on a part of the prompts, and judge it on the rest. Default: all on all."""
+    trade_off: tuple[str, str] | None = None
+    """Two metrics that pull apart; the report of several candidates shows which of them no other beats in both.
+    Default: the first that compares with the instance pictures, and the first that reads the prompt."""
     baseline: Reference = "base"
     """What it is judged against, named in the same way."""
     strict: bool = False
@@ -103,6 +111,25 @@ class EvaluationConfig(Config):
     def prompt_set(self) -> PromptSetConfig:
         """`prompts`, if it is a path, as the section that means the same."""
         return PromptSetConfig(path=self.prompts) if isinstance(self.prompts, str) else self.prompts
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """How the models that are judged are named."""
+        return self.candidates or (self.candidate,)
+
+    @property
+    def axes(self) -> tuple[str, str] | None:
+        """The metrics of `trade_off`; none where the default finds no such two."""
+        judging = [metric for metric in self.metrics if _judges_prompts(metric)]
+        alike = next((metric.id for metric in judging if metric.needs_references), None)
+        obeys = next((metric.id for metric in judging if metric.reads_prompt), None)
+        return self.trade_off or ((alike, obeys) if alike and obeys else None)
+
+    @property
+    def chosen_by(self) -> str:
+        """The metric of `selection`."""
+        assert self.selection is not None
+        return self.selection.by or next(metric.id for metric in self.metrics if metric.primary)
 
     @field_validator("metrics")
     @classmethod
@@ -127,6 +154,41 @@ class EvaluationConfig(Config):
         if self.stop == "fixed" and self.sequential != SequentialConfig():
             raise ValueError("sequential: has no effect with stop: fixed; set stop: sequential, or remove it")
         return self
+
+    @model_validator(mode="after")
+    def _several_fit_together(self) -> EvaluationConfig:
+        if self.candidates and "candidate" in self.model_fields_set:
+            raise ValueError("candidate and candidates: expected one of them, got both")
+        if repeated := [name for name, count in Counter(self.candidates).items() if count > 1]:
+            raise ValueError(f"candidates: {repeated[0]!r} is there more than once")
+        for name in self.trade_off or ():
+            self._require_judge("trade_off", name)
+        if self.trade_off and self.trade_off[0] == self.trade_off[1]:
+            raise ValueError(f"trade_off: expected two metrics, got {self.trade_off[0]!r} twice")
+        if self.selection is not None:
+            self._check_selection(self.selection)
+        return self
+
+    def _check_selection(self, selection: SelectionConfig) -> None:
+        if len(self.candidates) < 2:
+            raise ValueError(f"selection: expected several candidates to choose from, got {len(self.candidates)}")
+        if self.stop == "sequential":
+            raise ValueError("selection: goes with stop: fixed, got sequential; the choice needs all its prompts")
+        if selection.by is not None:
+            self._require_judge("selection.by", selection.by)
+        elif not any(metric.primary for metric in self.metrics):
+            raise ValueError("selection: no metric is primary, so name one in selection.by")
+
+    def _require_judge(self, where: str, name: str) -> None:
+        choices = [metric.id for metric in self.metrics if _judges_prompts(metric)]
+        if name not in choices:
+            raise ValueError(
+                f"{where}: expected a metric that judges ({', '.join(choices) or 'none does'}), got {name!r}"
+            )
+
+
+def _judges_prompts(metric: Metric) -> bool:
+    return metric.direction != 0 and metric.scored not in ("set", "pair")
 
 
 def _not_for_a_gate(metric: Metric, gate: GateConfig) -> str:

@@ -13,18 +13,20 @@ from eval.pairing import group_means, unit_of
 from eval.result import GateOutcome, GateResult, Verdict
 from eval.scored import Scored
 from eval.stats import FloatArray
+from eval.verdicts import family_confidence
 
 # P: prompts
 
 
-def judge_gate(gate: GateConfig, found: Scored, evaluation: EvaluationConfig) -> GateResult:
+def judge_gate(gate: GateConfig, found: Scored, evaluation: EvaluationConfig, candidates: int = 1) -> GateResult:
     """Passed when the whole interval is on the right side of the bound and a test about the bound agrees; failed when
     both say the other side; else undecided.
 
     Every gate has its own level. That the candidate must pass them all keeps the chance to promote one that fails in
-    truth at the level of a single gate (Berger 1982, Technometrics 24: intersection-union tests).
+    truth at the level of a single gate (Berger 1982, Technometrics 24: intersection-union tests). Of several
+    `candidates`, each has its share of that chance.
     """
-    facts, confidence = found.facts[gate.metric], gate.confidence or evaluation.confidence
+    facts, confidence = found.facts[gate.metric], _confidence(gate, evaluation, candidates)
     inference, seed = inference_of(evaluation), seed_of(evaluation, gate.metric)
     found_P, bound = _values_P(gate, found), _bound(gate)
     if gate.require in RELATIVE:
@@ -39,7 +41,7 @@ def judge_gate(gate: GateConfig, found: Scored, evaluation: EvaluationConfig) ->
         elif interval.high <= bound:
             outcome = "passed" if gate.require == "at_most" else "failed"
     return GateResult(
-        **_asked(gate, found, evaluation),
+        **_asked(gate, found, confidence),
         observed=float(found_P.mean()),
         interval=interval,
         p=p,
@@ -48,14 +50,21 @@ def judge_gate(gate: GateConfig, found: Scored, evaluation: EvaluationConfig) ->
     )
 
 
-def not_judged(gate: GateConfig, found: Scored, evaluation: EvaluationConfig, reason: str) -> GateResult:
+def not_judged(
+    gate: GateConfig, found: Scored, evaluation: EvaluationConfig, reason: str, candidates: int = 1
+) -> GateResult:
     """Of a metric that gave nothing."""
     nothing = {"observed": None, "interval": None, "p": None, "outcome": "undecided"}
-    return GateResult(**_asked(gate, found, evaluation), **nothing, reason=f"not run: {reason}")
+    confidence = _confidence(gate, evaluation, candidates)
+    return GateResult(**_asked(gate, found, confidence), **nothing, reason=f"not run: {reason}")
 
 
-def _asked(gate: GateConfig, found: Scored, evaluation: EvaluationConfig) -> dict[str, Any]:
-    facts, confidence = found.facts[gate.metric], gate.confidence or evaluation.confidence
+def _confidence(gate: GateConfig, evaluation: EvaluationConfig, candidates: int) -> float:
+    return family_confidence(gate.confidence or evaluation.confidence, candidates)
+
+
+def _asked(gate: GateConfig, found: Scored, confidence: float) -> dict[str, Any]:
+    facts = found.facts[gate.metric]
     return {"gate": gate, "title": facts.title, "decimals": facts.decimals, "confidence": confidence}
 
 

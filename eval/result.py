@@ -204,6 +204,8 @@ class Comparison(Counted):
     schema_version: Literal[3] = SCHEMA_VERSION
     outcome: Outcome
     confidence: float
+    candidates: int = 1
+    """Judged at once against the same base. Holm's correction and the gates' confidence are for all together."""
     resamples: int
     seed: int
     replicates: int

@@ -6,26 +6,36 @@ from collections.abc import Mapping, Sequence
 
 from eval import stats
 from eval.inference import Inference
-from eval.result import GateResult, JudgedMetric, Look, MetricOutcome, Outcome
+from eval.result import GateResult, JudgedMetric, Look, MetricOutcome, Outcome, Verdict
 
 
-def with_outcomes(judged: Sequence[JudgedMetric], alpha: float, inference: Inference) -> list[JudgedMetric]:
-    """Correct the primaries for being several, and say what each metric shows at level `alpha`."""
-    primaries = [metric for metric in judged if metric.primary and metric.p is not None]
-    adjusted = stats.holm([metric.p for metric in primaries if metric.p is not None])
-    holm_p = {metric.facts.name: p for metric, p in zip(primaries, adjusted, strict=True)}
+def with_outcomes(
+    judged: Sequence[Sequence[JudgedMetric]], alpha: float, inference: Inference
+) -> list[list[JudgedMetric]]:
+    """Correct the primaries for being several, of all candidates together, and say what each metric shows at level
+    `alpha`. One sequence a candidate."""
+    tested = [metric.p for metrics in judged for metric in metrics if _counts(metric) and metric.p is not None]
+    adjusted, count = iter(stats.holm(tested)), len(tested)
     settled = []
-    for metric in judged:
-        level = alpha / len(primaries) if metric.facts.name in holm_p else alpha
-        d_z = inference.detectable_d_z(metric.prompts, level)
-        changes = {
-            "p_holm": holm_p.get(metric.facts.name),
-            "detectable_d_z": d_z,
-            "detectable_delta": None if d_z is None or metric.spread is None else d_z * metric.spread,
-        }
-        metric = metric.model_copy(update=changes)
-        settled.append(metric.model_copy(update={"outcome": _outcome(metric, alpha)}))
+    for metrics in judged:
+        mine = []
+        for metric in metrics:
+            level = alpha / count if _counts(metric) else alpha
+            d_z = inference.detectable_d_z(metric.prompts, level)
+            changes = {
+                "p_holm": next(adjusted) if _counts(metric) else None,
+                "detectable_d_z": d_z,
+                "detectable_delta": None if d_z is None or metric.spread is None else d_z * metric.spread,
+            }
+            metric = metric.model_copy(update=changes)
+            mine.append(metric.model_copy(update={"outcome": _outcome(metric, alpha)}))
+        settled.append(mine)
     return settled
+
+
+def _counts(metric: JudgedMetric) -> bool:
+    """Whether it is one of the tests that are corrected for their number."""
+    return metric.primary and metric.p is not None
 
 
 def _outcome(metric: JudgedMetric, alpha: float) -> MetricOutcome:
@@ -48,9 +58,17 @@ def overall(outcomes: Sequence[MetricOutcome]) -> Outcome:
     return "worse" if "worse" in found else "no_difference"
 
 
-def family_confidence(confidence: float, primaries: int) -> float:
-    """At which intervals of all primaries cover together, with `confidence` (Bonferroni)."""
-    return 1 - (1 - confidence) / max(1, primaries)
+def family_confidence(confidence: float, members: int) -> float:
+    """At which so many intervals cover together, with `confidence` (Bonferroni)."""
+    return 1 - (1 - confidence) / max(1, members)
+
+
+def verdict_of_several(verdicts: Sequence[Verdict | None]) -> Verdict | None:
+    """There is one to promote, or all are to be rejected; none without gates."""
+    if "promote" in verdicts:
+        return "promote"
+    found = set(verdicts)
+    return None if found == {None} else "reject" if found == {"reject"} else "inconclusive"
 
 
 def is_decided(
