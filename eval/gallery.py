@@ -94,7 +94,7 @@ def shown_cards(
             for metric in found.judged
             if (scored := scored_as(key, metric.facts)) in scores[metric.facts.name]
         ]
-        badges = [_judged_badge(*one) for one in judged]
+        badges = [judged_badge(*one) for one in judged]
         badges += [
             Badge(metric.facts.title, wording.plain(moved[metric.facts.name, key], metric.facts.decimals), "neutral")
             for metric in found.described
@@ -114,7 +114,7 @@ def _thumbnails(cards: Sequence[Card], sizes: GalleryConfig) -> Iterator[Thumbna
         yield from threads.map(lambda asked: thumbnail(*asked), images)
 
 
-def _judged_badge(metric: JudgedMetric, base: float, candidate: float) -> Badge:
+def judged_badge(metric: JudgedMetric, base: float, candidate: float) -> Badge:
     facts = metric.facts
     improvement = facts.direction * (candidate - base)
     tone = "neutral" if abs(improvement) <= facts.tie else "better" if improvement > 0 else "worse"

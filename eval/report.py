@@ -58,6 +58,7 @@ def build_report(
     out: Path,
     gallery: GalleryConfig | None = None,
     names: Mapping[str, str] | None = None,
+    chosen: wording.Chosen | None = None,
 ) -> dict[str, object]:
     """Write report.html, report.json, summary.md and scores.parquet into `out`. The same inputs give the same bytes.
 
@@ -74,6 +75,7 @@ def build_report(
         out: folder for the results, made if absent.
         gallery: which pictures are shown; default: `GalleryConfig()`.
         names: which models `base` and `candidate` are.
+        chosen: how the candidate was chosen among several, if it was.
 
     Returns:
         A summary: outcome, headline and the number of picture pairs shown.
@@ -92,13 +94,14 @@ def build_report(
         "base": {"name": sides.baseline} | _set_facts(base, images["base"]),
         "candidate": {"name": sides.candidate} | _set_facts(candidate, images["candidate"]),
     }
+    history = [chosen.sentence] if chosen else []
     taught = warnings(found.judged, learned_from)
     document = {
         "schema_version": SCHEMA_VERSION,
         "title": title,
         "headline": wording.headline(found, sides),
         "verdict": found.verdict,
-        "summary": [*summary(found, sides), *taught],
+        "summary": [*summary(found, sides), *history, *taught],
         "same_noise": sides.same_noise,
         "comparison": found.model_dump(mode="json"),
         "not_scored": found.health.counts(),
@@ -109,7 +112,7 @@ def build_report(
         "command": command,
         "config": config_yaml,
     }
-    page = _page().render(
+    page = page_template("report.html.j2").render(
         **document,
         found=found,
         sides=sides,
@@ -137,7 +140,7 @@ def build_report(
     (out / "report.html").write_text(page, encoding="utf-8")
     text = json.dumps(document, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
     (out / "report.json").write_text(text + "\n", encoding="utf-8")
-    (out / "summary.md").write_text(summary_markdown(title, found, sides, taught), encoding="utf-8")
+    (out / "summary.md").write_text(summary_markdown(title, found, sides, [*history, *taught]), encoding="utf-8")
     shutil.copyfile(comparison / SCORES, out / SCORES)
     return {
         "outcome": found.outcome,
@@ -147,7 +150,8 @@ def build_report(
     }
 
 
-def _page() -> Any:
+def page_template(name: str) -> Any:
+    """One of the templates of pages."""
     # prompts, titles and file names are untrusted text: everything is escaped
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -156,7 +160,7 @@ def _page() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.j2")
+    return environment.get_template(name)
 
 
 def _paired(facts: MetricFacts, rows: Sequence[Row], images: Sequence[GeneratedImage]) -> Paired:

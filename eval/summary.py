@@ -20,9 +20,9 @@ def summary(found: Comparison, sides: Sides = DEFAULT) -> list[str]:
 
 
 def summary_markdown(title: str, found: Comparison, sides: Sides = DEFAULT, warnings: Sequence[str] = ()) -> str:
-    lines = [f"# {_escaped(title)}", "", f"**{_escaped(wording.headline(found, sides))}**", ""]
-    lines += [f"- {_escaped(sentence)}" for sentence in (*summary(found, sides), *warnings)]
-    lines += ["", HEADER.format(baseline=_escaped(sides.baseline))]
+    lines = [f"# {escaped(title)}", "", f"**{escaped(wording.headline(found, sides))}**", ""]
+    lines += [f"- {escaped(sentence)}" for sentence in (*summary(found, sides), *warnings)]
+    lines += ["", HEADER.format(baseline=escaped(sides.baseline))]
     lines += [_judged(metric) for metric in found.judged]
     lines += [_described(metric) for metric in found.described]
     lines += [_shifted(metric) for metric in found.shifted]
@@ -38,13 +38,13 @@ def summary_markdown(title: str, found: Comparison, sides: Sides = DEFAULT, warn
         f"p {p}, Holm-corrected for primary metrics (bold).",
     ]
     for note, titles in found.notes.items():
-        lines += ["", f"Weights of {_escaped(', '.join(titles))}: {_escaped(note)}"]
+        lines += ["", f"Weights of {escaped(', '.join(titles))}: {escaped(note)}"]
     return "\n".join(lines) + "\n"
 
 
 def _judged(metric: JudgedMetric) -> str:
     decimals = metric.facts.decimals
-    name = _escaped(metric.facts.title)
+    name = escaped(metric.facts.title)
     cells = [
         f"**{name}**" if metric.primary else name,
         wording.plain(metric.base_mean, decimals),
@@ -62,18 +62,18 @@ def _gate(result: GateResult, sides: Sides) -> str:
     bounds = wording.interval(result.interval, result.decimals, sign=sign)
     show = wording.signed if sign else wording.plain
     found = result.reason if result.observed is None else f"{show(result.observed, result.decimals)} {bounds}"
-    return f"| {_escaped(gate_words.gate_words(result, sides))} | {_escaped(found)} | {result.outcome} |"
+    return f"| {escaped(gate_words.gate_words(result, sides))} | {escaped(found)} | {result.outcome} |"
 
 
 def _described(metric: DescribedMetric) -> str:
-    return f"| {_escaped(metric.facts.title)} (drift) | | | {wording.described_sentence(metric)} | | | |"
+    return f"| {escaped(metric.facts.title)} (drift) | | | {wording.described_sentence(metric)} | | | |"
 
 
 def _shifted(metric: ShiftedMetric) -> str:
     decimals = metric.facts.decimals
     means = " | ".join(wording.plain(mean, decimals) for mean in (metric.base_mean, metric.candidate_mean))
     change = f"{wording.signed(metric.delta, decimals)} {wording.interval(metric.delta_interval, decimals)}"
-    return f"| {_escaped(metric.facts.title)} | {means} | {change} | | | |"
+    return f"| {escaped(metric.facts.title)} | {means} | {change} | | | |"
 
 
 def _of_sets(metric: SetMetric) -> str:
@@ -81,15 +81,15 @@ def _of_sets(metric: SetMetric) -> str:
     values = " | ".join(
         "" if value is None else wording.plain(value, decimals) for value in (metric.base, metric.candidate)
     )
-    found = _escaped(metric.reason) if metric.delta is None else wording.signed(metric.delta, decimals)
-    return f"| {_escaped(metric.facts.title)} (of the set) | {values} | {found} | | | |"
+    found = escaped(metric.reason) if metric.delta is None else wording.signed(metric.delta, decimals)
+    return f"| {escaped(metric.facts.title)} (of the set) | {values} | {found} | | | |"
 
 
 def _not_run(metric: NotRun) -> str:
-    return f"| {_escaped(metric.title)} | | | not run: {_escaped(metric.reason)} | | | |"
+    return f"| {escaped(metric.title)} | | | not run: {escaped(metric.reason)} | | | |"
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """Nothing in `text` is markup: neither Markdown nor HTML, nor a line of its own."""
     flat = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
     return re.sub(r"([\\`*_\[\]|#>])", r"\\\1", flat)

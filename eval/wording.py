@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from eval.result import Comparison, Counted, DescribedMetric, JudgedMetric, MetricOutcome, Outcome, SetMetric
 from eval.sides import DEFAULT, Sides
@@ -24,6 +25,23 @@ SAID: dict[MetricOutcome, str] = {
 FEW = 2
 """Exploratory metrics that have a sentence of their own."""
 MINUS = "\N{MINUS SIGN}"
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """How the candidate was chosen, before it was judged."""
+
+    among: int
+    by: str
+    """Title of a metric."""
+    prompts: int
+
+    @property
+    def sentence(self) -> str:
+        return (
+            f"The candidate was chosen among {self.among} by {self.by} on {plural(self.prompts, 'other prompt')}, "
+            "which have no part in what follows; selection/report.html shows all of them."
+        )
 
 
 def signed(value: float, decimals: int) -> str:
@@ -149,6 +167,11 @@ def caveats(comparison: Comparison, sides: Sides = DEFAULT) -> list[str]:
     found = []
     if comparison.health.identical_pairs:
         found.append(_identical(comparison, sides))
+    if comparison.candidates > 1:
+        corrected = "p and gates are" if comparison.gates else "p is"
+        found.append(
+            f"One of {comparison.candidates} candidates judged at once: {corrected} corrected for all of them."
+        )
     if comparison.is_indicative:
         found.append(f"With {units(comparison)} this is indicative; decide on 50 or more.")
     elif few := [metric for metric in comparison.judged if metric.is_indicative]:

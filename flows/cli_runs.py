@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shlex
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows import console
+from flows.reproduction import made_by
 
 if TYPE_CHECKING:
     from tasks.experiment import Experiment
@@ -45,12 +44,14 @@ Strict = Annotated[
     bool,
     typer.Option("--strict", help="Refuse to run if a metric's weights or packages are missing; else it is left out."),
 ]
-Candidate = Annotated[
-    str | None,
+Candidates = Annotated[
+    list[str] | None,
     typer.Option(
+        "--candidate",
         metavar="MODEL",
         help="Judge this instead of what CONFIG trains: base, a LoRA, a sum of LoRAs with scales, a checkpoint, a "
-        "bundle, a hub id, train/KEY, a run's name, or a folder of pictures.",
+        "bundle, a hub id, train/KEY, a run's name, a step of a training, or a folder of pictures. Repeatable: several "
+        "are judged side by side.",
     ),
 ]
 
@@ -98,7 +99,7 @@ def run(
     _carry_out(prepared, start)
 
 
-def plan(config: ConfigFile, candidate: Candidate = None, overrides: Overrides = None, strict: Strict = False) -> None:
+def plan(config: ConfigFile, candidate: Candidates = None, overrides: Overrides = None, strict: Strict = False) -> None:
     """Say what `run` would do: each stage reused or run, and which input changed since the nearest earlier result.
 
     With --candidate, what `evaluate` would do.
@@ -106,14 +107,16 @@ def plan(config: ConfigFile, candidate: Candidate = None, overrides: Overrides =
     Examples: `sdxl-flows plan configs/miniature/dreambooth.yaml --set training.adapter.rank=16`,
     `sdxl-flows plan configs/miniature/dreambooth.yaml --candidate dog.safetensors:0.8`
     """
-    stages = prepare(config, strictly(overrides, strict), candidate=candidate, trains=candidate is None).planner.stages
+    stages = prepare(
+        config, strictly(overrides, strict), candidates=candidate or (), trains=not candidate
+    ).planner.stages
     console.table([(stage.label, stage.action, stage.why) for stage in stages])
     count = sum(stage.action == "run" for stage in stages)
     console.out(f"{len(stages) - count} reused, {count} to run")
 
 
 def evaluate(
-    config: ConfigFile, candidate: Candidate = None, overrides: Overrides = None, strict: Strict = False
+    config: ConfigFile, candidate: Candidates = None, overrides: Overrides = None, strict: Strict = False
 ) -> None:
     """Draw and judge base and candidate again, training nothing: for new prompts, metrics or seeds, or another model.
 
@@ -124,7 +127,7 @@ def evaluate(
     """
     from flows.wiring import LEARNT
 
-    prepared = prepare(config, strictly(overrides, strict), LEARNT, candidate)
+    prepared = prepare(config, strictly(overrides, strict), LEARNT, candidate or ())
 
     def start() -> dict[str, Any]:
         from flows.evaluate import evaluate
@@ -169,7 +172,7 @@ def prepare(
     path: Path,
     overrides: list[str] | None,
     expecting: Collection[str] = (),
-    candidate: str | None = None,
+    candidates: Sequence[str] = (),
     resume: Resume | None = None,
     trains: bool = False,
     wiring: Callable[[Experiment, Runner], object] | None = None,
@@ -182,18 +185,20 @@ def prepare(
     from flows.wiring import evaluate, finetune
     from tasks.experiment import prepare_experiment
     from tasks.plan import Expecting, Planner
-    from tasks.references import as_override, names_trained
+    from tasks.references import as_overrides, names_trained
     from tasks.runs import Recorder
     from tasks.store import ArtifactStore
     from tasks.yaml_config import read_config
 
-    config = read_config(path, [*(overrides or []), *([as_override(candidate)] if candidate else [])])
+    config = read_config(path, overrides or [])
+    if candidates:
+        config = read_config(path, [*(overrides or []), *as_overrides(candidates, config.evaluation)])
     store = ArtifactStore(config.runtime.store_root())
-    command = _command(path, overrides or [], config.evaluation.candidate, resume.override if resume else ())
+    command = made_by(path, overrides or [], config, candidates, resume.override if resume else ())
     experiment = prepare_experiment(config, store, command, resume)
     planner = Planner(store)
     reused = Recorder(planner)
-    usual = finetune if trains and names_trained((config.evaluation.candidate,)) else evaluate
+    usual = finetune if trains and names_trained(config.evaluation.references) else evaluate
     (wiring or usual)(experiment, Expecting(expecting, store, reused))
     return Prepared(store, experiment, planner, reused)
 
@@ -217,19 +222,3 @@ def _carry_out(prepared: Prepared, start: Callable[[], dict[str, Any]]) -> None:
     if verdict is not None:
         console.out(f"verdict: {verdict}")
         raise typer.Exit(EXIT_CODE_OF_VERDICT[verdict])
-
-
-def _command(config: Path, overrides: Sequence[str], candidate: str, override: Sequence[str]) -> str:
-    """What makes the report again, the same for all commands that come to the same report."""
-    from tasks.references import names_trained
-
-    place = os.path.relpath(config)
-    kept = [change for change in overrides if not change.startswith("evaluation.candidate=")]
-    changes = [word for change in kept for word in ("--set", change)]
-    changes += [word for key in override for word in ("--override", key)]
-    named = candidate.replace(f"{Path.cwd()}/", "./")
-    if not names_trained((candidate,)):
-        given = ["evaluate", place, "--candidate", named]
-    else:
-        given = ["run", place, *([] if candidate == "trained" else ["--set", f"evaluation.candidate={named}"])]
-    return shlex.join(["sdxl-flows", *given, *changes])

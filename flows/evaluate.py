@@ -8,14 +8,14 @@ from prefect import flow
 
 from flows import wiring
 from flows.common import Configured, configure, run_flow
-from tasks.references import as_override
+from tasks.references import as_overrides
 
 
 @flow(name="evaluate")
 def evaluate(
     config: Configured,
     overrides: list[str] | None = None,
-    candidate: str | None = None,
+    candidate: str | list[str] | None = None,
     command: str = "prefect deployment run evaluate/evaluate",
 ) -> dict[str, Any]:
     """From pictures of base and candidate to a report; trains nothing.
@@ -23,8 +23,11 @@ def evaluate(
     Args:
         config: the whole configuration, or the path of its YAML file.
         overrides: `key.path=value`, such as `evaluation.replicates=4`.
-        candidate: a model by any of the names in docs/evaluation/models.md; default: as configured.
+        candidate: a model by any of the names in docs/evaluation/models.md, or several; default: as configured.
         command: what the report says makes it again.
     """
-    changes = [*(overrides or []), *([as_override(candidate)] if candidate else [])]
-    return run_flow(configure(config, changes), command, wiring.evaluate, expecting=wiring.LEARNT)
+    configured = configure(config, overrides or [])
+    if candidate:
+        named = [candidate] if isinstance(candidate, str) else candidate
+        configured = configure(config, [*(overrides or []), *as_overrides(named, configured.evaluation)])
+    return run_flow(configured, command, wiring.evaluate, expecting=wiring.LEARNT)

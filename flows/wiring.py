@@ -5,28 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from flows.judging import Judging, draw
 from tasks import (
-    additions,
-    bundles,
     class_images,
-    comparison,
     dataset,
     faces,
     identity,
-    images,
     landmarks,
     latents,
-    pictures,
     preflight,
-    report,
     scores,
     text,
     train,
 )
 from tasks import self_test as self_tests
 from tasks.experiment import Experiment
-from tasks.prompt_sets import PromptSet
-from tasks.stage import Handle, Pending, Runner
+from tasks.stage import Handle, Runner
 
 LEARNT = frozenset({"faces", "landmarks", "identity", "latents", "class_images", "text", "train"})
 """What an evaluation of a training expects to be there."""
@@ -56,21 +50,21 @@ def finetune(experiment: Experiment, run: Runner) -> Handle:
     """Teach the base the dataset, and report whether it is better for it."""
     lessons = gather(experiment, run)
     run(preflight.check(lessons.known, experiment.config, experiment.model, lessons.held_out))
-    return judge(experiment, lessons.pictures, learn(experiment, lessons, run), run)
+    return Judging(experiment, lessons.pictures, learn(experiment, lessons, run), run).report()
 
 
 def evaluate(experiment: Experiment, run: Runner) -> Handle:
     """Judge what the configuration has trained, or whatever models it names."""
     lessons = gather(experiment, run)
     training = learn(experiment, lessons, run) if experiment.lesson is not None else None
-    return judge(experiment, lessons.pictures, training, run)
+    return Judging(experiment, lessons.pictures, training, run).report()
 
 
 def self_test(experiment: Experiment, run: Runner) -> Handle:
     """The base against itself; of the configuration, the evaluation alone is used."""
     config, drawn = experiment.config, experiment.looks[-1]
     references = run(dataset.prepare(config.dataset, experiment.fingerprint))
-    base = draw("base", experiment.models["base"], experiment, drawn, None, run)
+    base = draw("images/base", experiment.models["base"], experiment, drawn, None, run)
     scored = run(scores.score(config.evaluation, experiment.metric_weights, {"base": base}, references))
     found = {"base": base, "scores": scored}
     return run(self_tests.check(config.evaluation, config.sampling, experiment.model, drawn, found))
@@ -125,43 +119,3 @@ def with_landmarks(pictures: Mapping[str, Handle], experiment: Experiment, run: 
     face_model = experiment.lesson.face_model if experiment.lesson is not None else None
     found = {} if face_model is None else {"landmarks": run(landmarks.find(pictures["dataset"], face_model.detector))}
     return {**pictures, **found}
-
-
-def judge(experiment: Experiment, references: Handle, training: Handle | None, run: Runner) -> Handle:
-    """From models to a report. `references` is the dataset: what the candidate should have learned; `training` is what
-    the configuration has trained, where one of the models is made of it."""
-    sets: dict[str, Handle] = {}
-    found: Handle | None = None
-    for drawn in experiment.looks:
-        sets = {role: draw(role, one, experiment, drawn, training, run) for role, one in experiment.models.items()}
-        scored = run(scores.score(experiment.config.evaluation, experiment.metric_weights, sets, references))
-        found = run(comparison.compare(experiment.config.evaluation, scored, found))
-        if drawn is experiment.looks[-1] or isinstance(found, Pending) or experiment.decided(found):
-            break
-    assert found is not None
-    shown = report.Shown(found, sets, references, additions.training_of(experiment.models["candidate"], training))
-    return run(report.build(experiment, shown))
-
-
-def draw(
-    role: str,
-    model: additions.Model | pictures.GivenPictures,
-    experiment: Experiment,
-    drawn: PromptSet,
-    training: Handle | None,
-    run: Runner,
-) -> Handle:
-    """A model's pictures of the prompts, or those that somebody else drew."""
-    if isinstance(model, pictures.GivenPictures):
-        return run(pictures.take_over(f"images/{role}", model, drawn))
-    added: list[images.Scaled] = []
-    for one in model.added:
-        source = one.source
-        if isinstance(source, additions.BundleFolder):
-            added.append((run(bundles.export(f"bundle/{role}", source.place, source.digest, model.base)), one.scale))
-        elif isinstance(source, additions.OwnTraining):
-            assert training is not None
-            added.append((training, one.scale))
-        else:
-            added.append((source, one.scale))
-    return run(images.generate(f"images/{role}", model.base, added, drawn, experiment.config.sampling))

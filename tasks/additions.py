@@ -60,6 +60,10 @@ class Model:
     base: BaseModel
     added: tuple[Added, ...] = ()
 
+    @property
+    def step(self) -> int | None:
+        return None
+
 
 def training_of(model: Model | GivenPictures, own: Handle | None) -> Handle | None:
     """The train artifact that a model is the base with, if it is that."""

@@ -20,7 +20,7 @@ from sdxl_core.scheduler_settings import (
 from sdxl_core.training_config.saving_memory import require_attention
 from tasks.adapters import check_adapter
 from tasks.additions import Model
-from tasks.comparison import is_decided
+from tasks.comparison import chosen, is_decided
 from tasks.config import PipelineConfig
 from tasks.errors import ConfigError
 from tasks.faces import Detector, locate_detector
@@ -28,7 +28,7 @@ from tasks.identity import FaceModel, locate_face_model
 from tasks.manifest import Json, Ref
 from tasks.models import Surroundings, find_model
 from tasks.pictures import GivenPictures
-from tasks.prompt_sets import PromptSet, drawn_prompts, looks_at
+from tasks.prompt_sets import PromptSet, choosing_and_judging, drawn_prompts, looks_at
 from tasks.references import BASE, TRAINED, names_trained
 from tasks.sections import check_sections
 from tasks.store import ArtifactStore
@@ -38,6 +38,8 @@ from tasks.validation_scores import Scorers, locate_scorers
 from tasks.weights import BaseModel, MetricWeights, locate_base_model, locate_metric_weights
 from tasks.yaml_config import SUM
 
+CANDIDATE = "candidate"
+"""What the only one is called."""
 _MOST_LETTERS = 60
 """Of a model's name in the name of a run, which is a folder's too."""
 
@@ -55,7 +57,11 @@ class Experiment:
     decided: Callable[[Ref], bool]
     """Whether a comparison leaves nothing that more prompts could decide."""
     models: Mapping[str, Model | GivenPictures]
-    """By role: `base`, what is compared with, and `candidate`."""
+    """By role: `base`, what is compared with, and `candidate`; or, of several, each by a slug that names its folder."""
+    choosing: PromptSet | None
+    """On what the best of several is chosen; None where there is nothing to choose."""
+    chosen: Callable[[Ref], str]
+    """Which one comparisons have chosen."""
     metric_weights: Mapping[str, MetricWeights]
     command: str
     """How to make the report again; it stands in the report."""
@@ -66,9 +72,29 @@ class Experiment:
     def name(self) -> str:
         """Names the run, its folder and its report."""
         evaluation, models = self.config.evaluation, self.models
-        candidate = "" if evaluation.candidate == TRAINED else f"-{_slug(models['candidate'].name)}"
+        own = all(names_trained((reference,)) for reference in evaluation.candidates)
+        if evaluation.candidates:
+            candidate = "" if own else f"-{_slug(' '.join(one.name for one in self.candidates.values()))}"
+        else:
+            candidate = "" if evaluation.candidate == TRAINED else f"-{_slug(models[CANDIDATE].name)}"
         against = "" if evaluation.baseline == BASE else f"-against-{_slug(models['base'].name)}"
         return f"{self.config.name}{candidate}{against}"
+
+    @property
+    def for_one(self) -> EvaluationConfig:
+        """What is asked of a candidate by itself."""
+        return self.config.evaluation.model_copy(update={"candidates": (), "selection": None})
+
+    @property
+    def for_all(self) -> EvaluationConfig:
+        """What is asked of several at once. Where the best is chosen, the gates are for that one."""
+        evaluation = self.config.evaluation
+        return evaluation if evaluation.selection is None else evaluation.model_copy(update={"gates": ()})
+
+    @property
+    def candidates(self) -> dict[str, Model | GivenPictures]:
+        """Those that are judged, by role or slug."""
+        return {role: model for role, model in self.models.items() if role != "base"}
 
     @property
     def shown_config(self) -> dict[str, Json]:
@@ -102,19 +128,23 @@ def prepare_experiment(
     """
     check_sections(config)
     evaluation = config.evaluation
-    trains = names_trained((evaluation.candidate, evaluation.baseline))
+    trains = names_trained((*evaluation.references, evaluation.baseline))
     model = locate_base_model(config.model, store.digest_file)
     weights = locate_metric_weights(evaluation, store.digest_file)
     lesson = _prepare_lesson(config, store, model, weights, resume or Resume()) if trains else None
-    looks = looks_at(evaluation, drawn_prompts(evaluation, config.sampling))
-    around = Surroundings(store, model, config.training.adapter.kind, looks[-1])
+    prompts = drawn_prompts(evaluation, config.sampling)
+    whole = PromptSet(prompts, evaluation.replicates, evaluation.seed)
+    choosing, judging = choosing_and_judging(evaluation, prompts)
+    around = Surroundings(store, model, config.training.adapter.kind, whole)
     return Experiment(
         config=config,
         fingerprint=dataset_fingerprint(config.dataset, store.digest_file.many),
         model=model,
-        looks=looks,
+        looks=looks_at(evaluation, judging),
         decided=partial(is_decided, store),
         models=_models(evaluation, around),
+        choosing=choosing,
+        chosen=partial(chosen, store),
         metric_weights=weights,
         command=command,
         lesson=lesson,
@@ -122,15 +152,22 @@ def prepare_experiment(
 
 
 def _models(evaluation: EvaluationConfig, around: Surroundings) -> dict[str, Model | GivenPictures]:
-    named = {"base": ("baseline", evaluation.baseline), "candidate": ("candidate", evaluation.candidate)}
-    models = {role: find_model(what, f"evaluation.{key}", around) for role, (key, what) in named.items()}
-    for role, (key, _) in named.items():
-        if evaluation.stop == "sequential" and isinstance(models[role], GivenPictures):
-            raise ConfigError(
-                f"evaluation.{key}: these pictures are there already, so stop: sequential saves nothing; set "
-                "evaluation.stop=fixed"
-            )
+    models = {"base": _model(evaluation.baseline, "evaluation.baseline", evaluation, around)}
+    if not evaluation.candidates:
+        models[CANDIDATE] = _model(evaluation.candidate, "evaluation.candidate", evaluation, around)
+    for place, reference in enumerate(evaluation.candidates):
+        model = _model(reference, f"evaluation.candidates.{place}", evaluation, around)
+        models[f"{place + 1}-{_slug(model.name)}"] = model
     return models
+
+
+def _model(reference: str, where: str, evaluation: EvaluationConfig, around: Surroundings) -> Model | GivenPictures:
+    model = find_model(reference, where, around)
+    if evaluation.stop == "sequential" and isinstance(model, GivenPictures):
+        raise ConfigError(
+            f"{where}: these pictures are there already, so stop: sequential saves nothing; set evaluation.stop=fixed"
+        )
+    return model
 
 
 def _prepare_lesson(
@@ -165,10 +202,11 @@ def _prepare_lesson(
 
 def require_candidate_trained(config: PipelineConfig) -> None:
     """Raises ConfigError where a run would train one thing and judge another."""
-    candidate = config.evaluation.candidate
-    if not names_trained((candidate,)):
+    evaluation = config.evaluation
+    if not names_trained(evaluation.references):
+        key = "evaluation.candidates" if evaluation.candidates else "evaluation.candidate"
         fix = "`sdxl-flows evaluate` judges it without training; --set evaluation.candidate=trained judges the training"
-        raise ConfigError.about("evaluation.candidate", expected="trained", got=candidate, fix=fix)
+        raise ConfigError.about(key, expected="trained", got=", ".join(evaluation.references), fix=fix)
 
 
 def _relative(value: Json, prefix: str) -> Json:

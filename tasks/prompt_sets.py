@@ -9,7 +9,7 @@ from pathlib import Path
 from eval.config import EvaluationConfig, PromptSetConfig
 from sdxl_core.config import SamplingConfig
 from sdxl_core.prompt_sets import format_of, read_hub_prompts, read_prompts
-from sdxl_core.prompt_sets.choice import first_in_turn, of_categories, once_each, stratified
+from sdxl_core.prompt_sets.choice import divided, first_in_turn, of_categories, once_each, stratified
 from sdxl_core.prompt_sets.subject import fill
 from sdxl_core.prompts import Prompt
 from tasks.errors import ConfigError
@@ -59,6 +59,24 @@ def looks_at(evaluation: EvaluationConfig, prompts: Sequence[Prompt]) -> tuple[P
     counts = [*range(settings.first_prompts, total, settings.every_prompts), total]
     batches = (first_in_turn(prompts, count, evaluation.seed) for count in counts)
     return tuple(PromptSet(batch, evaluation.replicates, evaluation.seed) for batch in batches)
+
+
+def choosing_and_judging(
+    evaluation: EvaluationConfig, prompts: Sequence[Prompt]
+) -> tuple[PromptSet | None, Sequence[Prompt]]:
+    """-> what the best of several candidates is chosen on, and the prompts that it is judged on.
+
+    Raises:
+        ConfigError: there are too few prompts to divide.
+    """
+    selection = evaluation.selection
+    if selection is None:
+        return None, prompts
+    first, rest = divided(prompts, selection.share, selection.seed)
+    if not first or not rest:
+        expected = "prompts, or storyboards, enough to choose by some and judge by others"
+        raise ConfigError.about("evaluation.selection", expected=expected, got=len(prompts))
+    return PromptSet(first, evaluation.replicates, evaluation.seed), rest
 
 
 def chosen_prompts(config: PromptSetConfig, subject: str | None) -> tuple[Prompt, ...]:

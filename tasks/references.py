@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from eval.config import EvaluationConfig
 from tasks.errors import ConfigError
 from tasks.yaml_config import SUM
 
@@ -75,10 +76,18 @@ def names_trained(references: Sequence[str]) -> bool:
     return any(term.partition(":")[0].strip() == TRAINED for term in terms)
 
 
-def as_override(reference: str) -> str:
-    """`--candidate REFERENCE` as the change to a configuration that it is. What exists here is a local path."""
-    terms = [str(Path(term).absolute()) if _exists(term) else term for term in reference.split(SUM)]
-    return f"evaluation.candidate={json.dumps(SUM.join(terms))}"
+def as_overrides(references: Sequence[str], evaluation: EvaluationConfig) -> list[str]:
+    """`--candidate REFERENCE`, once or more, as the changes to a configuration that it is. What exists here is a local
+    path."""
+    found = [SUM.join(_here(term) for term in reference.split(SUM)) for reference in references]
+    if len(found) > 1:
+        return [f"evaluation.candidates={json.dumps(found)}"]
+    several = ["evaluation.candidates=[]", "evaluation.selection=null"] if found and evaluation.candidates else []
+    return [*(f"evaluation.candidate={json.dumps(one)}" for one in found), *several]
+
+
+def _here(term: str) -> str:
+    return str(Path(term).absolute()) if _exists(term) else term
 
 
 def _exists(term: str) -> bool:

@@ -19,10 +19,11 @@ REPORT_FILE = "report.html"
 
 def _build(job: Job) -> dict[str, Json]:
     from eval.report import build_report
+    from eval.wording import Chosen
 
     return build_report(
         title=job.params["title"],
-        comparison=job.inputs["comparison"],
+        comparison=_comparison(job),
         base=job.inputs["base"],
         candidate=job.inputs["candidate"],
         references=job.inputs["references"],
@@ -33,11 +34,18 @@ def _build(job: Job) -> dict[str, Json]:
         config_yaml=to_yaml(job.params["config"]),
         gallery=GalleryConfig.model_validate(job.params["gallery"]),
         names=job.params["names"],
+        chosen=Chosen(**job.params["chosen"]) if job.params["chosen"] else None,
         out=job.out,
     )
 
 
-STAGE = Stage(kind="report", version="4", build=_build, heavy=False)
+def _comparison(job: Job) -> Path:
+    """The candidate's own, of several that were compared at once."""
+    slug = job.params["slug"]
+    return job.inputs["comparison"] / slug if slug else job.inputs["comparison"]
+
+
+STAGE = Stage(kind="report", version="5", build=_build, heavy=False)
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,12 @@ class Shown:
     references: Handle
     training: Handle | None
     """The candidate's train artifact, if it is one."""
+    candidate: str
+    """What it is called."""
+    selection: Handle | None = None
+    """The report of the selection by which it was chosen."""
+    slug: str | None = None
+    """Of one of several that were compared at once."""
 
 
 def build(experiment: Experiment, shown: Shown) -> Call:
@@ -60,16 +74,31 @@ def build(experiment: Experiment, shown: Shown) -> Call:
     }
     if shown.training is not None:
         inputs["training"] = shown.training
+    if shown.selection is not None:
+        inputs["selection"] = shown.selection
     params = {
-        "title": experiment.name,
-        "names": {role: model.name for role, model in experiment.models.items()},
+        "title": experiment.name if shown.slug is None else f"{experiment.name}: {shown.candidate}",
+        "names": {"base": experiment.models["base"].name, "candidate": shown.candidate},
+        "slug": shown.slug,
+        "chosen": None if shown.selection is None else _chosen(experiment),
         "command": experiment.command,
         "config": experiment.shown_config,
         "gallery": experiment.config.evaluation.gallery.model_dump(mode="json"),
         "learned_from": [] if shown.training is None else learned_from(experiment.config.dataset),
     }
     sources = [handle.model_dump() for handle in inputs.values() if isinstance(handle, Ref)]
-    return Call(STAGE, "report", params, inputs, {"sources": sources})
+    label = "report" if shown.slug is None else f"report/{shown.slug}"
+    return Call(STAGE, label, params, inputs, {"sources": sources})
+
+
+def _chosen(experiment: Experiment) -> dict[str, Json]:
+    evaluation = experiment.config.evaluation
+    assert experiment.choosing is not None
+    return {
+        "among": len(experiment.candidates),
+        "by": next(metric.full_title for metric in evaluation.metrics if metric.id == evaluation.chosen_by),
+        "prompts": len(experiment.choosing.prompts),
+    }
 
 
 def learned_from(dataset: DatasetConfig) -> list[str]:

@@ -18,8 +18,12 @@ from tasks.store import ArtifactStore
 # of every kind, the files and folders that are there
 _PUBLISHED: dict[str, tuple[str, ...]] = {
     "report": ("report.html", "report.json", "summary.md", "scores.parquet"),
+    "matrix": ("report.html", "report.json", "summary.md"),
     "train": ("pytorch_lora_weights.safetensors", "kohya_lora.safetensors", "peft", "unet"),
 }
+
+
+_REPORTS = ("report", "matrix")
 
 
 class RunRecord(Frozen):
@@ -74,12 +78,16 @@ def read_runs(store: ArtifactStore) -> Iterator[RunRecord]:
 
 
 def publish(store: ArtifactStore, refs: Mapping[str, Ref], folder: Path) -> Path:
-    """Copy report and adapter to where people look for them; returns the report's place there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for ref in refs.values():
+    """Copy reports and adapter to where people look for them; returns the report's place there.
+
+    What is labelled `report/NAME` comes into the folder NAME, and the selection's report into `selection`.
+    """
+    for label, ref in refs.items():
+        below = folder / label.removeprefix("report").lstrip("/") if ref.kind in _REPORTS else folder
         for name in _PUBLISHED.get(ref.kind, ()):
             if (store.path(ref) / name).exists():
-                _copy(store.path(ref) / name, folder / name)
+                below.mkdir(parents=True, exist_ok=True)
+                _copy(store.path(ref) / name, below / name)
     return folder / "report.html"
 
 
@@ -109,9 +117,19 @@ def verdict_of(store: ArtifactStore, refs: Mapping[str, Ref]) -> str | None:
 
 
 def score_rows(report: Mapping[str, Json]) -> list[dict[str, Json]]:
-    """One row per judged metric, of JSON values, from a report.json."""
+    """One row per judged metric, and candidate where there are several, of JSON values, from a report.json."""
+    if "comparison" in report:
+        return _score_rows(report["comparison"])
+    return [
+        {"model": one["name"], **row}
+        for one in report["candidates"]
+        for row in _score_rows(report["comparisons"][one["slug"]])
+    ]
+
+
+def _score_rows(comparison: Mapping[str, Json]) -> list[dict[str, Json]]:
     rows = []
-    for judged in report["comparison"]["judged"]:
+    for judged in comparison["judged"]:
         interval = judged["delta_interval"] or {}
         rows.append(
             {

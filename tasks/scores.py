@@ -43,6 +43,7 @@ def score(
     weights: Mapping[str, MetricWeights],
     sets: Mapping[str, Handle],
     references: Handle,
+    label: str = "scores",
 ) -> Call:
     """`sets` are image sets by role, `references` is the dataset.
 
@@ -59,4 +60,4 @@ def score(
         "places": {name: dict(found.places) for name, found in weights.items()},
     }
     inputs = {**sets, "references": references}
-    return Call(STAGE, "scores", params, inputs, local)
+    return Call(STAGE, label, params, inputs, local)

@@ -102,7 +102,8 @@ def changes(comparisons: int) -> list[str]:
     """To a configuration, so that its evaluation is a self-test."""
     if comparisons < 1:
         raise ConfigError.about("comparisons", expected="1 or more", got=comparisons)
-    return [f"evaluation.replicates={2 * comparisons}", "evaluation.candidate=base", "evaluation.baseline=base"]
+    alone = ["evaluation.candidate=base", "evaluation.candidates=[]", "evaluation.selection=null"]
+    return [f"evaluation.replicates={2 * comparisons}", "evaluation.baseline=base", *alone]
 
 
 def result(store: ArtifactStore, found: Ref) -> dict[str, Json]:

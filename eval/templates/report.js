@@ -1,4 +1,3 @@
-"use strict";
 (() => {
   document.documentElement.classList.add("js");
   const cards = [...document.querySelectorAll(".card")];
@@ -39,31 +38,5 @@
     refresh();
   }
 
-  const dialog = document.querySelector("dialog");
-  if (!dialog) return;
-  let current = null;
-
-  function zoom(card) {
-    current = card;
-    const pair = card.querySelector(".pair").cloneNode(true);
-    for (const side of pair.querySelectorAll("button")) side.disabled = true;
-    for (const picture of pair.querySelectorAll("img")) picture.loading = "eager";
-    dialog.querySelector(".pair").replaceWith(pair);
-    dialog.querySelector(".prompt").textContent = card.querySelector(".prompt").textContent;
-    if (!dialog.open) dialog.showModal();
-  }
-  function move(by) {
-    zoom(shown[(shown.indexOf(current) + by + shown.length) % shown.length]);
-  }
-  for (const card of cards) {
-    for (const side of card.querySelectorAll("button.side")) side.addEventListener("click", () => zoom(card));
-  }
-  dialog.querySelector("[data-move='-1']").addEventListener("click", () => move(-1));
-  dialog.querySelector("[data-move='1']").addEventListener("click", () => move(1));
-  dialog.querySelector("[data-close]").addEventListener("click", () => dialog.close());
-  dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
-  dialog.addEventListener("keydown", (event) => {
-    if (event.key === "ArrowLeft") move(-1);
-    if (event.key === "ArrowRight") move(1);
-  });
+  zoomable(cards, ".pair", () => shown);
 })();

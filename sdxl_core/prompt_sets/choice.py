@@ -65,3 +65,11 @@ def first_in_turn(prompts: Sequence[Prompt], count: int, seed: int) -> list[Prom
         seen[prompt.category] += 1
     chosen = {name for _, _, name in sorted(turns)[:count]}
     return [prompt for prompt in prompts if prompt.id in chosen]
+
+
+def divided(prompts: Sequence[Prompt], share: float, seed: int) -> tuple[list[Prompt], list[Prompt]]:
+    """A share of the prompts, every category with its own, and the rest; both in the set's order, storyboards whole."""
+    heads = list({prompt.storyboard or prompt.id: prompt for prompt in reversed(prompts)}.values())
+    first = {prompt.storyboard or prompt.id for prompt in first_in_turn(heads, round(share * len(heads)), seed)}
+    chosen = [prompt for prompt in prompts if (prompt.storyboard or prompt.id) in first]
+    return chosen, [prompt for prompt in prompts if (prompt.storyboard or prompt.id) not in first]

@@ -20,7 +20,7 @@ from tasks.experiment import Experiment, prepare_experiment
 from tasks.exports import Wanted, export
 from tasks.manifest import Ref
 from tasks.plan import Expecting, Planner
-from tasks.references import as_override
+from tasks.references import as_overrides
 from tasks.runs import Recorder, record_run
 from tasks.stage import Call, materialise
 from tasks.store import ArtifactStore
@@ -62,10 +62,14 @@ class Evaluations:
         self.built: list[str] = []
 
     def prepare(self, candidate: str = "trained", overrides: Sequence[str] = ()) -> Experiment:
-        config = read_config(self.folder / "short.yaml", [*overrides, as_override(candidate)])
-        return prepare_experiment(config, self.store, "test")
+        return self.prepare_several([candidate], overrides)
 
-    def run(self, candidate: str = "trained", *overrides: str, train: bool = False) -> dict[str, Ref]:
+    def prepare_several(self, candidates: Sequence[str], overrides: Sequence[str] = ()) -> Experiment:
+        place = self.folder / "short.yaml"
+        given = as_overrides(candidates, read_config(place, overrides).evaluation)
+        return prepare_experiment(read_config(place, [*overrides, *given]), self.store, "test")
+
+    def run(self, candidate: str | Sequence[str] = "trained", *overrides: str, train: bool = False) -> dict[str, Ref]:
         def run(call: Call) -> Ref:
             if self.store.find_whole(call.recipe().kind, call.recipe().key) is None:
                 self.built.append(call.label)
@@ -74,7 +78,8 @@ class Evaluations:
         self.built.clear()
         recorder = Recorder(run)
         with contextlib.chdir(self.folder):
-            experiment = self.prepare(candidate, overrides)
+            named = [candidate] if isinstance(candidate, str) else candidate
+            experiment = self.prepare_several(named, overrides)
             if train:
                 finetune(experiment, recorder)
                 record_run(self.store, "short", "test", recorder.refs)

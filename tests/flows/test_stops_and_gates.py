@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from flows.cli_runs import _command as made_by
+from flows.reproduction import made_by
 from flows.wiring import evaluate, self_test
 from sdxl_core.errors import UserError
 from tasks.experiment import prepare_experiment
@@ -115,7 +115,7 @@ def test_the_command_ends_as_the_gates_say(
     config = read_config(place, [*changes, "evaluation.candidate=base"])
     store = ArtifactStore(Path("store").absolute())
     recorder = Recorder(partial(materialise, store=store, device="cpu"))
-    evaluate(prepare_experiment(config, store, made_by(place, changes, "base", ())), recorder)
+    evaluate(prepare_experiment(config, store, made_by(place, changes, config, ("base",), ())), recorder)
     record_run(store, "short-base", "test", recorder.refs)
     done = cli("evaluate", place, "--candidate", "base", *(word for change in changes for word in ("--set", change)))
     assert done.returncode == code, done.stderr
