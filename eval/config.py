@@ -100,7 +100,7 @@ class EvaluationConfig(Config):
     """Choose the best of the candidates on a part of the prompts, and judge it on the rest. Default: all on all."""
     trade_off: tuple[str, str] | None = None
     """Two metrics that pull apart; the report of several candidates shows which of them no other beats in both.
-    Default: the first that compares with the instance pictures, and the first that reads the prompt."""
+    Default: the first that compares with the instance pictures, and the first of how much of the prompt is shown."""
     baseline: Reference = "base"
     """What it is judged against, named in the same way."""
     strict: bool = False
@@ -122,7 +122,7 @@ class EvaluationConfig(Config):
         """The metrics of `trade_off`; none where the default finds no such two."""
         judging = [metric for metric in self.metrics if _judges_prompts(metric)]
         alike = next((metric.id for metric in judging if metric.needs_references), None)
-        obeys = next((metric.id for metric in judging if metric.reads_prompt), None)
+        obeys = next((metric.id for metric in judging if metric.of_prompt), None)
         return self.trade_off or ((alike, obeys) if alike and obeys else None)
 
     @property
@@ -157,8 +157,10 @@ class EvaluationConfig(Config):
 
     @model_validator(mode="after")
     def _several_fit_together(self) -> EvaluationConfig:
-        if self.candidates and "candidate" in self.model_fields_set:
-            raise ValueError("candidate and candidates: expected one of them, got both")
+        if self.candidates and self.candidate != type(self).model_fields["candidate"].default:
+            raise ValueError(
+                f"candidate and candidates: expected one of them, got both; add {self.candidate!r} to them"
+            )
         if repeated := [name for name, count in Counter(self.candidates).items() if count > 1]:
             raise ValueError(f"candidates: {repeated[0]!r} is there more than once")
         for name in self.trade_off or ():

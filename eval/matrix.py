@@ -95,6 +95,7 @@ def build_matrix(
         contenders=contenders,
         found=found,
         facts=_facts(found.values()),
+        primaries={metric.facts.name for one in found.values() for metric in one.primaries},
         cell_of=judged_of,
         moved=_moved(found),
         figures={

@@ -94,14 +94,14 @@ def build_report(
         "base": {"name": sides.baseline} | _set_facts(base, images["base"]),
         "candidate": {"name": sides.candidate} | _set_facts(candidate, images["candidate"]),
     }
-    history = [chosen.sentence] if chosen else []
+    history = [chosen.sentence(sides.candidate)] if chosen else []
     taught = warnings(found.judged, learned_from)
     document = {
         "schema_version": SCHEMA_VERSION,
         "title": title,
         "headline": wording.headline(found, sides),
         "verdict": found.verdict,
-        "summary": [*summary(found, sides), *history, *taught],
+        "summary": [*(sentences := summary(found, sides))[:1], *history, *sentences[1:], *taught],
         "same_noise": sides.same_noise,
         "comparison": found.model_dump(mode="json"),
         "not_scored": found.health.counts(),

@@ -36,11 +36,11 @@ class Chosen:
     """Title of a metric."""
     prompts: int
 
-    @property
-    def sentence(self) -> str:
+    def sentence(self, candidate: str) -> str:
         return (
-            f"The candidate was chosen among {self.among} by {self.by} on {plural(self.prompts, 'other prompt')}, "
-            "which have no part in what follows; selection/report.html shows all of them."
+            f"The candidate, {candidate}, was chosen among {self.among} by {self.by} on "
+            f"{plural(self.prompts, 'other prompt')}, which have no part in what follows; selection/report.html shows "
+            "all of them."
         )
 
 

@@ -11,7 +11,17 @@ from typing import Annotated
 
 import typer
 
-from flows import cli_artifacts, cli_dataset, cli_doctor, cli_prompts, cli_runs, cli_self_test, cli_weights, console
+from flows import (
+    cli_artifacts,
+    cli_compare,
+    cli_dataset,
+    cli_doctor,
+    cli_prompts,
+    cli_runs,
+    cli_self_test,
+    cli_weights,
+    console,
+)
 from flows.groups import group
 
 app = group(
@@ -23,6 +33,7 @@ app = group(
 app.command("run")(cli_runs.run)
 app.command("plan")(cli_runs.plan)
 app.command("evaluate")(cli_runs.evaluate)
+app.command("compare")(cli_compare.compare)
 app.command("report")(cli_runs.report)
 app.command("self-test")(cli_self_test.self_test)
 app.command("export")(cli_weights.export)

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flows import console
+from flows.cli_prepared import Prepared, carry_out, check
 from flows.reproduction import made_by
 
 if TYPE_CHECKING:
-    from tasks.experiment import Experiment
-    from tasks.plan import Planner
-    from tasks.runs import Recorder
-    from tasks.stage import Runner
-    from tasks.store import ArtifactStore
+    from flows.cli_prepared import Wiring
     from tasks.trainings import Resume
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, such as those in configs/.")]
@@ -96,7 +92,7 @@ def run(
 
         return finetune(experiment.config, resume=resume, command=experiment.command)
 
-    _carry_out(prepared, start)
+    carry_out(prepared, start)
 
 
 def plan(config: ConfigFile, candidate: Candidates = None, overrides: Overrides = None, strict: Strict = False) -> None:
@@ -134,7 +130,7 @@ def evaluate(
 
         return evaluate(prepared.experiment.config, command=prepared.experiment.command)
 
-    _carry_out(prepared, start)
+    carry_out(prepared, start)
 
 
 def report(config: ConfigFile, overrides: Overrides = None) -> None:
@@ -151,21 +147,11 @@ def report(config: ConfigFile, overrides: Overrides = None) -> None:
 
         return report(prepared.experiment.config, command=prepared.experiment.command)
 
-    _carry_out(prepared, start)
+    carry_out(prepared, start)
 
 
 def strictly(overrides: list[str] | None, strict: bool) -> list[str]:
     return [*(overrides or []), *(["evaluation.strict=true"] if strict else [])]
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A configuration, checked, and what running it would do."""
-
-    store: ArtifactStore
-    experiment: Experiment
-    planner: Planner
-    reused: Recorder
 
 
 def prepare(
@@ -175,50 +161,20 @@ def prepare(
     candidates: Sequence[str] = (),
     resume: Resume | None = None,
     trains: bool = False,
-    wiring: Callable[[Experiment, Runner], object] | None = None,
+    wiring: Wiring | None = None,
 ) -> Prepared:
-    """Everything that can be wrong with a configuration comes to light here, before Prefect or a model loads.
+    """A configuration's file, read and checked as `check` does.
 
     `trains`: it is prepared for `run`, unless it judges nothing that it would train. `wiring`: of what will run, if it
     is neither `run` nor `evaluate`.
     """
     from flows.wiring import evaluate, finetune
-    from tasks.experiment import prepare_experiment
-    from tasks.plan import Expecting, Planner
     from tasks.references import as_overrides, names_trained
-    from tasks.runs import Recorder
-    from tasks.store import ArtifactStore
     from tasks.yaml_config import read_config
 
     config = read_config(path, overrides or [])
     if candidates:
         config = read_config(path, [*(overrides or []), *as_overrides(candidates, config.evaluation)])
-    store = ArtifactStore(config.runtime.store_root())
     command = made_by(path, overrides or [], config, candidates, resume.override if resume else ())
-    experiment = prepare_experiment(config, store, command, resume)
-    planner = Planner(store)
-    reused = Recorder(planner)
     usual = finetune if trains and names_trained(config.evaluation.references) else evaluate
-    (wiring or usual)(experiment, Expecting(expecting, store, reused))
-    return Prepared(store, experiment, planner, reused)
-
-
-def _carry_out(prepared: Prepared, start: Callable[[], dict[str, Any]]) -> None:
-    """Run what has to run, under Prefect; with nothing to run, Prefect's own start would be all of the work."""
-    from tasks.errors import EXIT_CODE_OF_VERDICT
-    from tasks.prefect_home import local_prefect
-    from tasks.runs import finish_run, verdict_of
-
-    store, experiment = prepared.store, prepared.experiment
-    if prepared.planner.complete:
-        console.table([(stage.label, "reused", stage.why) for stage in prepared.planner.stages])
-        refs = prepared.reused.refs
-        place, verdict = str(finish_run(store, experiment.name, experiment.command, refs)), verdict_of(store, refs)
-    else:
-        with local_prefect(store.root):
-            done = start()
-        place, verdict = done["report"], done["verdict"]
-    console.out(f"report: {place}")
-    if verdict is not None:
-        console.out(f"verdict: {verdict}")
-        raise typer.Exit(EXIT_CODE_OF_VERDICT[verdict])
+    return check(config, command, wiring or usual, expecting, resume)

@@ -77,17 +77,17 @@ def names_trained(references: Sequence[str]) -> bool:
 
 
 def as_overrides(references: Sequence[str], evaluation: EvaluationConfig) -> list[str]:
-    """`--candidate REFERENCE`, once or more, as the changes to a configuration that it is. What exists here is a local
-    path."""
-    found = [SUM.join(_here(term) for term in reference.split(SUM)) for reference in references]
+    """`--candidate REFERENCE`, once or more, as the changes to a configuration that it is."""
+    found = [as_local(reference) for reference in references]
     if len(found) > 1:
         return [f"evaluation.candidates={json.dumps(found)}"]
     several = ["evaluation.candidates=[]", "evaluation.selection=null"] if found and evaluation.candidates else []
     return [*(f"evaluation.candidate={json.dumps(one)}" for one in found), *several]
 
 
-def _here(term: str) -> str:
-    return str(Path(term).absolute()) if _exists(term) else term
+def as_local(reference: str) -> str:
+    """As it is said on a command line: what exists here is a local path."""
+    return SUM.join(str(Path(term).absolute()) if _exists(term) else term for term in reference.split(SUM))
 
 
 def _exists(term: str) -> bool:

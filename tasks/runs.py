@@ -80,14 +80,20 @@ def read_runs(store: ArtifactStore) -> Iterator[RunRecord]:
 def publish(store: ArtifactStore, refs: Mapping[str, Ref], folder: Path) -> Path:
     """Copy reports and adapter to where people look for them; returns the report's place there.
 
-    What is labelled `report/NAME` comes into the folder NAME, and the selection's report into `selection`.
+    What is labelled `report/NAME` comes into the folder NAME, and the selection's report into `selection`. Reports in
+    such folders of an earlier run are removed.
     """
+    below = {label: label.removeprefix("report").lstrip("/") for label, ref in refs.items() if ref.kind in _REPORTS}
+    for leftover in folder.glob("*/report.html"):
+        files = {path.name for path in leftover.parent.iterdir()}
+        if leftover.parent.name not in below.values() and files <= {*_PUBLISHED["report"]}:
+            shutil.rmtree(leftover.parent)
     for label, ref in refs.items():
-        below = folder / label.removeprefix("report").lstrip("/") if ref.kind in _REPORTS else folder
         for name in _PUBLISHED.get(ref.kind, ()):
             if (store.path(ref) / name).exists():
-                below.mkdir(parents=True, exist_ok=True)
-                _copy(store.path(ref) / name, below / name)
+                target = folder / below.get(label, "") / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                _copy(store.path(ref) / name, target)
     return folder / "report.html"
 
 

@@ -122,8 +122,8 @@ class Metric(Config):
     """What one score is of."""
     needs_references: ClassVar[bool] = False
     """Compares with the instance pictures."""
-    reads_prompt: ClassVar[bool] = False
-    """Says whether a picture shows what its prompt asks for."""
+    of_prompt: ClassVar[bool] = False
+    """Says how much a picture shows what its prompt asks for, and nothing else."""
     direction: ClassVar[Direction]
     """+1: higher is better; -1: lower is better; 0: describes, does not judge."""
     unit: ClassVar[str]

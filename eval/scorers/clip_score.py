@@ -15,7 +15,7 @@ class ClipScore(Metric):
     """
 
     title: ClassVar[str] = "CLIP score"
-    reads_prompt: ClassVar[bool] = True
+    of_prompt: ClassVar[bool] = True
     direction: ClassVar[Direction] = 1
     unit: ClassVar[str] = "100 x cosine"
     convention: ClassVar[str] = "100 x cos(picture, prompt), not clamped, no prefix; divide by 100 for the raw cosine"

@@ -15,7 +15,7 @@ class ClipT(Metric):
     """
 
     title: ClassVar[str] = "CLIP-T"
-    reads_prompt: ClassVar[bool] = True
+    of_prompt: ClassVar[bool] = True
     direction: ClassVar[Direction] = 1
     unit: ClassVar[str] = "cosine"
     convention: ClassVar[str] = "cos(picture, prompt), not clamped, no prefix; the CLIP score is 100 times as much"

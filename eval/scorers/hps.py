@@ -27,7 +27,6 @@ class Hps(Metric):
     """
 
     title: ClassVar[str] = "HPS"
-    reads_prompt: ClassVar[bool] = True
     direction: ClassVar[Direction] = 1
     unit: ClassVar[str] = "100 x cosine"
     convention: ClassVar[str] = (

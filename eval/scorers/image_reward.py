@@ -30,7 +30,6 @@ class ImageReward(Metric):
     """The reward that Xu et al. 2023 (arXiv:2304.05977) learned from rankings by people, version 1.0."""
 
     title: ClassVar[str] = "ImageReward"
-    reads_prompt: ClassVar[bool] = True
     direction: ClassVar[Direction] = 1
     unit: ClassVar[str] = "reward"
     convention: ClassVar[str] = (

@@ -15,7 +15,6 @@ class PickScore(Metric):
     """
 
     title: ClassVar[str] = "PickScore"
-    reads_prompt: ClassVar[bool] = True
     direction: ClassVar[Direction] = 1
     unit: ClassVar[str] = "exp(logit_scale) x cosine"
     convention: ClassVar[str] = (

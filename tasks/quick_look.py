@@ -1,0 +1,60 @@
+"""A few pictures of several models side by side, by a configuration that is there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sdxl_core.errors import did_you_mean
+from tasks.config import PipelineConfig
+from tasks.errors import ConfigError
+from tasks.finished import find_finished
+from tasks.prompt_sets import chosen_prompts
+from tasks.references import BASE, TRAINED, as_local, parse_reference
+from tasks.runs import read_runs
+from tasks.store import ArtifactStore
+from tasks.yaml_config import build_config, read_config
+
+
+def config_of(models: Sequence[str], store: ArtifactStore) -> PipelineConfig:
+    """How the first model that is a finished run was made and judged.
+
+    Raises:
+        ConfigError: none of them is one.
+    """
+    names = sorted({run.name for run in read_runs(store) if "train" in run.refs})
+    terms = [term.what for model in models for term in parse_reference(model, "models")]
+    if named := next((name for name in terms if name in names), None):
+        return build_config(dict(find_finished(store, named).config), (), f"the configuration of {named}")
+    unknown = [name for name in terms if name not in (BASE, TRAINED)]
+    fix = next(filter(None, (did_you_mean(name, names) for name in unknown)), "Name a configuration: --config FILE")
+    raise ConfigError.about("models", expected="the name of a finished run among them", got=", ".join(models), fix=fix)
+
+
+def quick_look(
+    file: Path | None, overrides: Sequence[str], models: Sequence[str], prompts: int, store: ArtifactStore
+) -> PipelineConfig:
+    """The evaluation of `file`, or of a run among the models, of all models but the first against it, on at most so
+    many prompts and without gates.
+
+    Raises:
+        ConfigError: there are fewer than two models, or no configuration.
+    """
+    if len(models) < 2:
+        raise ConfigError.about("models", expected="two at least; the first is compared with", got=len(models))
+    named = [as_local(model) for model in models]
+    config = read_config(file, overrides) if file is not None else config_of(models, store)
+    document = config.model_dump(mode="json", exclude_unset=True)
+    for name in ("candidate", "selection", "stop", "sequential", "gates"):
+        document["evaluation"].pop(name, None)
+    document["evaluation"] |= {"baseline": named[0], "candidates": named[1:], "prompts": _few(config, prompts)}
+    return build_config(document, overrides if file is None else (), "compare")
+
+
+def _few(config: PipelineConfig, prompts: int) -> dict[str, object]:
+    asked = config.evaluation.prompt_set
+    there = chosen_prompts(asked, config.evaluation.subject)
+    section = asked.model_dump(mode="json", exclude_unset=True)
+    if len(there) <= prompts or any(prompt.storyboard for prompt in there):
+        return section
+    return {**section, "sample": prompts}
