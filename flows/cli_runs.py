@@ -169,12 +169,10 @@ def prepare(
     is neither `run` nor `evaluate`.
     """
     from flows.wiring import evaluate, finetune
-    from tasks.references import as_overrides, names_trained
+    from tasks.references import as_local, names_trained
     from tasks.yaml_config import read_config
 
-    config = read_config(path, overrides or [])
-    if candidates:
-        config = read_config(path, [*(overrides or []), *as_overrides(candidates, config.evaluation)])
+    config = read_config(path, overrides or [], [as_local(reference) for reference in candidates])
     command = made_by(path, overrides or [], config, candidates, resume.override if resume else ())
     usual = finetune if trains and names_trained(config.evaluation.references) else evaluate
     return check(config, command, wiring or usual, expecting, resume)

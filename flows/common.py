@@ -12,23 +12,25 @@ from tasks.config import PipelineConfig
 from tasks.experiment import Experiment, prepare_experiment
 from tasks.plan import Expecting
 from tasks.policies import prefect_runner
+from tasks.references import as_local
 from tasks.runs import Recorder, finish_run, report_files, score_rows, verdict_of
 from tasks.stage import Handle, Runner
 from tasks.store import ArtifactStore
 from tasks.trainings import Resume
-from tasks.yaml_config import build_config, read_config, resolve_paths
+from tasks.yaml_config import build_config, read_config, resolve_paths, with_candidates
 
 Configured = PipelineConfig | Path
 """The whole configuration, or the path of its YAML file; in which case its relative paths are relative to the file."""
 Wiring = Callable[[Experiment, Runner], Handle]
 
 
-def configure(config: Configured, overrides: Sequence[str]) -> PipelineConfig:
-    """The configuration with its overrides, and all its local paths absolute."""
+def configure(config: Configured, overrides: Sequence[str], candidates: Sequence[str] = ()) -> PipelineConfig:
+    """The configuration with its overrides, and all its local paths absolute. `candidates`: as `read_config`."""
+    named = [as_local(reference) for reference in candidates]
     if isinstance(config, Path):
-        return read_config(config, overrides)
+        return read_config(config, overrides, named)
     document = resolve_paths(config.model_dump(mode="json", exclude_unset=True), Path.cwd())
-    return build_config(document, overrides, "config")
+    return build_config(with_candidates(document, named), overrides, "config")
 
 
 def run_flow(

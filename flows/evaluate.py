@@ -8,7 +8,6 @@ from prefect import flow
 
 from flows import wiring
 from flows.common import Configured, configure, run_flow
-from tasks.references import as_overrides
 
 
 @flow(name="evaluate")
@@ -26,8 +25,6 @@ def evaluate(
         candidate: a model by any of the names in docs/evaluation/models.md, or several; default: as configured.
         command: what the report says makes it again.
     """
-    configured = configure(config, overrides or [])
-    if candidate:
-        named = [candidate] if isinstance(candidate, str) else candidate
-        configured = configure(config, [*(overrides or []), *as_overrides(named, configured.evaluation)])
+    named = [candidate] if isinstance(candidate, str) else candidate or []
+    configured = configure(config, overrides or [], named)
     return run_flow(configured, command, wiring.evaluate, expecting=wiring.LEARNT)

@@ -7,16 +7,14 @@ docs/evaluation/models.md says what each means.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.config import EvaluationConfig
 from tasks.errors import ConfigError
-from tasks.yaml_config import SUM
+from tasks.yaml_config import SUM, resolve_paths
 
 BASE, TRAINED = "base", "trained"
 _HUB = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?P<file>(/[\w.-]+)*\.safetensors)?(@(?P<revision>[\w./-]+))?")
@@ -76,18 +74,10 @@ def names_trained(references: Sequence[str]) -> bool:
     return any(term.partition(":")[0].strip() == TRAINED for term in terms)
 
 
-def as_overrides(references: Sequence[str], evaluation: EvaluationConfig) -> list[str]:
-    """`--candidate REFERENCE`, once or more, as the changes to a configuration that it is."""
-    found = [as_local(reference) for reference in references]
-    if len(found) > 1:
-        return [f"evaluation.candidates={json.dumps(found)}"]
-    several = ["evaluation.candidates=[]", "evaluation.selection=null"] if found and evaluation.candidates else []
-    return [*(f"evaluation.candidate={json.dumps(one)}" for one in found), *several]
-
-
 def as_local(reference: str) -> str:
     """As it is said on a command line: what exists here is a local path."""
-    return SUM.join(str(Path(term).absolute()) if _exists(term) else term for term in reference.split(SUM))
+    terms = (str(Path(term).absolute()) if _exists(term) else term for term in reference.split(SUM))
+    return SUM.join(resolve_paths(term, Path.cwd()) for term in terms)
 
 
 def _exists(term: str) -> bool:

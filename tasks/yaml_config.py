@@ -24,16 +24,18 @@ Section = TypeVar("Section", bound=BaseModel)
 _MOST_MISTAKES = 20  # spelt out in one message; further ones are counted
 
 
-def read_config(path: Path, overrides: Sequence[str] = ()) -> PipelineConfig:
+def read_config(path: Path, overrides: Sequence[str] = (), candidates: Sequence[str] = ()) -> PipelineConfig:
     """Read, override (`key.path=value`, YAML values) and validate a configuration file.
 
-    Local paths in the file are relative to the file, those in overrides to the working folder.
+    Local paths in the file are relative to the file, those in overrides to the working folder. `candidates`: models
+    that are judged in place of those in the file.
 
     Raises:
         ConfigError: the file is missing or not YAML, or a key or value is not what the schema says; the message names
             file, key, what was expected, what came, and the nearest valid name.
     """
-    return build_config(resolve_paths(_read_mapping(path), path.resolve().parent), overrides, str(path))
+    document = resolve_paths(_read_mapping(path), path.resolve().parent)
+    return build_config(with_candidates(document, candidates), overrides, str(path))
 
 
 def build_config(document: dict[str, Any], overrides: Sequence[str], source: str) -> PipelineConfig:
@@ -43,6 +45,18 @@ def build_config(document: dict[str, Any], overrides: Sequence[str], source: str
         ConfigError: with one line per mistake.
     """
     return build_section(PipelineConfig, document, overrides, source)
+
+
+def with_candidates(document: dict[str, Any], candidates: Sequence[str]) -> dict[str, Any]:
+    """A document in which these models are judged, one or several; its own where there are none."""
+    evaluation = document.get("evaluation")
+    if not candidates or not isinstance(evaluation, dict):
+        return document
+    kept = {key: value for key, value in evaluation.items() if key not in ("candidate", "candidates")}
+    if len(candidates) > 1:
+        return {**document, "evaluation": {**kept, "candidates": list(candidates)}}
+    kept.pop("selection", None)
+    return {**document, "evaluation": {**kept, "candidate": candidates[0]}}
 
 
 def build_section(kind: type[Section], document: dict[str, Any], overrides: Sequence[str], source: str) -> Section:

@@ -20,7 +20,7 @@ from tasks.experiment import Experiment, prepare_experiment
 from tasks.exports import Wanted, export
 from tasks.manifest import Ref
 from tasks.plan import Expecting, Planner
-from tasks.references import as_overrides
+from tasks.references import as_local
 from tasks.runs import Recorder, record_run
 from tasks.stage import Call, materialise
 from tasks.store import ArtifactStore
@@ -65,9 +65,8 @@ class Evaluations:
         return self.prepare_several([candidate], overrides)
 
     def prepare_several(self, candidates: Sequence[str], overrides: Sequence[str] = ()) -> Experiment:
-        place = self.folder / "short.yaml"
-        given = as_overrides(candidates, read_config(place, overrides).evaluation)
-        return prepare_experiment(read_config(place, [*overrides, *given]), self.store, "test")
+        given = [as_local(candidate) for candidate in candidates]
+        return prepare_experiment(read_config(self.folder / "short.yaml", overrides, given), self.store, "test")
 
     def run(self, candidate: str | Sequence[str] = "trained", *overrides: str, train: bool = False) -> dict[str, Ref]:
         def run(call: Call) -> Ref:

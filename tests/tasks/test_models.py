@@ -15,7 +15,7 @@ from sdxl_core.errors import UserError
 from sdxl_core.unet_shapes import unet_shapes
 from tasks.additions import LocalFiles, Model
 from tasks.experiment import Experiment, prepare_experiment, require_candidate_trained
-from tasks.references import as_overrides, parse_reference
+from tasks.references import as_local, parse_reference
 from tasks.store import ArtifactStore
 from tasks.yaml_config import read_config
 from tests.tasks.test_experiment import write_lora
@@ -39,9 +39,7 @@ def prepare(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pr
 
     def prepared(candidate: str, *overrides: str) -> Experiment:
         store = ArtifactStore(tmp_path / "store")
-        evaluation = read_config(folder / "toy.yaml", overrides).evaluation
-        changes = [*overrides, *as_overrides([candidate], evaluation)]
-        return prepare_experiment(read_config(folder / "toy.yaml", changes), store, "command")
+        return prepare_experiment(read_config(folder / "toy.yaml", overrides, [as_local(candidate)]), store, "command")
 
     return prepared
 
