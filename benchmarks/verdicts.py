@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.compare import compared
+from eval.compare import choose, compared, compared_together
 from eval.config import EvaluationConfig
 from eval.result import Comparison, Look, MetricFacts
 from eval.score import describe
@@ -51,18 +51,36 @@ class Truth:
     gates: tuple[dict[str, Any], ...] = ()
     share: float = 0.5
     """Of the variance that all metrics have in common."""
+    candidates: int = 1
+    """All of the same effects."""
+    chosen_on: float = 0.0
+    """Share of the prompts by which the best candidate is chosen, to be judged alone on the others; 1: on the same."""
 
 
-def simulate(truth: Truth, seed: int, resamples: int = 999) -> Comparison:
-    """One evaluation: a fixed one, or a sequential one up to where it stops."""
+def simulate(truth: Truth, seed: int, resamples: int = 999) -> list[Comparison]:
+    """One evaluation: of one candidate, of several at once, or of the best of them."""
     evaluation = evaluation_of(truth, seed, resamples)
-    found = scores_of(truth, evaluation, np.random.default_rng([seed, truth.prompts]))
+    rng = np.random.default_rng([seed, truth.prompts])
+    if truth.candidates == 1:
+        return [_simulate_one(truth, evaluation, scores_of(truth, evaluation, rng))]
+    found = {f"c{place}": scores_of(truth, evaluation, rng) for place in range(truth.candidates)}
+    looks: dict[str, tuple[Look, ...]] = dict.fromkeys(found, ())
+    if not truth.chosen_on:
+        return list(compared_together(evaluation, found, looks).values())
+    choosing = range(round(truth.chosen_on * truth.prompts))
+    judging = [prompt for prompt in range(truth.prompts) if prompt not in choosing] or list(choosing)
+    seen = compared_together(evaluation, {name: _of_prompts(one, choosing) for name, one in found.items()}, looks)
+    return [compared(evaluation, _of_prompts(found[choose("m0", seen)], judging))]
+
+
+def _simulate_one(truth: Truth, evaluation: EvaluationConfig, found: Scored) -> Comparison:
+    """A fixed evaluation, or a sequential one up to where it stops."""
     if truth.stop == "fixed":
         return compared(evaluation, found)
     looks: tuple[Look, ...] = ()
     step = evaluation.sequential.every_prompts
     for prompts in range(evaluation.sequential.first_prompts, truth.prompts + 1, step):
-        comparison = compared(evaluation, _first(found, prompts), looks)
+        comparison = compared(evaluation, _of_prompts(found, range(prompts)), looks)
         looks = comparison.looks
         if comparison.decided:
             break
@@ -110,8 +128,8 @@ def _pictures(rows: Sequence[Row]) -> dict[str, dict[tuple[str, int], str]]:
     return found
 
 
-def _first(found: Scored, prompts: int) -> Scored:
-    wanted = {f"p{prompt}" for prompt in range(prompts)}
+def _of_prompts(found: Scored, prompts: Iterable[int]) -> Scored:
+    wanted = {f"p{prompt}" for prompt in prompts}
     rows = [row for row in found.rows if row.prompt_id in wanted]
     return Scored(rows, found.facts, {}, {}, {}, _pictures(rows), {})
 
@@ -122,17 +140,19 @@ class Tally:
 
     runs: int
     found: float
-    """Share with a headline of better, worse or mixed."""
+    """Share with a headline of better, worse or mixed, of any candidate."""
     covered: float
     """Share of intervals, of all metrics, that hold the true difference."""
     promoted: float
+    """Share in which any candidate is."""
     rejected: float
     prompts: float
     """Drawn on average."""
 
 
-def tally(truth: Truth, runs: int, map_: Callable[..., Iterable[Comparison]] = map) -> Tally:
-    comparisons = list(map_(partial(simulate, truth), range(runs)))
+def tally(truth: Truth, runs: int, map_: Callable[..., Iterable[list[Comparison]]] = map) -> Tally:
+    evaluations = list(map_(partial(simulate, truth), range(runs)))
+    comparisons = [comparison for together in evaluations for comparison in together]
     intervals = [
         (metric.delta_interval, effect)
         for comparison in comparisons
@@ -141,14 +161,15 @@ def tally(truth: Truth, runs: int, map_: Callable[..., Iterable[Comparison]] = m
     covered = [found is not None and found.low <= effect <= found.high for found, effect in intervals]
     return Tally(
         runs=runs,
-        found=float(np.mean([comparison.outcome in ("better", "worse", "mixed") for comparison in comparisons])),
+        found=float(np.mean([any(one.outcome in DIFFERENT for one in together) for together in evaluations])),
         covered=float(np.mean(covered)),
-        promoted=float(np.mean([comparison.verdict == "promote" for comparison in comparisons])),
-        rejected=float(np.mean([comparison.verdict == "reject" for comparison in comparisons])),
+        promoted=float(np.mean([any(one.verdict == "promote" for one in together) for together in evaluations])),
+        rejected=float(np.mean([any(one.verdict == "reject" for one in together) for together in evaluations])),
         prompts=float(np.mean([comparison.prompts for comparison in comparisons])),
     )
 
 
+DIFFERENT = ("better", "worse", "mixed")
 BETTER = ({"metric": "m0", "require": "better"},)
 NOT_WORSE = (*BETTER, {"metric": "m1", "require": "not_worse", "margin": 0.5})
 SCENARIOS: dict[str, Truth] = {
@@ -161,6 +182,17 @@ SCENARIOS: dict[str, Truth] = {
     "nothing differs, 24 prompts": Truth(24, (0.0, 0.0, 0.0), gates=BETTER),
     "better by 0.3, the guard worse by its whole margin, 200 prompts": Truth(200, (0.3, -0.5), gates=NOT_WORSE),
     "better by 0.3, the guard unmoved, 200 prompts": Truth(200, (0.3, 0.0), gates=NOT_WORSE),
+    "five candidates, nothing differs, 50 prompts": Truth(50, (0.0, 0.0, 0.0), gates=BETTER, candidates=5),
+    "five candidates, nothing differs, 200 prompts": Truth(200, (0.0, 0.0, 0.0), gates=BETTER, candidates=5),
+    "the best of five by 100 prompts, nothing differs, judged on 100 others": Truth(
+        200, (0.0,), gates=BETTER, candidates=5, chosen_on=0.5
+    ),
+    "the best of five by 100 prompts, all better by 0.2, judged on 100 others": Truth(
+        200, (0.2,), gates=BETTER, candidates=5, chosen_on=0.5
+    ),
+    "the best of five, nothing differs, judged on the prompts that chose it (not done here)": Truth(
+        100, (0.0,), gates=BETTER, candidates=5, chosen_on=1.0
+    ),
     "sequential, nothing differs, up to 500": Truth(500, (0.0,), stop="sequential", gates=BETTER),
     "sequential, nothing differs in three metrics, up to 500": Truth(500, (0.0,) * 3, stop="sequential", gates=BETTER),
     "sequential, nothing differs, skewed, up to 500": Truth(500, (0.0,), "skewed", stop="sequential", gates=BETTER),

@@ -48,3 +48,19 @@ def test_looking_often_keeps_the_promise(name: str) -> None:
     found = tally(SCENARIOS[name], RUNS)
     assert found.found <= 0.05 + 2 * NOISE and found.promoted <= 0.025 + 2 * 0.008
     assert found.covered >= 0.93, "at whichever look it stops; more than asked is what looking costs"
+
+
+@pytest.mark.slow
+def test_the_best_of_five_is_not_better_for_having_been_chosen() -> None:
+    """Judged on other prompts; judged on its own, one in ten would be found better than its equal."""
+    is_honest(tally(SCENARIOS["the best of five by 100 prompts, nothing differs, judged on 100 others"], RUNS))
+    same = tally(
+        SCENARIOS["the best of five, nothing differs, judged on the prompts that chose it (not done here)"], RUNS
+    )
+    assert same.promoted > 0.06 and same.covered < 0.93
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("prompts", [50, 200])
+def test_five_candidates_find_no_more_than_one(prompts: int) -> None:
+    is_honest(tally(SCENARIOS[f"five candidates, nothing differs, {prompts} prompts"], RUNS))
