@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from eval.result import Comparison, JudgedMetric, Verdict
-from eval.wording import percent, plain, plural, signed, units
-
-VERDICTS: dict[Verdict, str] = {"promote": "Promote", "reject": "Reject", "inconclusive": "Inconclusive"}
+from eval import gate_words
+from eval.result import Comparison, JudgedMetric
+from eval.wording import percent, percent_exact, plain, plural, signed, units
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def summary(contenders: Sequence[Contender], found: Found, choosing: Choosing | 
 def _verdicts(contenders: Sequence[Contender], found: Found) -> str:
     by_verdict = {
         words: [one.name for one in contenders if found[one.slug].verdict == verdict]
-        for verdict, words in VERDICTS.items()
+        for verdict, words in gate_words.VERDICTS.items()
     }
     return " ".join(f"{words}: {', '.join(names)}." for words, names in by_verdict.items() if names)
 
@@ -119,11 +118,6 @@ def _correction(found: Found) -> str:
 def _indicative(found: Found) -> str:
     fewest = min(found.values(), key=lambda one: one.prompts)
     return f"With {units(fewest)} this is indicative; decide on 50 or more." if fewest.is_indicative else ""
-
-
-def percent_exact(share: float) -> str:
-    """`98.3%`, `95%`."""
-    return f"{100 * share:.1f}".removesuffix(".0") + "%"
 
 
 def _name(contenders: Sequence[Contender], slug: str) -> str:

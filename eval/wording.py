@@ -67,6 +67,11 @@ def percent(share: float) -> str:
     return f"{100 * share:.0f}%"
 
 
+def percent_exact(share: float) -> str:
+    """`98.3%`, `95%`."""
+    return f"{100 * share:.1f}".removesuffix(".0") + "%"
+
+
 def percent_interval(found: Interval | None) -> str:
     return "\N{EN DASH}" if found is None else f"[{100 * found.low:.0f}, {100 * found.high:.0f}]"
 
