@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -145,3 +146,39 @@ def test_who_is_beaten_in_both_is_not_on_the_front(inputs: dict[str, Any]) -> No
     gains = {"a": (0.0, 3.0), "b": (1.0, 1.0), "c": (1.0, 2.0), "d": (2.0, 2.0), "e": (3.0, -1.0), "f": (2.0, 2.0)}
     points = [(name, gaining(x), gaining(y)) for name, (x, y) in gains.items()]
     assert unbeaten(points) == ["a", "d", "e", "f"]
+
+
+@pytest.mark.parametrize("prompts", [1, 8])
+def test_models_that_are_the_base_have_words_and_no_nan(
+    prompts: int, toys: Any, score_all: Any, evaluation: EvaluationConfig, tmp_path: Path
+) -> None:
+    texts = [f"a photo of a person {number}" for number in range(prompts)]
+    references = toys.dataset(tmp_path / "references", [toys.paint(2)(number, 0) for number in range(4)])
+    roles = ("base", "1-a", "2-b")
+    sets = {role: toys.image_set(tmp_path / role, toys.paint(1), texts) for role in roles}
+    scores = {
+        slug: score_all(evaluation, sets["base"], sets[slug], references, tmp_path / f"scores-{slug}")
+        for slug in roles[1:]
+    }
+    compare_several(evaluation=evaluation, scores=scores, out=tmp_path / "comparisons")
+    build_matrix(
+        title="same",
+        contenders=[Contender("1-a", "a", 1), Contender("2-b", "b", 2)],
+        comparisons=tmp_path / "comparisons",
+        sets=sets,
+        baseline="base",
+        axes=("clip_i", "clip_score"),
+        choosing=None,
+        provenance={},
+        command="",
+        config_yaml="",
+        gallery=GalleryConfig(),
+        out=tmp_path / "out",
+    )
+    shown = " ".join(Page((tmp_path / "out/report.html").read_text()).text) + (tmp_path / "out/summary.md").read_text()
+    assert not re.search(r"\b(nan|inf|None(?! of))\b", shown)
+    said = json.loads((tmp_path / "out/report.json").read_text())
+    assert said["headline"] == (
+        "There is no verdict." if prompts == 1 else "None of 2 candidates was shown to be better than the base."
+    )
+    assert said["trade_off"]["unbeaten"] == ["a", "b"]
