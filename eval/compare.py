@@ -77,7 +77,7 @@ def compared(evaluation: EvaluationConfig, found: Scored, looks: Sequence[Look] 
         facts = found.facts[metric.id]
         reason = found.not_run.get(metric.id, "") or nothing_scored(facts, found.rows_of(metric.id))
         if reason:
-            titles = {"title": facts.title, "licence": facts.licence}
+            titles = {"metric": facts.metric, "title": facts.title, "licence": facts.licence}
             not_run.append(NotRun(name=metric.id, primary=metric.primary, reason=reason, **titles))
         elif facts.scored == "set":
             sets.append(of_sets(found, metric.id))

@@ -37,7 +37,7 @@ def _build(job: Job) -> dict[str, Json]:
     )
 
 
-STAGE = Stage(kind="report", version="4", build=_build, heavy=False)
+STAGE = Stage(kind="report", version="5", build=_build, heavy=False)
 
 
 @dataclass(frozen=True)
