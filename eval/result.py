@@ -231,6 +231,11 @@ class Comparison(Counted):
         return (*self.judged, *self.described, *self.shifted, *self.sets)
 
     @property
+    def titles(self) -> dict[str, str]:
+        """Of all metrics that gave numbers, by name."""
+        return {metric.facts.name: metric.facts.title for metric in self.measured}
+
+    @property
     def notes(self) -> dict[str, tuple[str, ...]]:
         """What weights say of themselves -> titles of the metrics that measured with them."""
         titles: dict[str, list[str]] = defaultdict(list)
