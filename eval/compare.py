@@ -154,7 +154,7 @@ def _measured(evaluation: EvaluationConfig, found: Scored) -> _Measured:
         facts = found.facts[metric.id]
         reason = found.not_run.get(metric.id, "") or nothing_scored(facts, found.rows_of(metric.id))
         if reason:
-            titles = {"title": facts.title, "licence": facts.licence}
+            titles = {"metric": facts.metric, "title": facts.title, "licence": facts.licence}
             measured.not_run.append(NotRun(name=metric.id, primary=metric.primary, reason=reason, **titles))
         elif facts.scored == "set":
             measured.sets.append(of_sets(found, metric.id))

@@ -32,6 +32,8 @@ class GalleryConfig(Config):
     """Pairs that one scorer finds better and another worse."""
     problems: GallerySize = 24
     """Pairs with a score missing, a prompt cut short, or the candidate on the bad side of a yes or no."""
+    nearest: GallerySize = 12
+    """Pairs whose candidate picture is nearest to an instance picture, beside that one."""
     rest: Annotated[int, Field(ge=0, le=2000)] = 500
     """All others, up to so many, smaller, to be searched and filtered."""
     rest_side_px: Annotated[int, Field(ge=32, le=1024)] = 256

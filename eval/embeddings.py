@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 # B rows, D width of the embedding
 
+ROWS_AT_ONCE = 512
+"""Of a matrix of all against all, which may be larger than memory."""
+
 
 def unit_rows(embeddings_BD: torch.Tensor) -> list[bytes]:
     """Each row at unit length, as little-endian float32."""
@@ -64,9 +67,25 @@ def mean_pair_cosine(vectors_ND: NDArray[np.float64]) -> float:
     return float((vectors_ND @ vectors_ND.T)[np.triu_indices(len(vectors_ND), k=1)].mean())
 
 
-def highest_cosine(instances_ND: NDArray[np.float64], picture_D: NDArray[np.float64]) -> float:
-    """Of unit-length vectors."""
-    return float((instances_ND @ picture_D).max())
+def nearest_row(instances_ND: NDArray[np.float64], picture_D: NDArray[np.float64]) -> tuple[int, float]:
+    """Which row has the highest cosine with a vector, and that cosine; all of unit length."""
+    cosines_N = instances_ND @ picture_D
+    place = int(cosines_N.argmax())
+    return place, float(cosines_N[place])
+
+
+def nearest_others(vectors_ND: NDArray[np.float64]) -> list[tuple[int, float]]:
+    """Of each row, `nearest_row` among all others; there have to be two at least."""
+    import numpy as np
+
+    found: list[tuple[int, float]] = []
+    for start in range(0, len(vectors_ND), ROWS_AT_ONCE):
+        cosines_BN = vectors_ND[start : start + ROWS_AT_ONCE] @ vectors_ND.T
+        rows_B = np.arange(len(cosines_BN))
+        cosines_BN[rows_B, start + rows_B] = -np.inf
+        places_B = cosines_BN.argmax(axis=1)
+        found += zip(places_B.tolist(), cosines_BN[rows_B, places_B].tolist(), strict=True)
+    return found
 
 
 def _reference_D(question: Question[Any], picture: Picture, answers: Answers) -> NDArray[np.float64]:

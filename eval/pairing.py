@@ -69,7 +69,7 @@ def paired_scores(rows: Iterable[Row], metric_id: str, storyboards: Storyboards)
     """Raises EvalError when sides do not belong together or no pair has both scores."""
     sides: dict[str, dict[Key, Row]] = {"base": {}, "candidate": {}}
     for row in rows:
-        if row.metric_id == metric_id:
+        if row.metric_id == metric_id and row.model_id in sides:
             sides[row.model_id][row.key] = row
     base, candidate = sides["base"], sides["candidate"]
     for key in base.keys() & candidate.keys():

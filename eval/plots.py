@@ -17,8 +17,9 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from eval.result import Comparison, JudgedMetric
+from eval.result import Comparison, GateResult, JudgedMetric
 from eval.stats import FloatArray
+from eval.wording import signed
 
 INK, MUTED, RULE = "#010101", "#020202", "#030303"
 BETTER, WORSE, NEUTRAL, ACCENT = "#040404", "#050505", "#060606", "#070707"
@@ -55,8 +56,9 @@ UNWANTED = (
 )
 
 
-def forest(metrics: Sequence[JudgedMetric]) -> str:
-    """Improvement of each metric in its own standard deviations, with its interval; right of zero is better."""
+def forest(metrics: Sequence[JudgedMetric], gates: Sequence[GateResult] = ()) -> str:
+    """Improvement of each metric in its own standard deviations, with its interval; right of zero is better. A bar
+    stands at the bound of a gate with a margin."""
     shown = [metric for metric in metrics if metric.d_z is not None]
     if not shown:
         return ""
@@ -71,7 +73,7 @@ def forest(metrics: Sequence[JudgedMetric]) -> str:
             axes.plot([low, high], [height, height], color=colour, linewidth=2.4)
             axes.plot(metric.d_z, height, "o", color=colour, markersize=7 if metric.primary else 5)
             axes.annotate(
-                f"{metric.d_z:+.2f}", (high, height), (7, 0), textcoords="offset points", va="center", color=INK
+                signed(metric.d_z, 2), (high, height), (7, 0), textcoords="offset points", va="center", color=INK
             )
         axes.set_yticks(range(len(shown)), [_label(metric) for metric in reversed(shown)])
         axes.tick_params(axis="y", length=0, labelcolor=INK)
@@ -79,10 +81,38 @@ def forest(metrics: Sequence[JudgedMetric]) -> str:
         axes.set_ylim(-0.6, len(shown) - 0.1)
         axes.margins(x=0.12)
         axes.set_xlabel("effect in standard deviations of the difference")
+        _draw_bounds(axes, shown, gates)
         for side, text in ((0.0, "\N{LEFTWARDS ARROW} worse"), (1.0, "better \N{RIGHTWARDS ARROW}")):
             align = "left" if side == 0 else "right"
             axes.annotate(text, (side, 1), xycoords="axes fraction", ha=align, va="top", color=MUTED)
         return svg(figure, "forest", "Standardised improvement of each metric with its confidence interval")
+
+
+def _draw_bounds(axes: Any, shown: Sequence[JudgedMetric], gates: Sequence[GateResult]) -> None:
+    """Bars, and what they are; an arrow with its number in place of one so far out that it would squeeze the rest."""
+    ends = [0.0, *(end for metric in shown for end in metric.d_z_interval or (metric.d_z or 0.0,))]
+    width = max(ends) - min(ends)
+    low, high = min(ends) - width, max(ends) + width
+    marks = [(height, bound) for height, metric in enumerate(reversed(shown)) for bound in _bounds(metric, gates)]
+    for height, bound in marks:
+        if low <= bound <= high:
+            axes.plot([bound, bound], [height - 0.3, height + 0.3], color=INK, linewidth=1.4)
+            continue
+        edge, marker, align, away = (low, "<", "left", 7) if bound < low else (high, ">", "right", -7)
+        axes.plot(edge, height, marker, color=INK, markersize=4)
+        axes.annotate(
+            signed(bound, 1), (edge, height), (away, 0), textcoords="offset points", ha=align, va="center", color=INK
+        )
+    if marks:
+        place: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "ha": "right", "va": "top"}
+        axes.annotate("\N{BOX DRAWINGS LIGHT VERTICAL} bound of a gate", (1, 0), (0, -22), color=INK, **place)
+
+
+def _bounds(metric: JudgedMetric, gates: Sequence[GateResult]) -> list[float]:
+    """Of the gates that ask for an improvement, in standard deviations; those at zero have the axis."""
+    asked = [result.gate for result in gates if result.gate.metric == metric.facts.name]
+    margins = [gate.margin if gate.require == "better" else -gate.margin for gate in asked if gate.limit is None]
+    return [margin / metric.spread for margin in margins if margin and metric.spread]
 
 
 def difference_histogram(metric: JudgedMetric, delta_P: FloatArray) -> str:

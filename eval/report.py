@@ -13,16 +13,18 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from eval import curves, gate_words, plots, wording
+from eval import curves, gate_words, overfitting_words, plots, plots_overfitting, wording
 from eval.breakdown import CategoryDelta, by_category
 from eval.choice import TABS, Card, choose
 from eval.config import GalleryConfig
 from eval.errors import EvalError
 from eval.gallery import Thumbnail, shown_cards, thumbnail
 from eval.images import GeneratedImage, Picture, read_image_set, read_left_out, read_references
+from eval.near_pictures import near_pictures
+from eval.overfitting import Overfitting, look_for_overfitting
 from eval.pairing import Paired, paired_scores, storyboards_for
 from eval.result import Comparison, MetricFacts, read_comparison
-from eval.sides import sides_of
+from eval.sides import Sides, sides_of
 from eval.storyboards import frames_of, strips
 from eval.summary import summary, summary_markdown
 from eval.table import SCORES, Row, read_scores
@@ -94,17 +96,19 @@ def build_report(
         "base": {"name": sides.baseline} | _set_facts(base, images["base"]),
         "candidate": {"name": sides.candidate} | _set_facts(candidate, images["candidate"]),
     }
-    history = [chosen.sentence(sides.candidate)] if chosen else []
+    sentences, history = summary(found, sides), [chosen.sentence(sides.candidate)] if chosen else []
     taught = warnings(found.judged, learned_from)
+    overfit = look_for_overfitting(found, rows, paired, learned_from, taught, sides)
     document = {
         "schema_version": SCHEMA_VERSION,
         "title": title,
         "headline": wording.headline(found, sides),
         "verdict": found.verdict,
-        "summary": [*(sentences := summary(found, sides))[:1], *history, *sentences[1:], *taught],
+        "summary": [*sentences[:1], *history, *sentences[1:], *overfit.findings, *taught],
         "same_noise": sides.same_noise,
         "comparison": found.model_dump(mode="json"),
         "not_scored": found.health.counts(),
+        "overfitting": overfit.document(),
         "categories": [asdict(category) for category in categories],
         "image_sets": compared,
         "gallery": {tab: _tab_keys(cards, tab) for tab in TABS},
@@ -134,13 +138,18 @@ def build_report(
         left_out=read_left_out(references) if references else [],
         training=(seen := read_training(training, sizes.max_side_px) if training else None),
         training_words=reading(seen) if seen else [],
-        figures=_figures(found, paired, seen),
+        figures=_figures(found, paired, seen) | _overfitting_figures(overfit, found, sides),
+        overfit=overfit,
+        overfit_words=overfitting_words,
+        near_pictures=near_pictures(overfit.nearest, images, read_references(references) if references else (), sizes),
+        titles=found.titles,
     )
     out.mkdir(parents=True, exist_ok=True)
     (out / "report.html").write_text(page, encoding="utf-8")
     text = json.dumps(document, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
     (out / "report.json").write_text(text + "\n", encoding="utf-8")
-    (out / "summary.md").write_text(summary_markdown(title, found, sides, [*history, *taught]), encoding="utf-8")
+    warned = [*history, *overfit.findings, *taught]
+    (out / "summary.md").write_text(summary_markdown(title, found, sides, warned), encoding="utf-8")
     shutil.copyfile(comparison / SCORES, out / SCORES)
     return {
         "outcome": found.outcome,
@@ -227,8 +236,16 @@ def _figures(found: Comparison, paired: Mapping[str, Paired], training: Training
         if metric.prompts > 1
     }
     return {
-        "forest": Markup(plots.forest(found.judged)),
+        "forest": Markup(plots.forest(found.judged, found.gates)),
         "looks": Markup(plots.looks(found)),
         "differences": {title: Markup(figure) for title, figure in differences.items()},
         "training": Markup(curves.training_curves(training)) if training else "",
+    }
+
+
+def _overfitting_figures(overfit: Overfitting, found: Comparison, sides: Sides) -> dict[str, Markup]:
+    near = overfit.nearness
+    return {
+        "nearest": Markup(plots_overfitting.nearest(near, sides.baseline)) if near else Markup(),
+        "agreement": Markup(plots_overfitting.heat_map(overfit.correlations, found.titles, found.confidence)),
     }

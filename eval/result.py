@@ -14,7 +14,7 @@ from eval.settings import Config
 from eval.stats import Interval
 
 COMPARISON = "comparison.json"
-SCHEMA_VERSION: Literal[3] = 3
+SCHEMA_VERSION: Literal[4] = 4
 INDICATIVE_BELOW_PROMPTS = 50  # fewer, and bootstrap intervals of heavy-tailed scores cover less than they say
 
 MetricOutcome = Literal["better", "worse", "no_difference", "too_few_prompts"]
@@ -27,6 +27,8 @@ class MetricFacts(Config):
     """What a metric is; see `eval.scorers.base.Metric`."""
 
     name: str
+    metric: str
+    """What it is; several of one kind have different names."""
     title: str
     scored: Literal["picture", "pair", "prompt", "board", "set"]
     direction: Literal[1, -1, 0]
@@ -137,6 +139,7 @@ class NotRun(Config):
     """A metric that was asked for and gave nothing."""
 
     name: str
+    metric: str
     title: str
     primary: bool
     reason: str
@@ -201,7 +204,7 @@ class Look(Config):
 
 
 class Comparison(Counted):
-    schema_version: Literal[3] = SCHEMA_VERSION
+    schema_version: Literal[4] = SCHEMA_VERSION
     outcome: Outcome
     confidence: float
     candidates: int = 1
@@ -228,6 +231,11 @@ class Comparison(Counted):
     def measured(self) -> tuple[JudgedMetric | DescribedMetric | ShiftedMetric | SetMetric, ...]:
         """All metrics that gave numbers."""
         return (*self.judged, *self.described, *self.shifted, *self.sets)
+
+    @property
+    def titles(self) -> dict[str, str]:
+        """Of all metrics that gave numbers, by name."""
+        return {metric.facts.name: metric.facts.title for metric in self.measured}
 
     @property
     def notes(self) -> dict[str, tuple[str, ...]]:

@@ -13,6 +13,7 @@ from eval.errors import EvalError, NotScored
 from eval.images import GeneratedImage, Picture, read_folder, read_references
 from eval.notes import note_of
 from eval.questions import Answers
+from eval.rows import instance_rows, row_of
 from eval.samples import NO_STORYBOARDS, read_set, samples, units
 from eval.scorers.base import Judge, Metric, Resources, Sample, Score, missing_package
 from eval.table import Row, write_pictures, write_scores
@@ -38,6 +39,8 @@ class Measured:
     """Prompts of which it saw only the beginning."""
     left_out: Counter[str] = field(default_factory=Counter)
     """Model -> pictures that said nothing to it."""
+    instances: list[Row] = field(default_factory=list)
+    """Scores of the instance pictures themselves."""
 
 
 @dataclass(frozen=True)
@@ -92,19 +95,15 @@ def score_metrics(
         cells=cells,
         device=device,
         progress=progress,
+        with_instances=True,
     )
     nothing, rows = Measured(), found.rows
     facts = [
-        _facts(
-            metric,
-            weights[metric.id],
-            found.measured.get(metric.id, nothing),
-            found.not_run.get(metric.id, ""),
-        )
+        _facts(metric, weights[metric.id], found.measured.get(metric.id, nothing), found.not_run.get(metric.id, ""))
         for metric in metrics
     ]
     out.mkdir(parents=True, exist_ok=True)
-    write_scores(rows, out)
+    write_scores([*rows, *(row for mine in found.measured.values() for row in mine.instances)], out)
     write_pictures(images, out)
     (out / METRICS_FILE).write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     scored = Counter(row.metric_id for row in rows if row.is_scored)
@@ -124,8 +123,10 @@ def measure(
     cells: MutableMapping[str, bytes],
     device: str,
     progress: Progress = no_progress,
+    with_instances: bool = False,
 ) -> Found:
-    """What all metrics find in the pictures of `base`, `candidate` or both; see `score_metrics`."""
+    """What all metrics find in the pictures of `base`, `candidate` or both, and, if asked, in the instance pictures
+    themselves; see `score_metrics`."""
     judges, not_run = _judges(metrics, weights, references, cells, _device(device))
     asked = {metric.id: list(samples(metric, images)) for metric in metrics if metric.id in judges}
     answers = ask_all(units(judges, asked), cells, progress)
@@ -137,7 +138,9 @@ def measure(
             not_run[metric.id] = NO_STORYBOARDS
             continue
         try:
-            measured[metric.id] = _measure(metric, judges[metric.id], asked[metric.id], answers)
+            found = _measure(metric, judges[metric.id], asked[metric.id], answers)
+            found.instances += instance_rows(judges[metric.id], metric, answers) if with_instances else []
+            measured[metric.id] = found
         except EvalError as problem:
             not_run[metric.id] = str(problem)
     return Found(measured, not_run)
@@ -147,6 +150,7 @@ def describe(metric: Metric) -> dict[str, object]:
     """The facts about a metric that a reader of its numbers needs."""
     return {
         "name": metric.id,
+        "metric": metric.metric,
         "title": metric.full_title,
         "scored": metric.scored,
         "direction": metric.direction,
@@ -220,7 +224,7 @@ def _measure(metric: Metric, judge: Judge, samples: Sequence[tuple[str, Sample]]
     found = Measured()
     for model_id, sample in samples:
         score, reason = _judged(judge, sample, answers)
-        found.rows.append(_row(sample, model_id, metric, score.value, reason))
+        found.rows.append(row_of(sample, model_id, metric, score, reason))
         found.left_out[model_id] += score.left_out
         if score.truncated:
             found.truncated.add(sample.pictures[0].prompt_id)
@@ -233,17 +237,6 @@ def _judged(judge: Judge, sample: Sample, answers: Answers) -> tuple[Score, str]
         return judge.score(sample, answers), ""
     except NotScored as reason:
         return Score(float("nan")), str(reason)
-
-
-def _row(sample: Sample, model_id: str, metric: Metric, value: float, reason: str) -> Row:
-    first = sample.pictures[0]
-    if metric.scored == "set":
-        return Row("", "", 0, 0, model_id, metric.id, value, reason)
-    digest = "+".join(picture.identity for picture in sample.pictures)
-    if metric.scored == "prompt":
-        return Row(digest, first.prompt_id, 0, 0, model_id, metric.id, value, reason)
-    of = first.storyboard if metric.scored == "board" else first.prompt_id
-    return Row(digest, of, first.seed, first.replicate, model_id, metric.id, value, reason)
 
 
 def _device(device: str) -> str:

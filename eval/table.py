@@ -15,16 +15,19 @@ from eval.images import GeneratedImage
 
 SCORES = "scores.parquet"
 PICTURES = "pictures.parquet"
+INSTANCES = "instances"
+"""Stands where a model's name stands, for scores of the instance pictures themselves."""
 SCHEMA = pa.schema(
     [
         ("image_digest", pa.string()),  # of several pictures: all, joined by "+"; of a whole set: ""
         ("prompt_id", pa.string()),  # of a storyboard: its name
         ("seed", pa.int64()),  # 0, like the replicate, for a whole prompt or set; null: made elsewhere
         ("replicate", pa.int64()),
-        ("model_id", pa.string()),  # base, candidate or pair
+        ("model_id", pa.string()),  # base, candidate or pair; instances: an instance picture among the others
         ("metric_id", pa.string()),
         ("value", pa.float64()),  # NaN: not scored
         ("reason", pa.string()),  # why not; "" where scored
+        ("evidence", pa.string()),  # digest of the picture that decided the score; "" where none did
     ]
 )
 
@@ -39,6 +42,7 @@ class Row:
     metric_id: str
     value: float
     reason: str = ""
+    evidence: str = ""
 
     @property
     def key(self) -> tuple[str, int]:

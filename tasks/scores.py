@@ -35,7 +35,7 @@ def _build(job: Job) -> dict[str, Json]:
     )
 
 
-STAGE = Stage(kind="scores", version="4", build=_build)
+STAGE = Stage(kind="scores", version="5", build=_build)
 
 
 def score(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,6 +40,8 @@ class Score:
     """The scorer saw only the beginning of the prompt."""
     left_out: int = 0
     """Pictures of the sample that say nothing here, such as those without a face."""
+    evidence: str = ""
+    """Identity of the picture that decided it, where one did."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +70,8 @@ class Judge:
     """About a sample's pictures; answered before `score` is called."""
     references: tuple[Ask, ...] = field(default=())
     """About the instance pictures; answered, too."""
+    instances: Callable[[Answers], Sequence[tuple[Picture, Score]]] = lambda answers: ()
+    """The score of each instance picture, as if it had been generated from the others: what is usual among them."""
     free: Callable[[], None] = lambda: None
     """Let go of the networks that `score` asks."""
 

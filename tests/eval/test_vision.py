@@ -15,15 +15,18 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
 
+from eval import embeddings
 from eval.clip import ClipVision
 from eval.embeddings import vector_D
 from eval.errors import EvalError
+from eval.images import read_references
 from eval.scorers.clip_i import ClipI
 from eval.scorers.dino import Dino
 from eval.scorers.nearest_instance import NearestInstance
-from eval.table import Row, read_scores
+from eval.table import INSTANCES, Row, read_scores
 from eval.vit import VitVision
-from tests.eval.references.dino import WIDTHS, save_random
+from tests.eval.references import Case
+from tests.eval.references.dino import WIDTHS, cosines_to_instances, save_random
 
 ToyWeights = Callable[[str], Mapping[str, Path]]
 
@@ -51,7 +54,9 @@ def world(tmp_path_factory: pytest.TempPathFactory, toys: Any) -> dict[str, Path
 
 
 def rows_of(score: Any, world: dict[str, Path], out: Path, *metrics: Any, **more: Any) -> list[Row]:
-    return sorted(read_scores(score(metrics, out, **world, **more)), key=lambda row: (row.metric_id, row.prompt_id))
+    """Of generated pictures."""
+    rows = [row for row in read_scores(score(metrics, out, **world, **more)) if row.model_id != INSTANCES]
+    return sorted(rows, key=lambda row: (row.metric_id, row.prompt_id))
 
 
 def embedded(vision: VitVision | ClipVision, image: Image.Image) -> np.ndarray:
@@ -81,6 +86,47 @@ def test_the_nearest_instance_of_a_training_picture_is_itself(
     assert copied == pytest.approx(1, abs=1e-6)
     assert mean_copied < copied
     assert mean_other < other < 0.999
+
+
+def test_nearest_instance_says_which_it_is(
+    vit_folder: Path, world: dict[str, Path], score: Any, toys: Any, tmp_path: Path
+) -> None:
+    """And how near the instance pictures are to each other, each among all but itself."""
+    nearest = NearestInstance(metric="nearest_instance", model=str(vit_folder))
+    rows = {(row.model_id, row.prompt_id, row.replicate): row for row in read_scores(score(nearest, tmp_path, **world))}
+    instances = [toys.paint(2)(0, 0), toys.paint(1)(0, 0), toys.paint(2)(1, 0)]
+    digests = [picture.identity for picture in read_references(world["references"])]
+    assert rows["base", "p0", 0].evidence == digests[1]
+    assert len(rows) == 2 + len(instances)
+    for place, picture in enumerate(instances):
+        others = [other for other in range(3) if other != place]
+        case = Case({"model": vit_folder}, [picture], "", [instances[other] for other in others])
+        cosines = cosines_to_instances(case)
+        mine = rows[INSTANCES, "", place]
+        assert (mine.image_digest, mine.evidence) == (digests[place], digests[others[int(np.argmax(cosines))]])
+        assert mine.value == pytest.approx(max(cosines), abs=2e-5)
+
+
+def test_one_instance_picture_has_none_to_be_near_to(
+    vit_folder: Path, world: dict[str, Path], score: Any, toys: Any, tmp_path: Path
+) -> None:
+    nearest = NearestInstance(metric="nearest_instance", model=str(vit_folder))
+    one = toys.dataset(tmp_path / "one", [toys.paint(1)(0, 0)])
+    scores = read_scores(score(nearest, tmp_path / "out", base=world["base"], references=one))
+    assert {row.model_id for row in scores} == {"base"}
+
+
+def test_all_against_all_does_not_depend_on_how_many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors_ND = np.random.default_rng(0).normal(size=(11, 5))
+    vectors_ND /= np.linalg.norm(vectors_ND, axis=1, keepdims=True)
+    found = []
+    for rows_at_once in (2, 11):
+        monkeypatch.setattr(embeddings, "ROWS_AT_ONCE", rows_at_once)
+        found.append(embeddings.nearest_others(vectors_ND))
+    assert [place for place, _ in found[0]] == [place for place, _ in found[1]]
+    for place, (other, cosine) in enumerate(found[0]):
+        rest = {row: float(vectors_ND[row] @ vectors_ND[place]) for row in range(11) if row != place}
+        assert other == max(rest, key=lambda row: rest[row]) and cosine == pytest.approx(rest[other])
 
 
 def test_nearest_instance_asks_what_dino_or_clip_i_ask(
