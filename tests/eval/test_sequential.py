@@ -73,7 +73,7 @@ def test_detectable_is_found_four_times_in_five() -> None:
 
 
 def test_an_evaluation_stops_when_all_is_decided_and_says_so() -> None:
-    found = simulate(Truth(500, (0.8,), stop="sequential", gates=BETTER), seed=1)
+    [found] = simulate(Truth(500, (0.8,), stop="sequential", gates=BETTER), seed=1)
     assert (found.outcome, found.verdict, found.decided) == ("better", "promote", True)
     assert [look.prompts for look in found.looks] == list(range(50, found.prompts + 1, 25))
     assert found.prompts < 200 and found.judged[0].delta_interval is not None
@@ -84,7 +84,7 @@ def test_an_evaluation_stops_when_all_is_decided_and_says_so() -> None:
 
 
 def test_an_evaluation_that_decides_nothing_draws_everything() -> None:
-    found = simulate(Truth(150, (0.0,), stop="sequential", gates=BETTER), seed=3)
+    [found] = simulate(Truth(150, (0.0,), stop="sequential", gates=BETTER), seed=3)
     assert (found.outcome, found.verdict, found.decided) == ("no_difference", "inconclusive", False)
     assert [look.prompts for look in found.looks] == [50, 75, 100, 125, 150]
     assert "the prompts are used up" in stop_sentence(found)
@@ -93,7 +93,7 @@ def test_an_evaluation_that_decides_nothing_draws_everything() -> None:
 @pytest.mark.parametrize(("indifferent", "decided"), [({}, False), ({"m0": 0.001}, False), ({"m0": 2.0}, True)])
 def test_a_difference_too_small_to_matter_settles_a_metric(indifferent: Any, decided: bool) -> None:
     truth = Truth(150, (0.0,), stop="sequential", sequential={"indifferent": indifferent})
-    found = simulate(truth, seed=3)
+    [found] = simulate(truth, seed=3)
     assert (found.decided, found.outcome) == (decided, "no_difference")
     assert found.prompts == (50 if decided else 150)
 
@@ -101,12 +101,12 @@ def test_a_difference_too_small_to_matter_settles_a_metric(indifferent: Any, dec
 def test_an_open_gate_keeps_it_going() -> None:
     """The primary is decided at once; that it is better by twice as much never is."""
     gate = {"metric": "m0", "require": "better", "margin": 0.8}
-    found = simulate(Truth(100, (0.8,), stop="sequential", gates=(gate,)), seed=1)
+    [found] = simulate(Truth(100, (0.8,), stop="sequential", gates=(gate,)), seed=1)
     assert (found.prompts, found.verdict, found.outcome) == (100, "inconclusive", "better")
 
 
 def test_a_look_s_intervals_hold_for_all_primaries_together() -> None:
-    found = simulate(Truth(50, (0.0, 0.0), stop="sequential"), seed=0)
+    [found] = simulate(Truth(50, (0.0, 0.0), stop="sequential"), seed=0)
     for metric in found.judged:
         alone, together = metric.delta_interval, found.looks[0].intervals[metric.facts.name]
         assert alone is not None and together is not None
