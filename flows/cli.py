@@ -11,7 +11,17 @@ from typing import Annotated
 
 import typer
 
-from flows import cli_artifacts, cli_dataset, cli_doctor, cli_prompts, cli_runs, cli_self_test, cli_weights, console
+from flows import (
+    cli_artifacts,
+    cli_dataset,
+    cli_doctor,
+    cli_prompts,
+    cli_runs,
+    cli_self_test,
+    cli_view,
+    cli_weights,
+    console,
+)
 from flows.groups import group
 
 app = group(
@@ -25,6 +35,7 @@ app.command("plan")(cli_runs.plan)
 app.command("evaluate")(cli_runs.evaluate)
 app.command("report")(cli_runs.report)
 app.command("self-test")(cli_self_test.self_test)
+app.command("view")(cli_view.view)
 app.command("export")(cli_weights.export)
 app.command("merge")(cli_weights.merge)
 app.command("extract")(cli_weights.extract)

@@ -19,7 +19,7 @@ def _build(job: Job) -> dict[str, Json]:
     )
 
 
-STAGE = Stage(kind="comparison", version="4", build=_build, heavy=False)
+STAGE = Stage(kind="comparison", version="5", build=_build, heavy=False)
 
 
 def is_decided(store: ArtifactStore, comparison: Ref) -> bool:
