@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import ClassVar, Literal
 
 from pydantic import field_validator
 
 from eval.agreement import agreement
 from eval.errors import EvalError, NotScored
+from eval.images import Picture
 from eval.questions import Answers
 from eval.scorers.base import Direction, Judge, Kind, Metric, Resources, Sample, Score
-from eval.votes import Preferences, Vote, read_votes
+from eval.votes import Pair, Preferences, read_votes
 
 
 class Votes(Metric):
@@ -60,24 +61,31 @@ class Votes(Metric):
             return Score(sum(shares) / len(shares))
 
         def remark(samples: Sequence[Sample]) -> str:
-            pairs = {frozenset(picture.identity for picture in sample.pictures) for sample in samples}
             torn = "; the file's last line is torn and left out" if found.is_torn else ""
-            return in_words([preferences.about(pair) for pair in pairs]) + torn
+            return in_words(preferences, [sample.pictures for sample in samples]) + torn
 
         return Judge(score, lambda sample: (), remark=remark)
 
 
-def in_words(asked: Sequence[Sequence[Vote]]) -> str:
-    """Who has voted, and how far they agree. `asked`: of each pair, the votes that count."""
-    votes = [vote for some in asked for vote in some]
-    voters = len({vote.voter for vote in votes})
-    count = f"{len(votes)} vote{'' if len(votes) == 1 else 's'} by {voters} voter{'' if voters == 1 else 's'}"
-    count += f" on {sum(bool(some) for some in asked)} of {len(asked)} pairs"
-    found = agreement([vote.choice for vote in some] for some in asked)
+def in_words(preferences: Preferences, compared: Iterable[Sequence[Picture]]) -> str:
+    """Who has voted, and how far they agree. `compared`: two pictures each, at first in the order of the sides."""
+    pairs: dict[Pair, tuple[str, str]] = {}
+    for first, second in compared:
+        if first.identity != second.identity:
+            pairs.setdefault(frozenset((first.identity, second.identity)), (first.identity, second.identity))
+    votes = [vote for pair in pairs for vote in preferences.about(pair)]
+    voters = {vote.voter for vote in votes}
+    answers = [preferences.shares(*sides) for sides in pairs.values()]
+    told = f"{_plural(len(votes), 'vote')} by {_plural(len(voters), 'voter')} on {sum(map(bool, answers))} of the "
+    told += f"{_plural(len(pairs), 'pair')} that differ"
+    found = agreement(answers)
     if not found.units:
-        return f"{count}; no pair has votes of two people, so how far people agree is not known"
-    alpha = "not defined: there is one answer everywhere" if found.alpha is None else f"{found.alpha:.2f}"
-    return (
-        f"{count}; all agree on {found.unanimous} of the {found.units} pairs that two or more judged, Krippendorff's "
-        f"alpha {alpha}"
-    )
+        return f"{told}; no pair has votes of two people, so how far people agree is not known"
+    told += f"; all agree on {found.unanimous} of the {found.units} that two or more judged, Krippendorff's alpha "
+    if found.alpha is None:
+        return f"{told}is not defined, as there is one answer everywhere"
+    return told + f"{found.alpha:.2f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

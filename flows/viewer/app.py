@@ -17,17 +17,19 @@ from urllib.parse import urlsplit
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import FileResponse, JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from tasks.errors import USER_ERRORS
 from tasks.viewing import Viewing
 
 PAGE = Path(__file__).parent / "page"
 PAGE_FILES = ("viewer.css", "viewer.js")
-OWN = "default-src 'none'; {}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-PAGE_POLICY = OWN.format("img-src 'self' data:; style-src 'self'; script-src 'self'; connect-src 'self'; frame-src 'self'")
+PAGE_POLICY = (
+    "default-src 'none'; img-src 'self' data:; style-src 'self'; script-src 'self'; connect-src 'self'; "
+    "frame-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 REPORT_POLICY = (
     "sandbox allow-scripts allow-downloads; default-src 'none'; img-src data: 'self'; style-src 'unsafe-inline'; "
     "script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"

@@ -272,7 +272,9 @@ def test_typed_votes_and_those_on_other_pictures_do_not_count(
     append_vote(tmp_path / "votes.jsonl", vote("eve", "base"))
     metric = of_votes(compared([("ann", "candidate", place) for place in range(10)]))
     assert (metric.wins, metric.ties, metric.losses) == (10, 2, 0)
-    assert metric.facts.remark.startswith("10 votes by 1 voter on 10 of 12 pairs; no pair has votes of two people")
+    assert metric.facts.remark.startswith(
+        "10 votes by 1 voter on 10 of the 10 pairs that differ; no pair has votes of two"
+    )
 
 
 def test_reports_tell_how_far_voters_agree(
@@ -286,7 +288,7 @@ def test_reports_tell_how_far_voters_agree(
     alpha = slow_alpha([list(both) for both in answers])
     found = compared([*cast, ("a", "base", 5)])
     words = (
-        "9 votes by 2 voters on 5 of 12 pairs; all agree on 3 of the 4 pairs that two or more judged, "
+        "9 votes by 2 voters on 5 of the 10 pairs that differ; all agree on 3 of the 4 that two or more judged, "
         f"Krippendorff's alpha {alpha:.2f}"
     )
     assert of_votes(found).facts.remark == words
@@ -294,6 +296,16 @@ def test_reports_tell_how_far_voters_agree(
     build_report(comparison=tmp_path / "comparison", **sets, references=None, **words_around, out=tmp_path / "report")
     assert words.replace("'", "&#39;") in (tmp_path / "report/report.html").read_text()
     assert "9 votes by 2 voters" in (tmp_path / "report/summary.md").read_text()
+
+
+def test_agreement_goes_by_pictures_whoever_was_called_base_then(
+    compared: Compared, sets: dict[str, Path], tmp_path: Path
+) -> None:
+    """Bob voted when base and candidate were named the other way round, for the same pictures as Ann."""
+    cast_votes(tmp_path / "votes.jsonl", {"base": sets["candidate"], "candidate": sets["base"]}, [("bob", "base", 0)])
+    cast_votes(tmp_path / "votes.jsonl", sets, [("bob", "base", place) for place in range(1, 6)])
+    found = compared([("ann", "candidate", 0), *(("ann", "base", place) for place in range(1, 6))])
+    assert "all agree on 6 of the 6 that two or more judged, Krippendorff's alpha 1.00" in of_votes(found).facts.remark
 
 
 @pytest.mark.parametrize(

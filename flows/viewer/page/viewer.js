@@ -27,21 +27,28 @@ async function ask(path, body) {
   return found;
 }
 
-// runs one thing at a time, and tells what goes wrong
-let busy = false;
-async function doing(work) {
-  if (busy) return;
-  busy = true;
-  all(".buttons button, form button").forEach((button) => (button.disabled = true));
-  try {
-    tell("");
-    await work();
-  } catch (error) {
-    tell(error.message);
-  } finally {
-    busy = false;
-    all(".buttons button, form button").forEach((button) => (button.disabled = false));
-  }
+// one thing after the other; tells what goes wrong
+let waiting = 0;
+let last = Promise.resolve();
+function doing(work) {
+  waiting += 1;
+  able(false);
+  last = last.then(async () => {
+    try {
+      tell("");
+      await work();
+    } catch (error) {
+      tell(error.message);
+    } finally {
+      waiting -= 1;
+      able(waiting === 0);
+    }
+  });
+}
+
+function able(is) {
+  all(".buttons button, form button").forEach((button) => (button.disabled = !is));
+  document.body.classList.toggle("waiting", !is);
 }
 
 function show(image, digest) {
@@ -99,6 +106,7 @@ function openReport(id) {
 async function openGallery() {
   state.gallery = null;
   one("#gallery .cards").replaceChildren();
+  one("#gallery .filters").hidden = true;
   if (!report()) throw new Error("no finished run to show");
   state.gallery = await ask(`/api/gallery/${report()}`);
   const categories = [...new Set(state.gallery.pairs.map((pair) => pair.category).filter(Boolean))].sort();
@@ -110,6 +118,7 @@ async function openGallery() {
   ]);
   options("#order", [["", "in the prompts' order"], ...orders]);
   state.shown = AT_ONCE;
+  one("#gallery .filters").hidden = false;
   drawGallery();
 }
 
@@ -263,10 +272,10 @@ const castTyped = (place) =>
 const percent = (share) => `${Math.round(100 * share)}%`;
 
 function said(results) {
-  const counted = `Typed prompts so far: the candidate was preferred ${results.wins} times, the base ${results.losses} times, with ${results.ties} ties.`;
+  const counted = `Votes on typed prompts so far: candidate ${results.wins}, base ${results.losses}, ties ${results.ties}.`;
   if (results.low === null) return counted;
   const interval = `${percent(results.low)} to ${percent(results.high)}`;
-  return `${counted} Share of votes for the candidate, by prompt: ${percent(results.share)}, ${percent(results.confidence)} interval ${interval} (Wilson, ${results.prompts} prompts).`;
+  return `${counted} The candidate's share over ${results.prompts} prompts is ${percent(results.share)}, ${percent(results.confidence)} interval ${interval} (Wilson); it does not know why you stop when you stop.`;
 }
 
 // --- start
@@ -289,7 +298,7 @@ all("#try .buttons button").forEach((button) => button.addEventListener("click",
 one("#try form").addEventListener("submit", (event) => { event.preventDefault(); drawTyped(); });
 document.addEventListener("keydown", (event) => {
   const place = { ArrowLeft: "left", ArrowRight: "right", ArrowDown: "tie" }[event.key];
-  if (!place || event.target.closest("input, select")) return;
+  if (!place || waiting || event.target.closest("input, select")) return;
   if (state.tab === "vote" && state.pair) { event.preventDefault(); cast(place); }
   if (state.tab === "try" && state.typed && !state.typed.same) { event.preventDefault(); castTyped(place); }
 });
