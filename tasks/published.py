@@ -32,8 +32,8 @@ class Published:
     title: str
     headline: str
     verdict: str | None
-    candidate: str
-    """Which model was judged."""
+    candidate: str | None
+    """Which model was judged; none where the page is of several, each of which has a report of its own."""
     finished: str
 
     @property
@@ -58,16 +58,17 @@ def published_reports(runs: Path) -> list[Published]:
 def _read(folder: Path, runs: Path) -> Published | None:
     try:
         facts: dict[str, Json] = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        judged = facts.get("image_sets", {}).get("candidate")
         return Published(
             folder=folder,
             name=folder.relative_to(runs).as_posix(),
             title=str(facts["title"]),
             headline=str(facts["headline"]),
             verdict=None if facts["verdict"] is None else str(facts["verdict"]),
-            candidate=str(facts["image_sets"]["candidate"]["name"]),
+            candidate=None if judged is None else str(judged["name"]),
             finished=datetime.fromtimestamp((folder / FACTS).stat().st_mtime, UTC).isoformat(timespec="seconds"),
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

@@ -64,11 +64,12 @@ class Studio:
         """`calls`: what stage `images` would be asked for, by role; `name`: of the run.
 
         Raises:
-            ConfigError: one of the two brings pictures instead of drawing them.
+            ConfigError: one of the two does not draw.
         """
         for role in SIDES:
             if role not in calls:
-                raise ConfigError(f"{role}: brings pictures that are there already, so it can draw no typed prompt")
+                fix = "name one that does by --candidate"
+                raise ConfigError(f"{role}: pictures, or several models, and no single one that draws; {fix}")
         self.name, self._calls, self._store, self._device = name, calls, store, device
         self.sampling = SamplingConfig.model_validate(calls["base"].params["sampling"])
         self.pngs: OrderedDict[str, bytes] = OrderedDict()

@@ -64,7 +64,8 @@ class Viewing:
         comparison = made.recipe.inputs["comparison"]
         if self._store.find_whole(comparison.kind, comparison.key) is None:
             raise ConfigError(f"{made.label}: its comparison {comparison} is not in the store; `run` it again")
-        found = browsed(self.pairs(id), self._store.path(comparison))
+        place = self._store.path(comparison) / (made.recipe.params.get("slug") or "")  # of one of several candidates
+        found = browsed(self.pairs(id), place)
         pairs = [
             {
                 "prompt": one.shown.base.prompt,

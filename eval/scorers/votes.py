@@ -7,11 +7,11 @@ from typing import ClassVar, Literal
 
 from pydantic import field_validator
 
-from eval.agreement import agreement
 from eval.errors import EvalError, NotScored
 from eval.images import Picture
 from eval.questions import Answers
 from eval.scorers.base import Direction, Judge, Kind, Metric, Resources, Sample, Score
+from eval.voter_agreement import agreement
 from eval.votes import Pair, Preferences, read_votes
 
 

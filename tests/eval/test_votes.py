@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 from pydantic import ValidationError
 
-from eval.agreement import agreement
 from eval.blind import in_turn, left_of
 from eval.choice import choose
 from eval.compare import compare
@@ -28,6 +27,7 @@ from eval.result import Comparison, JudgedMetric, read_comparison
 from eval.score import METRICS_FILE
 from eval.scored import read_scored
 from eval.table import read_scores
+from eval.voter_agreement import agreement
 from eval.votes import Preferences, Typed, Vote, append_vote, read_votes
 
 A, B, C = ("a" * 64, "b" * 64, "c" * 64)

@@ -193,6 +193,14 @@ def test_folders_that_hold_no_report_are_left_out(tmp_path: Path) -> None:
     assert published_reports(tmp_path) == [] == published_reports(tmp_path / "none")
 
 
+def test_a_page_of_several_candidates_is_listed_without_one(tmp_path: Path) -> None:
+    (tmp_path / "many").mkdir()
+    (tmp_path / "many" / "report.json").write_text('{"title": "t", "headline": "h", "verdict": null, "more": 1}')
+    (tmp_path / "many" / "report.html").write_text("")
+    [found] = published_reports(tmp_path)
+    assert (found.name, found.candidate, found.verdict) == ("many", None, None)
+
+
 # --- votes
 
 
@@ -384,7 +392,7 @@ def test_pictures_from_elsewhere_draw_no_typed_prompt(world: World) -> None:
     folder.mkdir()
     for prompt in PROMPTS:
         Image.new("RGB", (64, 64)).save(folder / f"{prompt['id']}.png")
-    with pytest.raises(ConfigError, match="candidate: brings pictures that are there already"):
+    with pytest.raises(ConfigError, match="candidate: pictures, or several models, and no single one that draws"):
         world.studio(f"evaluation.candidate={folder}")
 
 

@@ -85,9 +85,11 @@ function listReports() {
     row.type = "button";
     row.append(make("strong", "", found.name));
     row.append(make("span", `tag ${found.verdict || ""}`, found.verdict || "no gates"));
-    row.append(make("span", "", `${found.headline} Candidate: ${found.candidate}. ${found.finished.slice(0, 16).replace("T", " ")} UTC`));
+    const judged = found.candidate === null ? "Several candidates" : `Candidate: ${found.candidate}`;
+    row.append(make("span", "", `${found.headline} ${judged}. ${found.finished.slice(0, 16).replace("T", " ")} UTC`));
     row.addEventListener("click", () => openReport(found.id));
     one("#reports .rows").append(row);
+    if (found.candidate === null) continue;
     const option = make("option", "", found.name);
     option.value = found.id;
     one("#report").append(option);
@@ -98,7 +100,7 @@ function openReport(id) {
   one("#reports iframe").src = `/reports/${id}/report.html`;
   one("#reports .rows").hidden = true;
   one("#reports .opened").hidden = false;
-  one("#report").value = id;
+  if (state.reports.find((found) => found.id === id).candidate !== null) one("#report").value = id;
 }
 
 // --- gallery
