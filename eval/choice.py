@@ -70,7 +70,7 @@ def choose(
 
 def scored_as(pair: Key, facts: MetricFacts) -> Key | None:
     """The key of the score that a metric gives a pair: its own, or all its prompt's; none of a storyboard's."""
-    return {"picture": pair, "prompt": (pair[0], 0)}.get(facts.scored)
+    return {"picture": pair, "versus": pair, "prompt": (pair[0], 0)}.get(facts.scored)
 
 
 def _improvement_by_key(metric: JudgedMetric, paired: Paired) -> dict[Key, float]:
@@ -100,7 +100,7 @@ def _disagreements(
     for metric in found.judged:
         mine = gains[metric.facts.name]
         spread = float(np.std(list(mine.values())))
-        if metric.facts.scored != "picture" or spread == 0:
+        if metric.facts.scored not in ("picture", "versus") or spread == 0:
             continue
         for key in mine.keys() & marks.keys():
             if abs(mine[key]) > metric.facts.tie:
@@ -111,7 +111,8 @@ def _disagreements(
 
 def _problems(found: Comparison, paired: Mapping[str, Paired], pairs: Mapping[Key, object]) -> list[Key]:
     """Pairs with a score missing, a prompt cut short, or the candidate on the bad side of a yes or no."""
-    seen = {(item.prompt_id, item.replicate) for item in found.health.unscored}
+    voted = {metric.facts.name for metric in found.judged if metric.facts.scored == "versus"}  # nobody need see all
+    seen = {(item.prompt_id, item.replicate) for item in found.health.unscored if item.metric not in voted}
     cut = {prompt for prompts in found.health.truncated_prompts.values() for prompt in prompts}
     for metric in found.judged:
         if metric.facts.binary and metric.facts.scored == "picture":

@@ -16,7 +16,7 @@ from eval.choice import Card, scored_as
 from eval.config import GalleryConfig
 from eval.errors import NotScored
 from eval.images import Picture
-from eval.pairing import Paired
+from eval.pairing import Key, Paired
 from eval.result import Comparison, JudgedMetric
 from eval.table import Row
 
@@ -83,27 +83,38 @@ def shown_cards(
     sizes: GalleryConfig,
 ) -> list[ShownCard]:
     """The cards with their pictures and each metric's finding. `paired`: the judged metrics' scores by name."""
-    scores = {name: pairs.by_key() for name, pairs in paired.items()}
-    moved = {(row.metric_id, row.key): row.value for row in rows if row.model_id == "pair" and row.is_scored}
+    findings = PairFindings(found, rows, paired)
     pictures = _thumbnails(cards, sizes)
     shown = []
     for card in cards:
-        key = card.base.key
+        badges, gains = findings.of(card.base.key)
+        base, candidate = next(pictures), next(pictures)
+        shown.append(ShownCard(card, base, candidate, badges, json.dumps(gains)))
+    return shown
+
+
+class PairFindings:
+    """What metrics say of single pairs."""
+
+    def __init__(self, found: Comparison, rows: Sequence[Row], paired: Mapping[str, Paired]) -> None:
+        self._found = found
+        self._scores = {name: pairs.by_key() for name, pairs in paired.items()}
+        self._moved = {(row.metric_id, row.key): row.value for row in rows if row.model_id == "pair" and row.is_scored}
+
+    def of(self, key: Key) -> tuple[list[Badge], dict[str, float]]:
+        """-> one badge a metric, and the improvement by metric."""
         judged = [
-            (metric, *scores[metric.facts.name][scored])
-            for metric in found.judged
-            if (scored := scored_as(key, metric.facts)) in scores[metric.facts.name]
+            (metric, *self._scores[metric.facts.name][scored])
+            for metric in self._found.judged
+            if (scored := scored_as(key, metric.facts)) in self._scores[metric.facts.name]
         ]
         badges = [judged_badge(*one) for one in judged]
         badges += [
-            Badge(metric.facts.title, wording.plain(moved[metric.facts.name, key], metric.facts.decimals), "neutral")
-            for metric in found.described
-            if (metric.facts.name, key) in moved
+            Badge(facts.title, wording.plain(self._moved[facts.name, key], facts.decimals), "neutral")
+            for facts in (metric.facts for metric in self._found.described)
+            if (facts.name, key) in self._moved
         ]
-        base, candidate = next(pictures), next(pictures)
-        gains = {metric.facts.name: metric.facts.direction * (theirs - ours) for metric, ours, theirs in judged}
-        shown.append(ShownCard(card, base, candidate, badges, json.dumps(gains)))
-    return shown
+        return badges, {metric.facts.name: metric.facts.direction * (theirs - ours) for metric, ours, theirs in judged}
 
 
 def _thumbnails(cards: Sequence[Card], sizes: GalleryConfig) -> Iterator[Thumbnail | None]:

@@ -30,7 +30,7 @@ class MetricFacts(Config):
     metric: str
     """What it is; several of one kind have different names."""
     title: str
-    scored: Literal["picture", "pair", "prompt", "board", "set"]
+    scored: Literal["picture", "pair", "versus", "prompt", "board", "set"]
     direction: Literal[1, -1, 0]
     unit: str
     convention: str
@@ -44,6 +44,8 @@ class MetricFacts(Config):
     """Weight field -> digest."""
     notes: dict[str, str] = Field(default_factory=dict)
     """Weight field -> what its weights say of themselves, in one line; of those that do. Not our text."""
+    remark: str = ""
+    """How its pictures were judged; see `eval.scorers.base.Judge`."""
 
 
 class Counted(Config):

@@ -26,9 +26,14 @@ def read_set(model_id: str, folder: Path) -> tuple[GeneratedImage, ...]:
 
 def samples(metric: Metric, images: Mapping[str, Sequence[GeneratedImage]]) -> Iterator[tuple[str, Sample]]:
     """With the model that each is of."""
-    if metric.scored == "pair":
-        if len(images) == 2:
-            yield from ((PAIR, Sample(pair)) for pair in _pairs(images["base"], images["candidate"]))
+    if metric.scored in ("pair", "versus"):
+        pairs = _pairs(images["base"], images["candidate"]) if len(images) == 2 else ()
+        for base, candidate in pairs:
+            if metric.scored == "pair":
+                yield PAIR, Sample((base, candidate))
+            else:
+                yield "base", Sample((base, candidate))
+                yield "candidate", Sample((candidate, base))
         return
     for model_id, mine in images.items():
         if metric.scored == "set":

@@ -41,6 +41,8 @@ class Measured:
     """Model -> pictures that said nothing to it."""
     instances: list[Row] = field(default_factory=list)
     """Scores of the instance pictures themselves."""
+    remark: str = ""
+    """What a reader should know of how it judged."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +175,7 @@ def _facts(metric: Metric, weights: Weights, measured: Measured, not_run: str) -
         "truncated_prompts": sorted(measured.truncated),
         "left_out": {model_id: count for model_id, count in sorted(measured.left_out.items()) if count},
         "not_run": not_run,
+        **({"remark": measured.remark} if measured.remark else {}),
     }
 
 
@@ -228,6 +231,7 @@ def _measure(metric: Metric, judge: Judge, samples: Sequence[tuple[str, Sample]]
         found.left_out[model_id] += score.left_out
         if score.truncated:
             found.truncated.add(sample.pictures[0].prompt_id)
+    found.remark = judge.remark([sample for _, sample in samples])
     judge.free()
     return found
 

@@ -108,7 +108,8 @@ def nothing_scored(facts: MetricFacts, rows: Sequence[Row]) -> str:
     if sides[PAIR] or sides["base"] & sides["candidate"]:
         return ""
     reasons = "; ".join(sorted({row.reason for row in rows if row.reason})) or "no rows"
-    what = {"pair": "no pair of pictures", "board": "no storyboard"}.get(facts.scored, "no prompt")
+    whats = {"pair": "no pair of pictures", "versus": "no pair of pictures", "board": "no storyboard"}
+    what = whats.get(facts.scored, "no prompt")
     return f"{what} is scored on both sides ({reasons})"
 
 

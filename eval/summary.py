@@ -39,6 +39,9 @@ def summary_markdown(title: str, found: Comparison, sides: Sides = DEFAULT, warn
     ]
     for note, titles in found.notes.items():
         lines += ["", f"Weights of {escaped(', '.join(titles))}: {escaped(note)}"]
+    lines += [
+        f"\n{escaped(one.facts.title)}: {escaped(one.facts.remark)}." for one in found.measured if one.facts.remark
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -19,6 +19,7 @@ from flows import (
     cli_prompts,
     cli_runs,
     cli_self_test,
+    cli_view,
     cli_weights,
     console,
 )
@@ -36,6 +37,7 @@ app.command("evaluate")(cli_runs.evaluate)
 app.command("compare")(cli_compare.compare)
 app.command("report")(cli_runs.report)
 app.command("self-test")(cli_self_test.self_test)
+app.command("view")(cli_view.view)
 app.command("export")(cli_weights.export)
 app.command("merge")(cli_weights.merge)
 app.command("extract")(cli_weights.extract)

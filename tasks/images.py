@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,23 +42,30 @@ def _build(job: Job) -> dict[str, Json]:
 
 def drawing_model(job: Job) -> DrawingModel:
     """Of a job that names its model as `named_model` does."""
+    return model_of(job.params, job.inputs, job.local, job.store.digest_file)
+
+
+def model_of(
+    params: Mapping[str, Json], inputs: Mapping[str, Path], local: Mapping[str, Json], digest: Callable[[Path], str]
+) -> DrawingModel:
+    """What `named_model` says, with the folders of the inputs."""
     from sdxl_core.additions import Addition
     from sdxl_core.drawing_model import DrawingModel
 
-    base, vae = local_folders(job.local)
-    added = [Addition(job.inputs[name], scale) for name, scale in job.params["scales"].items()]
-    known = [[job.store.digest_file(file) for file in trained_weights(one.place)] for one in added]
-    for place, file in zip(job.local["files"], job.params["files"], strict=True):
+    base, vae = local_folders(local)
+    added = [Addition(inputs[name], scale) for name, scale in params["scales"].items()]
+    known = [[digest(file) for file in trained_weights(one.place)] for one in added]
+    for place, file in zip(local["files"], params["files"], strict=True):
         added.append(Addition(Path(place), file["scale"]))
         known.append(file["digests"])
     said = _said(known, [one.scale for one in added])
     otherwise = any(one.encodes_otherwise for one in added)
-    text: str = job.local["text_digest"]
+    text: str = local["text_digest"]
     return DrawingModel(
         base=base,
         vae=vae,
         added=tuple(added),
-        digest=digest_json({"base": job.params["model"], "adapter": said}),
+        digest=digest_json({"base": params["model"], "adapter": said}),
         text_digest=digest_json({"base": text, "adapter": said}) if otherwise else text,
     )
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from eval.config import EvaluationConfig
+from tasks.errors import ConfigError
 from tasks.manifest import Json
 from tasks.stage import Call, Handle, Job, Stage
 from tasks.validation_scores import METRICS
 from tasks.weights import MetricWeights
+
+if TYPE_CHECKING:
+    from eval.score import Weights
 
 
 def _build(job: Job) -> dict[str, Json]:
@@ -23,6 +28,7 @@ def _build(job: Job) -> dict[str, Json]:
         )
         for name, known in job.params["weights"].items()
     }
+    _require_unchanged(weights, job.store.digest_file)
     return score_metrics(
         metrics=METRICS.validate_python(job.local["metrics"]),
         weights=weights,
@@ -33,6 +39,14 @@ def _build(job: Job) -> dict[str, Json]:
         device=job.device,
         progress=job.progress,
     )
+
+
+def _require_unchanged(weights: Mapping[str, Weights], digest: Callable[[Path], str]) -> None:
+    """Raises ConfigError where a file is not the one that the key names, as when people go on voting meanwhile."""
+    for name, found in weights.items():
+        for field, place in found.places.items():
+            if place.is_file() and digest(place) != found.digests[field]:
+                raise ConfigError(f"{name}: {place} was changed while this ran; run it again, which reuses the rest")
 
 
 STAGE = Stage(kind="scores", version="5", build=_build)

@@ -24,6 +24,7 @@ METRICS: TypeAdapter[tuple[MetricConfig, ...]] = TypeAdapter(tuple[MetricConfig,
 WHERE = "training.validation.scores"
 NOT_WATCHED = {
     "set": "it is one number of a whole set of pictures, and validation pictures are too few for one",
+    "versus": "it goes by what people said, and nobody is asked about validation pictures",
     "prompt": "it compares many pictures of the same prompt, and validation pictures are too few for that",
     "board": "it compares the frames of a storyboard, and validation prompts make none",
 }

@@ -40,6 +40,7 @@ from eval.scorers.nearest_instance import NearestInstance
 from eval.scorers.pick_score import PickScore
 from eval.scorers.saturation import Saturation
 from eval.scorers.ssim import Ssim
+from eval.scorers.votes import Votes
 
 ENTRY_POINTS = "sdxl_flows.scorers"
 OWN: dict[str, type[Metric]] = {
@@ -66,6 +67,7 @@ OWN: dict[str, type[Metric]] = {
     "frame_identity": FrameIdentity,
     "frame_likeness": FrameLikeness,
     "frame_background": FrameBackground,
+    "votes": Votes,
 }
 
 

@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Direction = Literal[1, -1, 0]
-Kind = Literal["picture", "pair", "prompt", "board", "set"]
+Kind = Literal["picture", "pair", "versus", "prompt", "board", "set"]
 
 
 @dataclass(frozen=True)
 class Sample:
     """What gets one score, by the metric's `scored`: a generated picture; the base's and the candidate's from the same
-    noise; all replicates of a prompt by one model; all frames of a storyboard by one model and replicate, in order; or
-    all pictures of one model."""
+    noise; one model's picture and the other's that it is held against; all replicates of a prompt by one model; all
+    frames of a storyboard by one model and replicate, in order; or all pictures of one model."""
 
     pictures: tuple[GeneratedImage, ...]
 
@@ -74,6 +74,8 @@ class Judge:
     """The score of each instance picture, as if it had been generated from the others: what is usual among them."""
     free: Callable[[], None] = lambda: None
     """Let go of the networks that `score` asks."""
+    remark: Callable[[Sequence[Sample]], str] = lambda samples: ""
+    """What a reader should know of how these were judged, in a sentence without its full stop."""
 
 
 def number_told(question: Question[Any]) -> Callable[[Sample, Answers], Score]:
@@ -140,7 +142,7 @@ class Metric(Config):
     tie: ClassVar[float] = 0.0
     """Differences up to this, in `unit`, are rounding: neither a win nor a loss."""
     binary: ClassVar[bool] = False
-    """Every score is 0 or 1, so that the mean is a rate."""
+    """Every score is 0 or 1, or a mean of such, so that the mean is a rate."""
     version: ClassVar[int]
     """Raise it whenever the same picture would get another number."""
     weight_fields: ClassVar[tuple[str, ...]] = ()

@@ -53,7 +53,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, toys: Any) -> dict[str, Path
 
 
 def sets_for(metric: Metric, world: dict[str, Path]) -> dict[str, Path]:
-    if metric.scored == "pair":
+    if metric.scored in ("pair", "versus"):
         return {key: world[key] for key in ("base", "candidate", "references")}
     return {"base": world["frames" if metric.scored == "board" else "base"], "references": world["references"]}
 
@@ -90,13 +90,16 @@ def test_scores_equal_a_slow_reference(
 ) -> None:
     metric = build(name, toy_weights)
     rows = rows_of(metric, world, score, tmp_path)
-    assert len(rows) == {"picture": 4, "pair": 4, "prompt": 2, "board": 2, "set": 1}[metric.scored]
+    assert len(rows) == {"picture": 4, "pair": 4, "versus": 8, "prompt": 2, "board": 2, "set": 1}[metric.scored]
     instances = [toys.paint(3)(number, 0) for number in range(3)]
     for row in rows:
         prompt = int(row.prompt_id[1:] or 0)
         pictures = {
             "picture": lambda p=prompt, r=row.replicate: [toys.paint(1)(p, r)],
             "pair": lambda p=prompt, r=row.replicate: [toys.paint(seed)(p, r) for seed in (1, 2)],
+            "versus": lambda p=prompt, r=row.replicate, sides=(1, 2) if row.model_id == "base" else (2, 1): [
+                toys.paint(seed)(p, r) for seed in sides
+            ],
             "prompt": lambda p=prompt: [toys.paint(1)(p, replicate) for replicate in (0, 1)],
             "board": lambda r=row.replicate: [toys.paint(1)(p, r) for p in range(len(FRAMES))],
             "set": lambda: [toys.paint(1)(p, replicate) for p in (0, 1) for replicate in (0, 1)],

@@ -23,7 +23,9 @@ from sdxl_core.cached_pictures import CachedPictures, Caches
 from sdxl_core.config import SamplingConfig
 from sdxl_core.drawing_model import DrawingModel
 from sdxl_core.errors import UserError
+from sdxl_core.kept_model import KeptModel
 from sdxl_core.model import load_pipeline
+from sdxl_core.picture_settings import PictureSettings
 from sdxl_core.sampling import Request, sample
 from sdxl_core.scheduler import SCHEDULERS
 from sdxl_core.text_encoders import TextEncoders
@@ -322,3 +324,27 @@ def test_a_compiled_unet_draws_the_same_pictures_but_for_rounding(random_sdxl: P
 def test_cuda_graphs_need_a_gpu(random_sdxl: Path) -> None:
     with pytest.raises(UserError, match="cuda_graphs needs a GPU"):
         drawn(random_sdxl, REQUESTS[:1], caches(), compile="cuda_graphs")
+
+
+# --- a model that stays loaded ---
+
+
+def test_a_kept_model_draws_the_same_bits_and_is_loaded_once(
+    random_sdxl: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One picture after the other, in any order and with settings of their own, as all at once."""
+    requests = [*REQUESTS, Request("a cat", 7, PictureSettings(steps=3, guidance_scale=2.0))]
+    plain = DrawingModel(random_sdxl, None, (), "m" * 8, "t" * 8)
+
+    def drawn(model: DrawingModel, some: list[Request]) -> list[bytes]:
+        how = {"sampling": SAMPLING, "device": CPU, "progress": lambda done, total: None}
+        return list(CachedPictures(some, model=model, caches=Caches({}, {}), **how))
+
+    expected = drawn(plain, requests)
+    loads: list[None] = []
+    load = DrawingModel._load
+    monkeypatch.setattr(DrawingModel, "_load", lambda *args, **how: loads.append(None) or load(*args, **how))
+    kept = KeptModel.of(plain)
+    alone = [drawn(kept, [request])[0] for request in reversed(requests)]
+    assert alone[::-1] == expected and len(set(expected)) == len(expected)
+    assert len(loads) == 1
