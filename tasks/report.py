@@ -9,8 +9,8 @@ from pathlib import Path
 from eval.config import GalleryConfig
 from sdxl_core.config import DatasetConfig
 from tasks.experiment import Experiment
-from tasks.lineage import provenance
 from tasks.manifest import Json, Ref
+from tasks.provenance import provenance
 from tasks.stage import Call, Handle, Job, Stage
 from tasks.yaml_config import to_yaml
 
@@ -37,7 +37,7 @@ def _build(job: Job) -> dict[str, Json]:
     )
 
 
-STAGE = Stage(kind="report", version="4", build=_build, heavy=False)
+STAGE = Stage(kind="report", version="5", build=_build, heavy=False)
 
 
 @dataclass(frozen=True)
