@@ -108,6 +108,7 @@ def test_an_edited_input_is_found_and_the_input_is_not_blamed(world: World) -> N
     manifest["recipe"]["inputs"]["latents"]["digest"] = "1" * 64
     world.rewrite("train", manifest)
     assert world.states() == {"train": "damaged"}
+    assert world.states(str(world.refs["train"])) == {"train": "damaged"}
 
 
 def test_an_input_renamed_to_another_artifact_is_found(world: World) -> None:
