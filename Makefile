@@ -17,6 +17,7 @@ help:  ## say what there is
 demo: $(READY)  ## teach the miniature a character and report on it
 	$(BIN)/sdxl-flows run configs/miniature/dreambooth.yaml
 
+# tests of the report's page need Chromium or Chrome on PATH (Debian: apt install chromium) and are skipped without
 test: lint  ## lint, types, import contracts and tests (below ten minutes on two cores)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 

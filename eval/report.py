@@ -18,8 +18,10 @@ from eval.breakdown import CategoryDelta, by_category
 from eval.choice import TABS, Card, choose
 from eval.config import GalleryConfig
 from eval.errors import EvalError
+from eval.flat import flat
 from eval.gallery import Thumbnail, shown_cards, thumbnail
 from eval.images import GeneratedImage, Picture, read_image_set, read_left_out, read_references
+from eval.lineage_section import lineage_section
 from eval.near_pictures import near_pictures
 from eval.overfitting import Overfitting, look_for_overfitting
 from eval.pairing import Paired, paired_scores, storyboards_for
@@ -31,7 +33,7 @@ from eval.table import SCORES, Row, read_scores
 from eval.teachers import warnings
 from eval.training import Training, read_training, reading
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 TEMPLATES = Path(__file__).parent / "templates"
 IMAGE_SET_FACTS = "set.json"
 
@@ -71,7 +73,7 @@ def build_report(
         references: dataset artifact with the instance pictures, or None to show none.
         training: train artifact, or None to show none.
         learned_from: names of the data, such as hub ids, that the candidate was trained on, and of its reward.
-        provenance: digests, versions and whatever else identifies the inputs; shown as it comes.
+        provenance: as `eval.stated.StatedLineage` describes it; empty to show none.
         command: how to make this report again.
         config_yaml: the whole configuration as text.
         out: folder for the results, made if absent.
@@ -124,7 +126,7 @@ def build_report(
         gate_words=gate_words,
         category_rows=categories,
         facts=_side_by_side(compared),
-        provenance_lines=_flat(provenance),
+        lineage=lineage_section(provenance),
         pairs=len({image.key for image in images["base"]} & {image.key for image in images["candidate"]}),
         categories_shown=sorted({card.base.category for card in cards if card.base.category}),
         tabs={tab: label for tab, label in TABS.items() if _tab_keys(cards, tab)},
@@ -198,21 +200,9 @@ def _set_facts(folder: Path, images: Sequence[GeneratedImage]) -> dict[str, Any]
 
 
 def _side_by_side(compared: Mapping[str, Mapping[str, Any]]) -> list[Facts]:
-    base, candidate = (dict(_flat(compared[side])) for side in ("base", "candidate"))
+    base, candidate = (dict(flat(compared[side])) for side in ("base", "candidate"))
     dash = "\N{EN DASH}"
     return [Facts(name, base.get(name, dash), candidate.get(name, dash)) for name in dict.fromkeys([*base, *candidate])]
-
-
-def _flat(nested: Mapping[str, Any], above: str = "") -> list[tuple[str, str]]:
-    """Nested mappings as lines of dotted name and text."""
-    lines: list[tuple[str, str]] = []
-    for key, value in nested.items():
-        name = f"{above}{key}"
-        if isinstance(value, Mapping):
-            lines += _flat(value, f"{name}.")
-        else:
-            lines.append((name, value if isinstance(value, str) else json.dumps(value, sort_keys=True)))
-    return lines
 
 
 def _tab_keys(cards: Sequence[Card], tab: str) -> list[list[str | int]]:

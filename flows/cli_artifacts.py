@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +15,7 @@ from flows.groups import group
 
 if TYPE_CHECKING:
     from tasks.store import ArtifactStore
+    from tasks.verify import Found
 
 app = group("Look at the artifact store, check it, and clear it.")
 
@@ -76,20 +80,73 @@ def trainings(store: Store = None) -> None:
 
 
 @app.command("verify")
-def verify(store: Store = None) -> None:
-    """Read every file of every artifact and compare its SHA-256. Exit code 1 if anything is damaged.
+def verify(
+    what: Annotated[
+        str | None,
+        typer.Argument(metavar="WHAT", help="A run's name, `kind/key`, or the place of a report.html or report.json."),
+    ] = None,
+    store: Store = None,
+) -> None:
+    """Recompute what results are known by: of the whole store, or of one lineage with its sources.
 
-    What is damaged is set aside, and built again by the next run that needs it.
+    Without WHAT: the SHA-256 of every file of every artifact, and every key. With WHAT: those of all that it was made
+    from, each against what others say that it holds; a report's own account of it; the copies in runs/; and whether
+    pictures, prompts and weights are still what they were where the run's configuration names them. Nothing is
+    downloaded for that.
+
+    What is damaged is set aside, and built again by the next run that needs it; nothing else is changed. Exit codes:
+    0 all that is there is what it was; 1 something is damaged or contradicts another; 2 WHAT is nothing. What `gc` took
+    is only gone, and a source may have changed since: neither is 1.
+
+    Examples: `sdxl-flows artifacts verify`, `sdxl-flows artifacts verify kestrel`,
+    `sdxl-flows artifacts verify runs/kestrel/report.html`
     """
+    opened = open_store(store)
+    if what is not None:
+        _verify_lineage(opened, what)
+        return
     from tasks.store import damage_of_all
 
-    opened = open_store(store)
     found = list(damage_of_all(opened))
     for kind, key, damage in found:
         opened.set_aside(kind, key, damage)
     console.out("all artifacts are whole" if not found else f"{len(found)} damaged")
     if found:
         raise typer.Exit(1)
+
+
+def _verify_lineage(store: ArtifactStore, what: str) -> None:
+    # read when the hub's library is first imported: what is not in its cache is not there
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    from tasks.outside import verify_sources
+    from tasks.verify import BAD, sources_in, verify_artifacts, verify_published
+    from tasks.verify_target import find_target
+
+    target = find_target(store, what)
+    sources = sources_in(store, target)
+    findings = {
+        "artifacts": _shown("artifacts, sources first", verify_artifacts(store, target)),
+        "copies": _shown("copies", verify_published(store, target)),
+        "sources": _shown("sources", verify_sources(store, sources, target.config, target.home)),
+    }
+    for found in findings["artifacts"]:
+        if found.state == "damaged" and found.artifact is not None:
+            store.set_aside(*found.artifact, found.why)
+    counts = {what: Counter(found.state for found in some) for what, some in findings.items()}
+    words = {what: ", ".join(f"{number} {state}" for state, number in some.items()) for what, some in counts.items()}
+    console.out("; ".join(f"{what}: {said or 'none'}" for what, said in words.items()))
+    if any(some[state] for some in counts.values() for state in BAD):
+        raise typer.Exit(1)
+
+
+def _shown(title: str, findings: Iterable[Found]) -> list[Found]:
+    """The findings, each printed as it comes: reading every byte may take long."""
+    console.out(title)
+    seen = []
+    for found in findings:
+        console.out(f"  {found.state:13}  {found.name}{f': {found.why}' if found.why else ''}")
+        seen.append(found)
+    return seen
 
 
 @app.command("gc")

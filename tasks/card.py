@@ -59,8 +59,8 @@ class CardFacts:
     training: Mapping[str, Json]
     """training.json."""
     instance_prompt: str | None
-    stages: Mapping[str, Mapping[str, Json]]
-    """The report's provenance, by stage."""
+    stages: Sequence[tuple[str, str, str]]
+    """Label, artifact and content digest of all that the report was made from, inputs first."""
 
 
 def model_card(facts: CardFacts) -> str:
@@ -81,7 +81,7 @@ def model_card(facts: CardFacts) -> str:
         "## Files",
         _table(("file", ""), list(facts.other_files.items())),
         "## Where it comes from\n\nSHA-256 of what every stage is and holds: equal contents, equal digests.",
-        _table(("stage", "artifact", "content"), _lineage(facts.stages)),
+        _table(("stage", "artifact", "content"), list(facts.stages)),
     ]
     return "\n\n".join(section.rstrip("\n") for section in sections) + "\n"
 
@@ -195,10 +195,6 @@ def _trigger(facts: CardFacts) -> list[str]:
 def _pictures(samples: Sequence[Sample]) -> str:
     rows = [(escaped(s.prompt), f"![]({s.base})", f"![]({s.candidate})") for s in samples]
     return _rows(("prompt", "base", "this model"), rows)
-
-
-def _lineage(stages: Mapping[str, Mapping[str, Json]]) -> list[tuple[str, str, str]]:
-    return [(label, str(stage["artifact"]), str(stage["content"])) for label, stage in stages.items()]
 
 
 def _flat(nested: Mapping[str, Json], above: str = "") -> list[tuple[str, Json]]:

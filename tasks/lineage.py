@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from tasks.errors import ConfigError
-from tasks.manifest import Json, Manifest, Ref
+from tasks.manifest import Manifest, Ref
 from tasks.store import ArtifactStore, DamagedArtifact
 
 
@@ -44,25 +44,3 @@ def lineage(store: ArtifactStore, roots: Iterable[Ref]) -> list[Manifest]:
     for root in roots:
         visit(root)
     return list(found.values())
-
-
-def provenance(store: ArtifactStore, roots: Iterable[Ref]) -> dict[str, Json]:
-    """What a report says about where its numbers come from. Holds digests and versions, no times and no places."""
-    manifests = lineage(store, roots)
-    return {
-        "stages": {
-            manifest.label: {
-                "artifact": str(manifest.ref),
-                "content": manifest.digest,
-                "code": manifest.recipe.code,
-                "params": _small(manifest.recipe.params),
-            }
-            for manifest in manifests
-        },
-        "libraries": manifests[-1].libraries if manifests else {},
-    }
-
-
-def _small(params: dict[str, Json]) -> dict[str, Json]:
-    """Parameters without long lists, which the report shows elsewhere or not at all."""
-    return {name: value for name, value in params.items() if not isinstance(value, list) or len(value) <= 8}

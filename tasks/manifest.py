@@ -21,6 +21,7 @@ MANIFEST = "manifest.json"
 LOGS = "logs/"
 """Files below this folder are kept and checked, but say nothing about the content: timings, TensorBoard."""
 _LIBRARIES = (
+    "sdxl-flows",
     "torch",
     "torchvision",
     "diffusers",

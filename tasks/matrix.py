@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from eval.config import GalleryConfig
 from tasks.additions import Model
 from tasks.experiment import Experiment
-from tasks.lineage import provenance
 from tasks.manifest import Json, Ref
 from tasks.pictures import GivenPictures
+from tasks.provenance import provenance
 from tasks.stage import Call, Handle, Job, Stage
 from tasks.yaml_config import to_yaml
 

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 
 from pydantic import ValidationError
 
+from eval.stated import StatedLineage
 from sdxl_core.config import Precision, SamplingConfig
 from sdxl_core.disk import refuse_existing
 from sdxl_core.export_config import ExportConfig
@@ -19,7 +20,7 @@ from tasks.card import CardFacts, Sample, model_card
 from tasks.errors import ConfigError
 from tasks.exports import LORA_FILE, Wanted, export_finished
 from tasks.finished import Finished, find_finished, said_of
-from tasks.manifest import Ref
+from tasks.manifest import Json, Ref
 from tasks.report import REPORT_FILE
 from tasks.runs import report_files
 from tasks.store import ArtifactStore
@@ -175,8 +176,16 @@ def _facts(
         samples=samples,
         training=finished.facts,
         instance_prompt=dataset.get("prompt"),
-        stages=figures["provenance"]["stages"],
+        stages=_stages(finished.name, figures["provenance"]),
     )
+
+
+def _stages(name: str, section: Json) -> list[tuple[str, str, str]]:
+    try:
+        stated = StatedLineage.model_validate(section).artifacts
+    except ValueError:
+        raise ConfigError(f"{name}: its report is another version's; `report` makes it again") from None
+    return [(one.label, one.artifact, one.content) for one in stated]
 
 
 def _sampling(finished: Finished) -> SamplingConfig:

@@ -9,8 +9,8 @@ from pathlib import Path
 from eval.config import GalleryConfig
 from sdxl_core.config import DatasetConfig
 from tasks.experiment import Experiment
-from tasks.lineage import provenance
 from tasks.manifest import Json, Ref
+from tasks.provenance import provenance
 from tasks.stage import Call, Handle, Job, Stage
 from tasks.yaml_config import to_yaml
 

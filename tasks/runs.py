@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from tasks.manifest import Frozen, Json, Ref
+from tasks.manifest import Frozen, Json, Manifest, Ref
 from tasks.stage import Call, Handle, Runner
 from tasks.store import ArtifactStore
 
@@ -95,6 +95,12 @@ def publish(store: ArtifactStore, refs: Mapping[str, Ref], folder: Path) -> Path
                 target.parent.mkdir(parents=True, exist_ok=True)
                 _copy(store.path(ref) / name, target)
     return folder / "report.html"
+
+
+def published_files(manifest: Manifest) -> list[str]:
+    """Those of an artifact's files that `publish` copies."""
+    copied = _PUBLISHED.get(manifest.recipe.kind, ())
+    return [name for name in manifest.files if name.partition("/")[0] in copied]
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -227,16 +227,24 @@ class ArtifactStore:
 
 
 def damage_of_all(store: ArtifactStore) -> Iterator[tuple[str, str, str]]:
-    """Kind and key of every artifact whose files are not what was written, with what is wrong. Reads every byte."""
+    """Kind and key of every artifact that is not what was written, with what is wrong. Reads every byte."""
     for place in sorted((store.root / "artifacts").glob("*/*")):
         kind, key = place.parent.name, place.name
-        try:
-            manifest = store.manifest(kind, key)
-        except DamagedArtifact as damage:
-            yield kind, key, str(damage)
-            continue
-        if manifest and (found := problems(place, manifest, deep=True)):
-            yield kind, key, "; ".join(found)
+        if damage := damage_of(store, kind, key):
+            yield kind, key, damage
+
+
+def damage_of(store: ArtifactStore, kind: str, key: str) -> str:
+    """What is wrong with an artifact's manifest, key, content digest or files; empty where it is whole or not there."""
+    try:
+        manifest = store.manifest(kind, key)
+    except DamagedArtifact as damage:
+        return str(damage)
+    if manifest is None:
+        return ""
+    if manifest.recipe.key != key:
+        return f"the recipe in {MANIFEST} is not the one that it was made by: it gives another key"
+    return "; ".join(problems(store.path(manifest.ref), manifest, deep=True))
 
 
 def say_waiting(label: str) -> Callable[[str], None]:

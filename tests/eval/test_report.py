@@ -25,6 +25,14 @@ HOSTILE = ("<script>alert(1)</script>", '"><img src=x onerror="alert(2)">', "{{ 
 FILES = {"report.html", "report.json", "summary.md", "scores.parquet"}
 
 
+def stated(label: str) -> dict[str, Any]:
+    """A lineage of one artifact."""
+    source = {"what": "dataset files", "sha256": "d" * 64}
+    recipe = {"code": "1", "params": {"prompt": label, "source": "d" * 64}, "inputs": {}, "sources": [source]}
+    artifact = {"artifact": f"dataset/{'e' * 32}", "content": "f" * 64, "label": label, "libraries": 0, **recipe}
+    return {"artifacts": [artifact], "items": [], "libraries": [{"torch": label}]}
+
+
 class Page(HTMLParser):
     """Everything in a page that matters here."""
 
@@ -66,7 +74,7 @@ def inputs(
         "candidate": candidate,
         "references": references,
         "training": toys.training(folder / "training", HOSTILE[:2]),
-        "provenance": {"code": {"eval": HOSTILE[1]}, "dataset": "d" * 64},
+        "provenance": stated(HOSTILE[1]),
         "command": "sdxl-flows run configs/x.yaml",
         "config_yaml": f"name: {HOSTILE[0]}\n",
         "gallery": GalleryConfig(wins=4, losses=4, sample=6, references=3),
@@ -261,7 +269,7 @@ def test_health_and_digests_are_shown(page: Page, document: dict[str, Any]) -> N
     assert "picture file missing" in words
     assert "clip_score: 1 of 12 judged on their beginning only" in words
     assert all(digest * 64 in words for digest in "bcd")
-    assert document["schema_version"] == 2
+    assert document["schema_version"] == 3
 
 
 def test_training_is_shown_in_order_of_steps(page: Page) -> None:

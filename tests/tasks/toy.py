@@ -17,9 +17,10 @@ from sdxl_core.unet_shapes import unet_shapes
 from tasks.checkpoint import CLASSES
 from tasks.experiment import prepare_experiment
 from tasks.manifest import Json, Ref
+from tasks.provenance import provenance
 from tasks.stage import Call, Handle, Job, materialise
 from tasks.store import ArtifactStore
-from tasks.yaml_config import read_config
+from tasks.yaml_config import read_config, to_yaml
 
 CONFIG = """\
 name: toy
@@ -111,6 +112,11 @@ def leave_products(job: Job) -> dict[str, Json]:
     names = [name for products in PRODUCTS.values() for name in products]
     for name in names:
         (job.out / name).write_text(json.dumps({"comparison": {"judged": []}, "params": dict(job.params)}))
+    if "sources" in job.local:
+        stated = provenance(job.store, [Ref.model_validate(ref) for ref in job.local["sources"]])
+        shown = {"title": job.params["title"], "config": to_yaml(job.params["config"])}
+        document = {**shown, "comparison": {"judged": []}, "provenance": stated}
+        (job.out / "report.json").write_text(json.dumps(document))
     return {"decided": True, "verdict": None}
 
 

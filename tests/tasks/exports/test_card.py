@@ -22,7 +22,7 @@ def test_the_code_draws_the_first_sample_by_its_own_settings() -> None:
         samples=[Sample("a cat", 1, "b.png", "c.png", settings), Sample("a dog", 2, "b.png", "c.png")],
         training={},
         instance_prompt=None,
-        stages={},
+        stages=[],
     )
     code = snippet(facts)
     for line in ('negative_prompt="snow",', "num_inference_steps=7,", "width=1216,", "height=1024,"):
