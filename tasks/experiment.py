@@ -107,7 +107,8 @@ def prepare_experiment(
     weights = locate_metric_weights(evaluation, store.digest_file)
     lesson = _prepare_lesson(config, store, model, weights, resume or Resume()) if trains else None
     looks = looks_at(evaluation, drawn_prompts(evaluation, config.sampling))
-    around = Surroundings(store, model, config.training.adapter.kind, looks[-1])
+    ancestor = lesson.continuing.ancestor if lesson is not None else None
+    around = Surroundings(store, model, config.training, looks[-1], ancestor.step if ancestor is not None else 0)
     return Experiment(
         config=config,
         fingerprint=dataset_fingerprint(config.dataset, store.digest_file.many),

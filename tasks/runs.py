@@ -18,7 +18,7 @@ from tasks.store import ArtifactStore
 # of every kind, the files and folders that are there
 _PUBLISHED: dict[str, tuple[str, ...]] = {
     "report": ("report.html", "report.json", "summary.md", "scores.parquet"),
-    "train": ("pytorch_lora_weights.safetensors", "kohya_lora.safetensors", "peft", "unet"),
+    "train": ("pytorch_lora_weights.safetensors", "kohya_lora.safetensors", "peft", "unet", "steps"),
 }
 
 
@@ -74,13 +74,25 @@ def read_runs(store: ArtifactStore) -> Iterator[RunRecord]:
 
 
 def publish(store: ArtifactStore, refs: Mapping[str, Ref], folder: Path) -> Path:
-    """Copy report and adapter to where people look for them; returns the report's place there."""
+    """Copy report and weights to where people look for them; returns the report's place there.
+
+    Of an earlier run's nothing stays that this one's have not.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for ref in refs.values():
         for name in _PUBLISHED.get(ref.kind, ()):
             if (store.path(ref) / name).exists():
                 _copy(store.path(ref) / name, folder / name)
+            else:
+                _remove(folder / name)
     return folder / "report.html"
+
+
+def _remove(place: Path) -> None:
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place)
+    else:
+        place.unlink(missing_ok=True)
 
 
 def _copy(source: Path, target: Path) -> None:
