@@ -46,7 +46,8 @@ def describe(identity: Mapping[str, Any], step: int, out: Path) -> None:
 
 def _configuration(lasting: Mapping[str, Any]) -> TrainingConfig:
     """From what a bundle says of it: without places, and perhaps without a length."""
-    settings = {name: value for name, value in lasting.items() if name != "processes"}
+    alone = ("processes", "shard_weights")  # bundles hold whole tensors, whoever had shares of them
+    settings = {name: value for name, value in lasting.items() if name not in alone}
     settings["consistency"] = {}  # no part of what was trained, and it would need a face model's place
     return TrainingConfig.model_validate({"max_steps": 10**9} | settings)
 
