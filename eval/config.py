@@ -174,8 +174,8 @@ class EvaluationConfig(Config):
         return self
 
     def _check_selection(self, selection: SelectionConfig) -> None:
-        if len(self.candidates) < 2:
-            raise ValueError(f"selection: expected several candidates to choose from, got {len(self.candidates)}")
+        if not self.candidates:
+            raise ValueError("selection: expected several candidates to choose from, got none")
         if self.stop == "sequential":
             raise ValueError("selection: goes with stop: fixed, got sequential; the choice needs all its prompts")
         if selection.by is not None:

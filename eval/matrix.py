@@ -15,6 +15,7 @@ from eval.compare import choose
 from eval.config import GalleryConfig
 from eval.errors import EvalError
 from eval.images import read_image_set
+from eval.lineage_section import lineage_section
 from eval.matrix_rows import rows_of_pictures
 from eval.matrix_words import Choosing, Contender, Found, judged_of
 from eval.report import page_template
@@ -103,6 +104,7 @@ def build_matrix(
             "trade_off": Markup(matrix_plots.trade_off(points, unbeaten) if points else ""),
         },
         rows=rows,
+        lineage=lineage_section(provenance),
         pairs=len(images["base"]),
         categories_shown=sorted({row.base.category for row in rows if row.base.category}),
         linked=choosing is None,

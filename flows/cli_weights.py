@@ -27,7 +27,13 @@ ModelOption = typer.Option(metavar="MODEL", help="Hub id, or a folder beginning 
 
 
 def export(
-    what: Annotated[str, typer.Argument(metavar="RUN|ARTIFACT|FILE", help="A run's name, train/KEY or a LoRA file.")],
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|ARTIFACT|FILE",
+            help="A run's name or train/KEY, with @STEP one of its exported steps; or a LoRA file.",
+        ),
+    ],
     out: Out,
     form: Annotated[
         Literal["diffusers", "kohya", "single-file"], typer.Option("--format", help="Layout; see docs/weights.md.")
@@ -46,6 +52,7 @@ def export(
     ComfyUI and A1111, with the base's text encoders and VAE.
 
     Examples: `sdxl-flows export my-dog --format kohya --dtype fp16 --out my-dog.safetensors`,
+    `sdxl-flows export my-dog@1200 --format kohya --out my-dog-1200.safetensors`,
     `sdxl-flows export train/1f3a --format single-file --dtype fp16 --out model.safetensors`
     """
     from tasks.exports import Wanted

@@ -119,6 +119,10 @@ def draw(
         elif isinstance(source, additions.OwnTraining):
             assert training is not None
             added.append((training, one.scale))
+        elif isinstance(source, additions.ExportedStep):
+            whole = training if isinstance(source.training, additions.OwnTraining) else source.training
+            assert whole is not None
+            added.append((images.AtStep(whole, source.step), one.scale))
         else:
             added.append((source, one.scale))
     return run(images.generate(label, model.base, added, drawn, experiment.config.sampling))

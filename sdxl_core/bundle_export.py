@@ -33,15 +33,21 @@ def export_bundle(bundle: Path, model: Path, out: Path) -> dict[str, Any]:
     trained = begin_training(model, config)
     with torch.no_grad(), _weights_for_use(trained, bundle):
         trained.export(model, out, identity["inputs"])
+    describe(identity, step, out)
+    return {"step": step}
+
+
+def describe(identity: Mapping[str, Any], step: int, out: Path) -> None:
+    """Say beside a bundle's weights what they are."""
     described = {"training": identity["training"], "inputs": identity["inputs"], "steps": step}
     described |= {"validation_prompts": [], "exported": {"step": step, "why": "of this bundle"}}
     (out / TRAINED_FILE).write_text(json.dumps(described, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    return {"step": step}
 
 
 def _configuration(lasting: Mapping[str, Any]) -> TrainingConfig:
     """From what a bundle says of it: without places, and perhaps without a length."""
-    settings = {name: value for name, value in lasting.items() if name != "processes"}
+    alone = ("processes", "shard_weights")  # bundles hold whole tensors, whoever had shares of them
+    settings = {name: value for name, value in lasting.items() if name not in alone}
     settings["consistency"] = {}  # no part of what was trained, and it would need a face model's place
     return TrainingConfig.model_validate({"max_steps": 10**9} | settings)
 

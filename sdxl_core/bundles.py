@@ -50,15 +50,17 @@ def newest_bundle(
     Raises UserError if there are bundles but none is whole, unless `allow_fresh`.
     """
     found = [path for step, path in reversed(steps_of(folder)) if step <= max_step]
+    problems = []
     for path in found:
         problem = (problem_of or damage)(path)
         if problem is None:
             return path
+        problems.append(f"{path.name}: {problem}")
         log(f"bundle {path.name} is not whole and is passed over: {problem}")
     if found and not allow_fresh:
         raise UserError(
-            f"{folder}: none of {len(found)} bundles is whole, so the run cannot go on from where it was; "
-            "--fresh starts it again at step 0"
+            f"{folder}: none of {len(found)} bundles is whole, so the run cannot go on from where it was "
+            f"({problems[0]}); --fresh starts it again at step 0"
         )
     return None
 

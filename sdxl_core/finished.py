@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from sdxl_core.adapters import TRAINED_FILE
 from sdxl_core.best import HISTORY_FILE, LOWEST_LOSS, Measured, criteria, measurements
 from sdxl_core.bundle import read_bundle
-from sdxl_core.bundles import bundle_name
+from sdxl_core.bundle_export import describe
+from sdxl_core.bundles import bundle_identity, bundle_name, bundle_step, require_whole
 from sdxl_core.errors import UserError
+from sdxl_core.needed_bundles import step_bundles
 from sdxl_core.run import Run
 from sdxl_core.scores import score_figure
 from sdxl_core.sharding import whole
 from sdxl_core.together import Action
+from sdxl_core.training_config.exported_steps import exported_steps, step_folder
 from sdxl_core.validation_pictures import FOLDER, finished_pictures
 
 
@@ -39,11 +43,25 @@ def export(run: Run) -> None:
         {"training": job.training.lasting, "inputs": dict(job.identity), "validation_prompts": list(prompts)}
         | {"steps": run.state.step, "skipped_steps": run.state.skipped_in_all, "ancestor": ancestor}
         | {"exported": {"step": step, "why": why}, "validation_loss": _described_losses(run)}
-        | ({"scores": scores} if (scores := _described_scores(run)) else {}),
+        | ({"scores": scores} if (scores := _described_scores(run)) else {})
+        | ({"exported_steps": list(steps)} if (steps := exported_steps(job.training, job.first_step)) else {}),
         indent=1,
         sort_keys=True,
     )
     (job.out / TRAINED_FILE).write_text(described + "\n", encoding="utf-8")
+    for bundle in step_bundles(job):
+        _export_step(run, bundle)
+
+
+def _export_step(run: Run, bundle: Path) -> None:
+    """As `export_bundle` writes it."""
+    require_whole(bundle)
+    identity, step = bundle_identity(bundle), bundle_step(bundle)
+    run.state.together.lead(Action.EXPORT, step)
+    out = run.job.out / step_folder(step)
+    with _weights_of(run, step):
+        run.trained.export(run.job.model, out, identity["inputs"])
+    describe(identity, step, out)
 
 
 def share_weights_of(run: Run, step: int) -> None:
@@ -69,8 +87,9 @@ def _chosen(run: Run) -> tuple[int, str]:
 @contextmanager
 def _weights_of(run: Run, step: int) -> Iterator[None]:
     """The networks hold what is used of a step: its weights, or an average where the run keeps one."""
-    if step != run.state.step:
+    if step != run.weights_step:
         run.load_weights(read_bundle(run.job.work / "bundles" / bundle_name(step)))
+        run.loaded_step = step
     with run.state.weights_for_use():
         yield
 

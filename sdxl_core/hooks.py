@@ -19,6 +19,7 @@ from sdxl_core.scores import score_figure
 from sdxl_core.together import Action
 from sdxl_core.trackers import VALIDATION, Tracker
 from sdxl_core.training_config import TrainingConfig
+from sdxl_core.training_config.exported_steps import exported_steps
 
 
 def emit(event: str, **fields: Any) -> None:
@@ -128,8 +129,8 @@ def _mean_of_finite(values: list[float]) -> float:
 
 
 class Saving:
-    """Has a bundle written every so many steps or minutes, at the end, when the run is asked to stop, and of every step
-    that is the best so far by one of the `criteria`; of each, the last such bundle stays.
+    """Has a bundle written every so many steps or minutes, of steps to be exported, at the end, when the run is asked
+    to stop, and of every step that is the best so far by one of the `criteria`; of each, the last such bundle stays.
 
     `after` is the step of the bundle of another run that this one began with; what was best there does not count.
     """
@@ -149,6 +150,7 @@ class Saving:
         self.config = config
         self.criteria = criteria
         self.after = after
+        self.exported_steps = frozenset(exported_steps(config, after))
         self.saved_step: int | None = None
         self.saved_s = time.monotonic()
 
@@ -157,6 +159,7 @@ class Saving:
         minutes = (time.monotonic() - self.saved_s) / 60
         due = self.config.save_every_minutes is not None and minutes >= self.config.save_every_minutes
         due |= state.step % self.config.save_every_steps == 0 or state.step == self.config.max_steps
+        due |= state.step in self.exported_steps
         measured = any(criterion.figure in metrics for criterion in self.criteria)
         if due or (measured and state.step in self._best_steps()):
             self.save(state)

@@ -8,6 +8,7 @@ from sdxl_core.best import criteria
 from sdxl_core.bundle import BundleWriter
 from sdxl_core.hooks import History, Saving, log_line
 from sdxl_core.loop import Hook, Log, Metrics, Trainer, rows_per_step
+from sdxl_core.needed_bundles import step_bundles
 from sdxl_core.run import Run
 from sdxl_core.scores import PictureScorer
 from sdxl_core.together import Action
@@ -73,11 +74,13 @@ def _trackers(run: Run) -> list[Tracker]:
 
 
 def _protected(job: TrainJob, source: Path | None) -> list[Path]:
-    """Bundles that stay whatever comes: what the run went on from and, so that it can be had again, its best ones."""
+    """Bundles that stay whatever comes: of steps to be exported; what the run went on from and, so that it can be had
+    again, its best ones."""
+    exported = step_bundles(job)
     if source is None:
-        return []
+        return exported
     best = (criterion.best_bundle(source, job.first_step) for criterion in criteria(job).values())
-    return [source, *(path for path in best if path is not None)]
+    return [*exported, source, *(path for path in best if path is not None)]
 
 
 def trainer_of(run: Run) -> Trainer:

@@ -38,6 +38,7 @@ from sdxl_core.stepping import build_stepping
 from sdxl_core.together import Alone, Together
 from sdxl_core.train_job import TrainJob
 from sdxl_core.trained import Trained, load_trained_networks
+from sdxl_core.training_config.exported_steps import exported_steps
 from sdxl_core.training_config.saving_memory import require_attention
 from sdxl_core.training_set import StepRows
 from sdxl_core.validation_loss import ValidationLoss
@@ -63,6 +64,13 @@ class Run:
     validation_loss: ValidationLoss | None
     history: str = ""
     """Lines of history.jsonl of the steps done before this process."""
+    loaded_step: int | None = None
+    """Whose weights were loaded after the last step, to be exported."""
+
+    @property
+    def weights_step(self) -> int:
+        """Whose weights the networks hold."""
+        return self.state.step if self.loaded_step is None else self.loaded_step
 
     def bundle(self, history: str) -> Bundle:
         """The run as it stands, to be written; tensors are the live ones."""
@@ -110,17 +118,20 @@ class Run:
         return {**self.state.trainable, **self.trained.kept}
 
     def require_room(self) -> None:
-        """Raises DiskFullError where the disk has no room for the bundles and the export."""
+        """Raises DiskFullError where the disk has no room for the bundles and the exports."""
         weights = sum(p.nbytes for p in self.state.parameters)
         kept = sum(tensor.nbytes for tensor in self.trained.kept.values())
         numbers = sum(p.numel() for p in self.state.parameters)
         averages = sum(average.nbytes for average in self.state.ema.state().values())
         bundle = weights + kept + averages + self.state.stepping.state_bytes()
         held = sum(f.stat().st_size for f in (self.job.work / "bundles").rglob("*") if f.is_file())
-        count = self.job.training.keep_bundles + 1 + len(criteria(self.job))  # the best stay
+        config, steps = self.job.training, len(exported_steps(self.job.training, self.job.first_step))
+        count = config.keep_bundles + 1 + len(criteria(self.job)) + steps  # the best and the exported ones stay
         bundles = max(0, count * bundle - held)
-        what = f"training with keep_bundles = {self.job.training.keep_bundles}"
-        require_room(self.job.work, bundles + 2 * 4 * numbers, what)  # an adapter's two files are float32
+        what = f"training with keep_bundles = {config.keep_bundles}"
+        what += f" and {steps} exported steps" if steps else ""
+        exports = 2 * 4 * numbers if config.adapter.kind != "full" else weights  # an adapter's two files are float32
+        require_room(self.job.work, bundles + (1 + steps) * exports, what)
 
 
 def set_up(job: TrainJob, objective: Objective | None = None, data: StepRows | None = None) -> Run:

@@ -18,7 +18,6 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from sdxl_core.best import criteria
 from sdxl_core.bundle import read_bundle
 from sdxl_core.bundles import newest_bundle, require_whole
 from sdxl_core.disk import require_writable
@@ -28,6 +27,7 @@ from sdxl_core.finished import export, share_weights_of
 from sdxl_core.hooks import emit, log_line
 from sdxl_core.loop import NonFiniteRunError, TrainState
 from sdxl_core.main_process import fit_and_save, main_process_log, trainer_of
+from sdxl_core.needed_bundles import damage_or_lost, steps_left_out
 from sdxl_core.objectives import Objective
 from sdxl_core.overrides import check_override, refuse_changes
 from sdxl_core.run import Run, set_up
@@ -124,9 +124,7 @@ def _go_on(run: Run) -> Path | None:
     """Bring the run to its newest bundle; returns the bundle's place."""
     job, steps = run.job, run.job.training.max_steps
     log = main_process_log(run)
-    problem_of = None
-    if job.training.export == "best":
-        problem_of = partial(criteria(job)[job.training.best_by].damage_or_lost_best, after=job.first_step)
+    problem_of = partial(damage_or_lost, job)
     source = newest_bundle(job.work / "bundles", steps, log, allow_fresh=job.allow_fresh, problem_of=problem_of)
     if source is None and job.ancestor is not None:
         source = job.ancestor.path
@@ -135,6 +133,9 @@ def _go_on(run: Run) -> Path | None:
         refuse_changes(bundle.identity, run.identity, job.override, f"the run that saved {source.name}")
         run.restore(bundle)
         log(f"going on from step {run.state.step} of {steps}")
+    if left_out := steps_left_out(job):
+        listed = ", ".join(map(str, left_out))
+        log(f"steps {listed} are of the run that this one began with, and are not exported from this one")
     return source
 
 

@@ -33,7 +33,15 @@ class OwnTraining:
     """What the configuration trains."""
 
 
-Source = LocalFiles | BundleFolder | Ref | OwnTraining
+@dataclass(frozen=True)
+class ExportedStep:
+    """A step of a training, other than the one whose weights its result has."""
+
+    training: Ref | OwnTraining
+    step: int
+
+
+Source = LocalFiles | BundleFolder | Ref | OwnTraining | ExportedStep
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,8 @@ class Added:
     """Of adapter."""
     scale: float
     source: Source
+    step: int | None = None
+    """Optimizer steps that its training had made, where that is known."""
 
     @property
     def order(self) -> str:
@@ -59,14 +69,12 @@ class Model:
     name: str
     base: BaseModel
     added: tuple[Added, ...] = ()
-
-    @property
-    def step(self) -> int | None:
-        return None
+    step: int | None = None
+    """Of the one training that this is the configured base with, at full strength; None for all else."""
 
 
 def training_of(model: Model | GivenPictures, own: Handle | None) -> Handle | None:
-    """The train artifact that a model is the base with, if it is that."""
+    """The train artifact whose result a model is the base with, if it is that."""
     if isinstance(model, GivenPictures) or len(model.added) != 1:
         return None
     source = model.added[0].source
@@ -76,4 +84,6 @@ def training_of(model: Model | GivenPictures, own: Handle | None) -> Handle | No
 def _identity(source: Source) -> Json:
     if isinstance(source, OwnTraining):
         return None
+    if isinstance(source, ExportedStep):
+        return [_identity(source.training), source.step]
     return list(source.digests) if isinstance(source, LocalFiles) else source.digest

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from sdxl_core.memory_savings import MemorySaving, savings_left
 from sdxl_core.training_config import TrainingConfig
+from sdxl_core.training_config.exported_steps import exported_steps
 from sdxl_core.training_config.saving_memory import require_attention
 from tasks.config import PipelineConfig
 from tasks.manifest import Frozen
@@ -112,7 +113,7 @@ def forecast(config: PipelineConfig) -> Forecast:
         step_flops=cost.flops,
         here=_here(given, config.training, cost, device) if device.type == "cuda" or not half else None,
         cards=tuple(reversed(cards)),
-        notes=_notes(config),
+        notes=(*_notes(config), *_on_disk(config.training, cost)),
     )
 
 
@@ -189,6 +190,20 @@ def _here(given: Given, training: TrainingConfig, cost: StepCost, device: torch.
         seconds = cost.flops / (share * rate)
         how = f"{rate / 1e12:.3g} TFLOP/s in a matrix product, measured; {share:.0%} of it assumed"
     return Here(device=machine.name, memory_bytes=machine.memory_bytes, needed_bytes=needed, step_s=seconds, how=how)
+
+
+def _on_disk(training: TrainingConfig, cost: StepCost) -> tuple[str, ...]:
+    """What the states of exported steps need, where there are such."""
+    steps = len(exported_steps(training))
+    if not steps:
+        return ()
+    shares = training.processes if training.shard_weights else 1
+    averages = 0 if training.ema is None else cost.trained_bytes * (2 if training.trained_weights == "bf16" else 1)
+    bundle_gb = shares * (cost.trained_bytes + averages + cost.optimizer_bytes) / 1e9
+    return (
+        f"Disk, for training.export_every_steps: {steps} states of {bundle_gb:.3g} GB, {steps * bundle_gb:.3g} GB in "
+        "all, stay in the store for runs made longer; the weights of each are in the result and in runs/ once more.",
+    )
 
 
 def _notes(config: PipelineConfig) -> tuple[str, ...]:

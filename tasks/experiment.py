@@ -29,7 +29,7 @@ from tasks.manifest import Json, Ref
 from tasks.models import Surroundings, find_model
 from tasks.pictures import GivenPictures
 from tasks.prompt_sets import PromptSet, choosing_and_judging, drawn_prompts, looks_at
-from tasks.references import BASE, TRAINED, names_trained
+from tasks.references import BASE, TRAINED, expand_steps, names_trained
 from tasks.sections import check_sections
 from tasks.store import ArtifactStore
 from tasks.train import Continuing
@@ -135,7 +135,8 @@ def prepare_experiment(
     prompts = drawn_prompts(evaluation, config.sampling)
     whole = PromptSet(prompts, evaluation.replicates, evaluation.seed)
     choosing, judging = choosing_and_judging(evaluation, prompts)
-    around = Surroundings(store, model, config.training.adapter.kind, whole)
+    ancestor = lesson.continuing.ancestor if lesson is not None else None
+    around = Surroundings(store, model, config.training, whole, ancestor.step if ancestor is not None else 0)
     return Experiment(
         config=config,
         fingerprint=dataset_fingerprint(config.dataset, store.digest_file.many),
@@ -155,8 +156,11 @@ def _models(evaluation: EvaluationConfig, around: Surroundings) -> dict[str, Mod
     models = {"base": _model(evaluation.baseline, "evaluation.baseline", evaluation, around)}
     if not evaluation.candidates:
         models[CANDIDATE] = _model(evaluation.candidate, "evaluation.candidate", evaluation, around)
-    for place, reference in enumerate(evaluation.candidates):
-        model = _model(reference, f"evaluation.candidates.{place}", evaluation, around)
+    candidates = expand_steps(evaluation.candidates, around.training, "evaluation.candidates", around.after)
+    if evaluation.selection is not None and len(candidates) < 2:
+        raise ConfigError.about("evaluation.candidates", expected="several to choose from", got=", ".join(candidates))
+    for place, reference in enumerate(candidates):
+        model = _model(reference, f"evaluation.candidates: {reference}", evaluation, around)
         models[f"{place + 1}-{_slug(model.name)}"] = model
     return models
 

@@ -13,6 +13,7 @@ from sdxl_core.export_config import ExportConfig
 from tasks.errors import ConfigError
 from tasks.finished import Finished, find_finished, said_of
 from tasks.manifest import Json
+from tasks.references import split_step
 from tasks.store import ArtifactStore
 from tasks.train import trained_from
 from tasks.weights import BaseModel, find_base_settings, locate_base_model
@@ -42,7 +43,7 @@ class Wanted:
 
 
 def export(store: ArtifactStore | None, what: str, wanted: Wanted, out: Path) -> None:
-    """`what`: a run's name, `train/KEY` or a LoRA file, which needs no store.
+    """`what`: a run's name or `train/KEY`, each perhaps with `@STEP`, or a LoRA file, which needs no store.
 
     Raises:
         UserError: there is no such thing, it has no such format, or it cannot be written to `out`.
@@ -54,13 +55,14 @@ def export(store: ArtifactStore | None, what: str, wanted: Wanted, out: Path) ->
         write_lora_file(source, name, wanted, said, {f"{OURS}file": _digest_of(source)}, out)
         return
     assert store is not None, "the command line opens the store"
-    finished = find_finished(store, what)
+    finished = find_finished(store, *split_step(what, "export"))
     export_finished(store, finished, wanted, said_of(finished.config, wanted.said), out)
 
 
 def export_finished(store: ArtifactStore, finished: Finished, wanted: Wanted, said: ExportConfig, out: Path) -> None:
     """Write a training's result. Raises as `export` does."""
     lineage = {f"{OURS}artifact": str(finished.training), f"{OURS}content": finished.training.digest}
+    lineage |= {} if finished.step is None else {f"{OURS}step": str(finished.step)}
     if (finished.folder / LORA_FILE).is_file():
         wanted = replace(wanted, base=wanted.base or finished.model)
         kohya = kohya_facts(finished.facts) | _resolution(finished.config)

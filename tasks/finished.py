@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -13,6 +13,7 @@ from sdxl_core.additions import TRAINED_FILE
 from sdxl_core.config import ModelConfig
 from sdxl_core.errors import did_you_mean
 from sdxl_core.export_config import ExportConfig
+from sdxl_core.training_config.exported_steps import STEPS_FOLDER, step_folder
 from tasks.config import ExportSection
 from tasks.errors import ConfigError
 from tasks.lineage import find_artifact
@@ -29,10 +30,12 @@ class Finished:
     name: str
     training: Ref
     folder: Path
-    """Of the train artifact."""
+    """Of the train artifact, or of a step in it."""
     config: Mapping[str, Json]
     """As the run's report shows it, with local paths relative to the working folder made absolute; else empty."""
     refs: Mapping[str, Ref]
+    step: int | None = None
+    """Which of the steps beside the result; None: the result."""
 
     @property
     def facts(self) -> dict[str, Json]:
@@ -50,12 +53,30 @@ class Finished:
             raise ConfigError(f"{self.name}: the model that its report names is unreadable: {error}") from None
 
 
-def find_finished(store: ArtifactStore, what: str) -> Finished:
-    """`what`: a run's name, for its newest training, or `train/KEY`.
+def find_finished(store: ArtifactStore, what: str, step: int | None = None) -> Finished:
+    """`what`: a run's name, for its newest training, or `train/KEY`. `step`: one that the training exported.
 
     Raises:
-        ConfigError: there is no such training, or it is not in the store any more.
+        ConfigError: there is no such training or step, or it is not in the store any more.
     """
+    found = _find(store, what)
+    if step is None or step == exported_step(found.facts):
+        return found
+    folder = found.folder / step_folder(step)
+    if not folder.is_dir():
+        there = [int(path.name) for path in (found.folder / STEPS_FOLDER).glob("*")]
+        listed = ", ".join(str(known) for known in sorted({*there, exported_step(found.facts) or step} - {step}))
+        raise ConfigError.about(found.name, expected=f"a step that it exported ({listed})", got=step)
+    return replace(found, name=f"{found.name}, step {step}", folder=folder, step=step)
+
+
+def exported_step(facts: Mapping[str, Json]) -> int | None:
+    """Whose weights an export has, by what the trainer noted of it; None where it did not."""
+    step: int | None = facts.get("exported", {}).get("step")
+    return step
+
+
+def _find(store: ArtifactStore, what: str) -> Finished:
     runs = [run for run in read_runs(store) if "train" in run.refs]
     if "/" in what:
         ref = find_artifact(store, what).ref

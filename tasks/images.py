@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdxl_core.config import SamplingConfig
 from sdxl_core.prompts import Prompt
+from sdxl_core.training_config.exported_steps import step_folder
 from tasks.additions import LocalFiles
 from tasks.digests import digest_json
 from tasks.manifest import Json
@@ -19,8 +21,17 @@ from tasks.weights import TEXT_PARTS, BaseModel, local_folders
 if TYPE_CHECKING:
     from sdxl_core.drawing_model import DrawingModel
 
-Scaled = tuple[Handle | LocalFiles, float]
-"""A train or bundle artifact, or files that are in no store; and its scale."""
+
+@dataclass(frozen=True)
+class AtStep:
+    """A step that a train artifact has beside its result."""
+
+    training: Handle
+    step: int
+
+
+Scaled = tuple[Handle | AtStep | LocalFiles, float]
+"""A train or bundle artifact, a step of one, or files that are in no store; and its scale."""
 
 
 def _build(job: Job) -> dict[str, Json]:
@@ -53,7 +64,8 @@ def model_of(
     from sdxl_core.drawing_model import DrawingModel
 
     base, vae = local_folders(local)
-    added = [Addition(inputs[name], scale) for name, scale in params["scales"].items()]
+    steps = {name: step_folder(step) for name, step in params.get("steps", {}).items()}
+    added = [Addition(inputs[name] / steps.get(name, ""), scale) for name, scale in params["scales"].items()]
     known = [[digest(file) for file in trained_weights(one.place)] for one in added]
     for place, file in zip(local["files"], params["files"], strict=True):
         added.append(Addition(Path(place), file["scale"]))
@@ -98,12 +110,15 @@ def named_model(
     files = [(source, scale) for source, scale in added if isinstance(source, LocalFiles)]
     artifacts = [(source, scale) for source, scale in added if not isinstance(source, LocalFiles)]
     names = ["training", *(f"training_{number}" for number in range(2, len(artifacts) + 1))]
-    params = {
+    params: dict[str, Json] = {
         "model": model.digest(),
         "files": [{"digests": list(source.digests), "scale": scale} for source, scale in files],
         "scales": {name: scale for name, (_, scale) in zip(names, artifacts, strict=False)},
     }
-    inputs: dict[str, Handle] = {name: source for name, (source, _) in zip(names, artifacts, strict=False)}
+    sources = {name: source for name, (source, _) in zip(names, artifacts, strict=False)}
+    steps = {name: source.step for name, source in sources.items() if isinstance(source, AtStep)}
+    params |= {"steps": steps} if steps else {}
+    inputs = {name: source.training if isinstance(source, AtStep) else source for name, source in sources.items()}
     local = {
         "text_digest": model.digest(*TEXT_PARTS),
         "files": [str(source.place) for source, _ in files],

@@ -13,20 +13,22 @@ from sdxl_core.adapter_start import DIFFUSERS_FILE, PEFT_CONFIG, PEFT_FILE
 from sdxl_core.adapter_targets import layer_shapes
 from sdxl_core.additions import TRAINED_FILE, require_sum
 from sdxl_core.bundles import MANIFEST as BUNDLE_MANIFEST
-from sdxl_core.bundles import bundle_digest, bundle_identity, damage
+from sdxl_core.bundles import bundle_digest, bundle_identity, bundle_step, damage
 from sdxl_core.config import ModelConfig
 from sdxl_core.errors import UserError, did_you_mean
 from sdxl_core.lora_fit import require_lora
 from sdxl_core.scheduler_settings import FILE as SCHEDULE_FILE
 from sdxl_core.scheduler_settings import FOLDER as SCHEDULE_FOLDER
-from tasks.additions import Added, BundleFolder, LocalFiles, Model, OwnTraining
+from sdxl_core.training_config import TrainingConfig
+from sdxl_core.training_config.exported_steps import step_folder
+from tasks.additions import Added, BundleFolder, ExportedStep, LocalFiles, Model, OwnTraining
 from tasks.checkpoint import component_tensors, read_shapes
 from tasks.errors import ConfigError
-from tasks.finished import find_finished
+from tasks.finished import exported_step, find_finished
 from tasks.manifest import Ref
 from tasks.pictures import GivenPictures, find_pictures, holds_pictures
 from tasks.prompt_sets import PromptSet
-from tasks.references import BASE, TRAINED, Term, hub_model, parse_reference
+from tasks.references import BASE, TRAINED, Term, hub_model, own_step, parse_reference
 from tasks.store import ArtifactStore
 from tasks.train import trained_from, trained_weights
 from tasks.weights import BaseModel, local_or_hub, locate_base_model
@@ -41,9 +43,11 @@ class Surroundings:
     store: ArtifactStore
     base: BaseModel
     """The configured one."""
-    kind: str
-    """Of the configured adapter."""
+    training: TrainingConfig
+    """The configured one."""
     drawn: PromptSet
+    after: int = 0
+    """Steps up to here would be those of another training, which the configured one begins with."""
 
 
 def find_model(reference: str, where: str, around: Surroundings) -> Model | GivenPictures:
@@ -66,16 +70,17 @@ def find_model(reference: str, where: str, around: Surroundings) -> Model | Give
     fit = Fit(model.base, where)
     for one in model.added:
         fit.check(one, around.store)
-    return replace(model, added=tuple(sorted(model.added, key=lambda one: one.order)))
+    step = model.added[0].step if len(terms) == len(model.added) == 1 and first.scale == 1 else None
+    return replace(model, added=tuple(sorted(model.added, key=lambda one: one.order)), step=step)
 
 
 def _with_term(model: Model, term: Term, where: str, around: Surroundings) -> Model:
-    if term.what == BASE and term.scale == 1:
+    if term.what == BASE and term.scale == 1 and term.step is None:
         return model
     if term.what == TRAINED:
-        return _plus(model, Added(term.name, around.kind, term.scale, OwnTraining()))
+        return _plus(model, _own(term, where, around))
     if term.what == BASE:
-        raise ConfigError.about(where, expected="a base without a scale", got=term.name)
+        raise ConfigError.about(where, expected="a base without a scale or a step", got=term.name)
     if not term.is_local and (term.what.startswith("train/") or "/" not in term.what):
         return _plus(model, _artifact(term, where, around))
     place = Path(term.what) if term.is_local else _from_hub(term.what, where)
@@ -112,13 +117,24 @@ def _from_hub(what: str, where: str) -> Path:
     return folder
 
 
+def _own(term: Term, where: str, around: Surroundings) -> Added:
+    """What the configuration trains, or a step of it."""
+    training = around.training
+    step = None if term.step is None else own_step(term.step, training, where, around.after)
+    source = OwnTraining() if step is None else ExportedStep(OwnTraining(), step)
+    last = training.max_steps if training.export == "last" else None
+    return Added(term.name, training.adapter.kind, term.scale, source, last if step is None else step)
+
+
 def _artifact(term: Term, where: str, around: Surroundings) -> Added:
     """`train/KEY`, or a run's name for its newest training."""
     try:
-        found = find_finished(around.store, term.what)
+        found = find_finished(around.store, term.what, term.step)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error} (a local path begins with ./, ../, / or ~)") from None
-    return Added(term.name, str(found.facts["training"]["adapter"]["kind"]), term.scale, found.training)
+    source = found.training if found.step is None else ExportedStep(found.training, found.step)
+    kind = str(found.facts["training"]["adapter"]["kind"])
+    return Added(term.name, kind, term.scale, source, exported_step(found.facts))
 
 
 def _local(term: Term, place: Path, where: str, around: Surroundings) -> Added:
@@ -126,12 +142,14 @@ def _local(term: Term, place: Path, where: str, around: Surroundings) -> Added:
     digest = around.store.digest_file
     if (place / BUNDLE_MANIFEST).is_file() and (place / "state.json").is_file():
         kind = str(bundle_identity(place)["training"]["adapter"]["kind"])
-        return Added(term.name, kind, term.scale, BundleFolder(place, bundle_digest(place)))
+        source = BundleFolder(place, bundle_digest(place))
+        return Added(term.name, kind, term.scale, source, bundle_step(place))
     if (place / TRAINED_FILE).is_file():
         files = [*trained_weights(place), place / SCHEDULE_FOLDER / SCHEDULE_FILE]
         digests = tuple(digest(file) for file in files if file.is_file())
-        kind = json.loads((place / TRAINED_FILE).read_text(encoding="utf-8"))["training"]["adapter"]["kind"]
-        return Added(term.name, str(kind), term.scale, LocalFiles(place, digests))
+        facts = json.loads((place / TRAINED_FILE).read_text(encoding="utf-8"))
+        kind = str(facts["training"]["adapter"]["kind"])
+        return Added(term.name, kind, term.scale, LocalFiles(place, digests), exported_step(facts))
     file = _lora_file(place, where)
     beside = [file.with_name(PEFT_CONFIG)] if file.name == PEFT_FILE else []
     return Added(term.name, "lora", term.scale, LocalFiles(file, tuple(digest(one) for one in [file, *beside])))
@@ -162,14 +180,19 @@ class Fit:
 
     def check(self, one: Added, store: ArtifactStore) -> None:
         """Raises UserError naming what does not fit."""
-        if isinstance(one.source, OwnTraining):
-            return
-        if isinstance(one.source, BundleFolder):
-            if not (one.source.place / "weights.safetensors").is_file():
-                raise ConfigError(f"{self._where}: {one.source.place}: {damage(one.source.place)}")
-            self._require_same_base(one, bundle_identity(one.source.place)["inputs"])
-            return
-        place = store.path(one.source) if isinstance(one.source, Ref) else one.source.place
+        match one.source:
+            case BundleFolder(place):
+                if not (place / "weights.safetensors").is_file():
+                    raise ConfigError(f"{self._where}: {place}: {damage(place)}")
+                self._require_same_base(one, bundle_identity(place)["inputs"])
+            case LocalFiles(place):
+                self._check_export(one, place)
+            case Ref() as training:
+                self._check_export(one, store.path(training))
+            case ExportedStep(Ref() as training, step):
+                self._check_export(one, store.path(training) / step_folder(step))
+
+    def _check_export(self, one: Added, place: Path) -> None:
         file = place / DIFFUSERS_FILE if place.is_dir() else place
         if file.is_file():
             require_lora(read_shapes(file, self._where), self._layers, self._unet, self._where, file)

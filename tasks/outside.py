@@ -21,6 +21,7 @@ from tasks.manifest import Json
 from tasks.models import Surroundings, find_model
 from tasks.pictures import GivenPictures
 from tasks.prompt_sets import PromptSet, choosing_and_judging, drawn_prompts, looks_at
+from tasks.references import expand_steps
 from tasks.sources import (
     ADAPTER_FILE,
     BUNDLE,
@@ -103,7 +104,8 @@ def _look_around(store: ArtifactStore, config: PipelineConfig) -> _Today:
         return today
     today.look(MODEL_PARTS, partial(_parts, base))
     today.look([START], partial(_begun_with, config, base, digests))
-    for reference in (*config.evaluation.references, config.evaluation.baseline):
+    references = expand_steps(config.evaluation.references, config.training, "evaluation.candidates")
+    for reference in (*references, config.evaluation.baseline):
         today.look(_ADDED, partial(_named, store, config, base, reference))
     return today
 
@@ -155,7 +157,7 @@ def _named(store: ArtifactStore, config: PipelineConfig, base: BaseModel, refere
     """Of a model that the evaluation names, what is no artifact."""
     evaluation = config.evaluation
     whole = PromptSet(drawn_prompts(evaluation, config.sampling), evaluation.replicates, evaluation.seed)
-    model = find_model(reference, "evaluation", Surroundings(store, base, config.training.adapter.kind, whole))
+    model = find_model(reference, "evaluation", Surroundings(store, base, config.training, whole))
     if isinstance(model, GivenPictures):
         yield PICTURES, model.digest
         return

@@ -21,6 +21,7 @@ from tasks.errors import ConfigError
 from tasks.exports import LORA_FILE, Wanted, export_finished
 from tasks.finished import Finished, find_finished, said_of
 from tasks.manifest import Json, Ref
+from tasks.references import AT
 from tasks.report import REPORT_FILE
 from tasks.runs import report_files
 from tasks.store import ArtifactStore
@@ -64,6 +65,10 @@ def prepare_upload(store: ArtifactStore, wanted: Upload, folder: Path) -> list[t
     """
     check_repository(wanted.repository)
     refuse_existing(folder)
+    if AT in wanted.run:
+        fix = "`sdxl-flows export RUN@STEP` writes a step's weights."
+        expected = "a run's name: the model card is of its report, which judged its result"
+        raise ConfigError.about("push", expected=expected, got=repr(wanted.run), fix=fix)
     finished = find_finished(store, wanted.run)
     if missing := [label for label in _NEEDED if label not in finished.refs]:
         raise ConfigError(f"{wanted.run}: no finished run has its {missing[0]}, of which a card is made; `run` it")

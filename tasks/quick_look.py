@@ -10,10 +10,10 @@ from tasks.config import PipelineConfig
 from tasks.errors import ConfigError
 from tasks.finished import find_finished
 from tasks.prompt_sets import chosen_prompts
-from tasks.references import BASE, TRAINED, as_local, parse_reference
+from tasks.references import BASE, TRAINED, as_local, name_of
 from tasks.runs import read_runs
 from tasks.store import ArtifactStore
-from tasks.yaml_config import build_config, read_config
+from tasks.yaml_config import SUM, build_config, read_config
 
 
 def config_of(models: Sequence[str], store: ArtifactStore) -> PipelineConfig:
@@ -23,7 +23,7 @@ def config_of(models: Sequence[str], store: ArtifactStore) -> PipelineConfig:
         ConfigError: none of them is one.
     """
     names = sorted({run.name for run in read_runs(store) if "train" in run.refs})
-    terms = [term.what for model in models for term in parse_reference(model, "models")]
+    terms = [name_of(term) for model in models for term in model.split(SUM)]
     if named := next((name for name in terms if name in names), None):
         return build_config(dict(find_finished(store, named).config), (), f"the configuration of {named}")
     unknown = [name for name in terms if name not in (BASE, TRAINED)]

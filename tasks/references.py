@@ -1,6 +1,7 @@
 """How a model is named: on the command line, in a flow's parameter and in a configuration alike.
 
     base | trained | dog.safetensors | dog.safetensors:0.8 + org/style@v2:0.5 | a folder | train/1f3a | a run's name
+    trained@120 | train/1f3a@120 | a run's name@120: an earlier step of the training
 
 docs/evaluation/models.md says what each means.
 """
@@ -13,10 +14,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sdxl_core.training_config import TrainingConfig
+from sdxl_core.training_config.exported_steps import exported_steps
 from tasks.errors import ConfigError
 from tasks.yaml_config import SUM, resolve_paths
 
 BASE, TRAINED = "base", "trained"
+AT, ALL_STEPS = "@", "trained@*"
+_STEP = re.compile(r"0*[1-9][0-9]{0,11}")
+_SET_IT = "Set training.export_every_steps"
 _HUB = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?P<file>(/[\w.-]+)*\.safetensors)?(@(?P<revision>[\w./-]+))?")
 
 
@@ -26,6 +32,8 @@ class Term:
 
     what: str
     scale: float
+    step: int | None = None
+    """Of a training, where one is named."""
 
     @property
     def is_local(self) -> bool:
@@ -38,6 +46,8 @@ class Term:
         if self.is_local:
             path = Path(what)
             what = path.stem if path.suffix == ".safetensors" else path.name
+        if self.step is not None:
+            what = f"{what}, step {self.step}"
         return what if self.scale == 1 else f"{what} x {self.scale:g}"
 
 
@@ -71,7 +81,49 @@ def hub_model(what: str, where: str) -> HubModel:
 def names_trained(references: Sequence[str]) -> bool:
     """Whether one of them needs what the configuration trains."""
     terms = (term for reference in references for term in reference.split(SUM))
-    return any(term.partition(":")[0].strip() == TRAINED for term in terms)
+    return any(name_of(term) == TRAINED for term in terms)
+
+
+def expand_steps(references: Sequence[str], training: TrainingConfig, where: str, after: int = 0) -> tuple[str, ...]:
+    """The references with `trained@*`, alone or in a sum, once for every step that is exported, in order, the last at
+    the end; others as they are. Steps of at most `after` are another run's.
+
+    Raises:
+        ConfigError: none is exported; it names the setting `where`.
+    """
+    found: list[str] = []
+    for reference in references:
+        terms = reference.split(SUM)
+        places = [place for place, term in enumerate(terms) if term.partition(":")[0].strip() == ALL_STEPS]
+        steps = steps_by_name(training, where, after) if places else [TRAINED]
+        for name in steps:
+            found.append(SUM.join(t.replace(ALL_STEPS, name) if i in places else t for i, t in enumerate(terms)))
+    return tuple(found)
+
+
+def steps_by_name(training: TrainingConfig, where: str, after: int = 0) -> list[str]:
+    """`trained@100`, `trained@200`, ..., to the last step. Raises ConfigError where there is none but the last."""
+    names = [f"{TRAINED}{AT}{step}" for step in exported_steps(training, after)]
+    if not names:
+        raise ConfigError.about(where, expected="a training that exports steps", got=ALL_STEPS, fix=_SET_IT)
+    return names if training.export == "best" else [*names, TRAINED]
+
+
+def own_step(step: int, training: TrainingConfig, where: str, after: int = 0) -> int | None:
+    """Which step beside the result of the configuration's training `trained@STEP` is; None: the result itself.
+
+    Raises:
+        ConfigError: it exports no such step; it names the setting `where`.
+    """
+    if step == training.max_steps and training.export == "last":
+        return None
+    steps = exported_steps(training, after)
+    if step in steps:
+        return step
+    there = [*steps, *([training.max_steps] if training.export == "last" else [])]
+    expected = f"a step that the training exports ({', '.join(map(str, there)) or 'none'})"
+    fix = _SET_IT if training.export_every_steps is None else ""
+    raise ConfigError.about(where, expected=expected, got=f"{TRAINED}{AT}{step}", fix=fix)
 
 
 def as_local(reference: str) -> str:
@@ -80,8 +132,25 @@ def as_local(reference: str) -> str:
     return SUM.join(resolve_paths(term, Path.cwd()) for term in terms)
 
 
+def split_step(what: str, where: str) -> tuple[str, int | None]:
+    """`trained@120`, `train/1f3a@120` or a run's name@120 -> the name, and the step; local paths and hub ids have none.
+
+    Raises:
+        ConfigError: what stands behind the @ is no step; it names the setting `where`.
+    """
+    if AT not in what or ("/" in what and not what.startswith("train/")):
+        return what, None
+    name, _, number = what.rpartition(AT)
+    if not _STEP.fullmatch(number) or not name:
+        fix = f"evaluation.candidates takes {ALL_STEPS}, for every exported step." if number == "*" else ""
+        raise ConfigError.about(where, expected=f"one step behind {AT}: trained@100", got=repr(what), fix=fix)
+    return name, int(number)
+
+
 def _exists(term: str) -> bool:
-    return term not in (BASE, TRAINED) and any(Path(text).exists() for text in (term, term.rpartition(":")[0]) if text)
+    if name_of(term) in (BASE, TRAINED):
+        return False
+    return any(Path(text).exists() for text in (term, term.rpartition(":")[0]) if text)
 
 
 def _term(text: str, where: str) -> Term:
@@ -95,4 +164,10 @@ def _term(text: str, where: str) -> Term:
     if not what or not math.isfinite(scale):
         expected = f"a model, or several joined by '{SUM}', each perhaps with a scale: ./dog.safetensors:0.8"
         raise ConfigError.about(where, expected=expected, got=repr(text))
-    return Term(what, scale)
+    named, step = split_step(what, where)
+    return Term(named, scale, step)
+
+
+def name_of(term: str) -> str:
+    """Of a term, without its step and scale."""
+    return re.split(f"[:{AT}]", term)[0].strip()

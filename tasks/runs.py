@@ -19,11 +19,12 @@ from tasks.store import ArtifactStore
 _PUBLISHED: dict[str, tuple[str, ...]] = {
     "report": ("report.html", "report.json", "summary.md", "scores.parquet"),
     "matrix": ("report.html", "report.json", "summary.md"),
-    "train": ("pytorch_lora_weights.safetensors", "kohya_lora.safetensors", "peft", "unet"),
+    "train": ("pytorch_lora_weights.safetensors", "kohya_lora.safetensors", "peft", "unet", "steps"),
 }
 
 
-_REPORTS = ("report", "matrix")
+REPORTS = ("report", "matrix")
+"""Kinds of artifacts that are reports."""
 
 
 class RunRecord(Frozen):
@@ -78,29 +79,50 @@ def read_runs(store: ArtifactStore) -> Iterator[RunRecord]:
 
 
 def publish(store: ArtifactStore, refs: Mapping[str, Ref], folder: Path) -> Path:
-    """Copy reports and adapter to where people look for them; returns the report's place there.
+    """Copy reports and weights to where people look for them; returns the report's place there.
 
-    What is labelled `report/NAME` comes into the folder NAME, and the selection's report into `selection`. Reports in
-    such folders of an earlier run are removed.
+    Of an earlier run's nothing stays that this one's have not.
     """
-    below = {label: label.removeprefix("report").lstrip("/") for label, ref in refs.items() if ref.kind in _REPORTS}
+    placed = publications(refs)
+    folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.glob("*/report.html"):
         files = {path.name for path in leftover.parent.iterdir()}
-        if leftover.parent.name not in below.values() and files <= {*_PUBLISHED["report"]}:
+        if leftover.parent.name not in placed.values() and files <= {*_PUBLISHED["report"]}:
             shutil.rmtree(leftover.parent)
-    for label, ref in refs.items():
-        for name in _PUBLISHED.get(ref.kind, ()):
+    for ref, below in placed.items():
+        for name in _PUBLISHED[ref.kind]:
+            target = folder / below / name
             if (store.path(ref) / name).exists():
-                target = folder / below.get(label, "") / name
-                target.parent.mkdir(parents=True, exist_ok=True)
+                target.parent.mkdir(exist_ok=True)
                 _copy(store.path(ref) / name, target)
+            else:
+                _remove(target)
     return folder / "report.html"
+
+
+def publications(refs: Mapping[str, Ref]) -> dict[Ref, str]:
+    """Of a run's artifacts those that are copied for people -> folder below the run's, empty for its own.
+
+    A report labelled `report/NAME` comes into the folder NAME, and the selection's into `selection`.
+    """
+    return {
+        ref: label.removeprefix("report").lstrip("/") if ref.kind in REPORTS else ""
+        for label, ref in refs.items()
+        if ref.kind in _PUBLISHED
+    }
 
 
 def published_files(manifest: Manifest) -> list[str]:
     """Those of an artifact's files that `publish` copies."""
     copied = _PUBLISHED.get(manifest.recipe.kind, ())
     return [name for name in manifest.files if name.partition("/")[0] in copied]
+
+
+def _remove(place: Path) -> None:
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place)
+    else:
+        place.unlink(missing_ok=True)
 
 
 def _copy(source: Path, target: Path) -> None:

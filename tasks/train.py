@@ -9,6 +9,7 @@ from sdxl_core.config import CaptionsConfig, SamplingConfig
 from sdxl_core.train_job import Ancestor, TrainJob
 from sdxl_core.training_config import TrainingConfig
 from sdxl_core.training_config.best_step import BY_VALIDATION_LOSS
+from sdxl_core.training_config.exported_steps import STEPS_FOLDER
 from tasks.identity import FaceModel
 from tasks.locks import held
 from tasks.manifest import Frozen, Json
@@ -130,6 +131,7 @@ def train(
         "captions": captions.model_dump(mode="json") if training.live_text else None,
         "max_steps": training.max_steps,
         "export": training.export,
+        **({"export_every_steps": training.export_every_steps} if training.export_every_steps is not None else {}),
         **({"best_by": training.best_by} if training.best_by != BY_VALIDATION_LOSS else {}),
         **({"scores": scorers.identity()} if scorers is not None else {}),
         "model": model.digest() if draws else model.digest(*parts),
@@ -151,5 +153,5 @@ def train(
 
 
 def trained_weights(artifact: Path) -> list[Path]:
-    """The files of a train artifact that decide what it draws."""
-    return sorted(artifact.rglob("*.safetensors"))
+    """The files of a train artifact, or of one of its steps, that decide what it draws."""
+    return sorted(file for file in artifact.rglob("*.safetensors") if not file.is_relative_to(artifact / STEPS_FOLDER))

@@ -70,14 +70,14 @@ def verify_published(store: ArtifactStore, target: Target) -> Iterator[Found]:
         yield Found(os.path.relpath(target.unknown), "contradiction", "no report in the store holds these bytes")
     if target.published is None:
         return
-    for ref in target.published_from:
+    for ref, below in target.published_from.items():
         manifest = _manifest(store, ref.kind, ref.key)
         if manifest is None:
             missing = f"{ref.kind}/{ref.key[:12]}, of whose files it holds copies"
             yield Found(os.path.relpath(target.published), "not found", missing)
             continue
         for name in published_files(manifest):
-            yield _copy_of(manifest, name, target.published / name)
+            yield _copy_of(manifest, name, target.published / below / name)
 
 
 def _copy_of(manifest: Manifest, name: str, place: Path) -> Found:

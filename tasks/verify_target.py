@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from eval.stated import Stated, StatedLineage
@@ -15,7 +15,7 @@ from tasks.errors import ConfigError
 from tasks.manifest import Json, Manifest, Ref
 from tasks.provenance import stated_ref
 from tasks.report import REPORT_FILE
-from tasks.runs import RunRecord, read_runs
+from tasks.runs import REPORTS, RunRecord, publications, read_runs
 from tasks.store import ArtifactStore
 from tasks.yaml_config import parse_yaml
 
@@ -36,7 +36,8 @@ class Target:
     stated_in: str = DOCUMENT
     published: Path | None = None
     """Folder of files for people."""
-    published_from: Sequence[Ref] = ()
+    published_from: Mapping[Ref, str] = field(default_factory=dict)
+    """Artifact -> folder below `published` in which its copies are."""
     unknown: Path | None = None
     """A file of which no artifact is known that it could be a copy of."""
     config: Mapping[str, Json] | None = None
@@ -75,7 +76,7 @@ def _run(store: ArtifactStore, run: RunRecord) -> Target:
         stated=stated.artifacts if stated else (),
         items=stated.items if stated else (),
         published=place if place.is_dir() else None,
-        published_from=_copied(run),
+        published_from=publications(run.refs),
         config=report.recipe.params["config"] if report else None,
         home=Path.cwd(),
     )
@@ -88,9 +89,9 @@ def _artifact(store: ArtifactStore, what: str) -> Target:
         got = "no artifact" if not found else f"{len(found)} artifacts"
         raise ConfigError(f"{what}: expected the beginning of one artifact's name, got {got}; see `artifacts ls`")
     ref = Ref(kind=found[0].parent.name, key=found[0].name, digest="")
-    told_by = ref if ref.kind == "report" else _report_of(store, ref)
+    told_by = ref if ref.kind in REPORTS else _report_of(store, ref)
     report = _manifest(store, told_by)
-    stated = _statement(found[0] / DOCUMENT) if ref.kind == "report" else None
+    stated = _statement(found[0] / DOCUMENT) if ref.kind in REPORTS else None
     return Target(
         roots={ref.kind: ref},
         stated=stated.artifacts if stated else (),
@@ -120,16 +121,18 @@ def _published(store: ArtifactStore, path: Path) -> Target:
     report = _identified(store, path, document, stated)
     if report is None and stated is None:
         raise ConfigError(f"{path}: expected a report of {store.root}, or one that states its lineage, got neither")
+    copied = {report.ref: ""} if report else {}
     run = next((run for run in read_runs(store) if report and run.refs.get("report") == report.ref), None)
+    above = next((parent.parent for parent in folder.parents if parent.name == "runs"), None)
     return Target(
         roots={"report": report.ref} if report else {},
         stated=stated.artifacts if stated else (),
         items=stated.items if stated else (),
         published=folder,
         unknown=path if report is None else None,
-        published_from=_copied(run) if run else (report.ref,) if report else (),
+        published_from=publications(run.refs) if run else copied,
         config=report.recipe.params["config"] if report else _shown_config(document),
-        home=folder.parent.parent if folder.parent.name == "runs" else Path.cwd(),
+        home=Path.cwd() if above is None else above,
     )
 
 
@@ -137,7 +140,7 @@ def _identified(
     store: ArtifactStore, path: Path, document: Mapping[str, Json], stated: StatedLineage | None
 ) -> Manifest | None:
     """The report that the file is a copy of; one that was changed is known by its title and what it was made from."""
-    reports = list(store.manifests("report"))[::-1]
+    reports = [one for kind in REPORTS for one in store.manifests(kind)][::-1]
     sha256 = file_sha256(path)
     same = (one for one in reports if path.name in one.files and one.files[path.name].sha256 == sha256)
     made_from = {stated_ref(one) for one in stated.artifacts} if stated else set()
@@ -147,10 +150,6 @@ def _identified(
         if one.recipe.params["title"] == document.get("title") and set(one.recipe.inputs.values()) <= made_from
     )
     return next(same, None) or next(alike, None)
-
-
-def _copied(run: RunRecord) -> tuple[Ref, ...]:
-    return tuple(run.refs[label] for label in ("report", "train") if label in run.refs)
 
 
 def _manifest(store: ArtifactStore, ref: Ref | None) -> Manifest | None:

@@ -12,6 +12,7 @@ from sdxl_core.training_config.averaging import EmaConfig
 from sdxl_core.training_config.best_step import BY_VALIDATION_LOSS, check_best_step
 from sdxl_core.training_config.consistency import ConsistencyConfig
 from sdxl_core.training_config.data import ConceptConfig, MaskedLossConfig
+from sdxl_core.training_config.exported_steps import EXPORTING, check_exported_steps
 from sdxl_core.training_config.in_vain import check_effects
 from sdxl_core.training_config.lr_schedules import ConstantSchedule, LearningRates, LrSchedule
 from sdxl_core.training_config.memory import check_fused_backward, check_shard_weights, check_trained_weights
@@ -110,6 +111,8 @@ class TrainingConfig(Config):
     """Which step's weights the result has: the last's, or those of the best step."""
     best_by: str = BY_VALIDATION_LOSS
     """What makes a step the best: `validation_loss`, the lowest, or one of `validation.scores`."""
+    export_every_steps: PositiveInt | None = None
+    """Optimizer steps between states that are left beside the result, each to be judged and used by itself."""
     processes: PositiveInt = 1
     """Above 1, the trainer starts through `accelerate launch`."""
     shard_weights: bool = False
@@ -159,6 +162,7 @@ class TrainingConfig(Config):
         check_speed(self)
         check_effects(self)
         check_best_step(self)
+        check_exported_steps(self)
         return self
 
     @model_validator(mode="after")
@@ -224,10 +228,10 @@ class TrainingConfig(Config):
     def lasting(self) -> dict[str, Any]:
         """The settings that decide the weights after any given step, as JSON.
 
-        The length of the run is among them only if the learning rate depends on it; which step is exported, never.
+        The length of the run is among them only if the learning rate depends on it; which steps are exported, never.
         """
         unlimited = set() if self.lr_schedule.depends_on_length else {"max_steps"}
-        left_out: dict[str, Any] = dict.fromkeys(CANNOT_CHANGE_RESULT | {"export", "best_by"} | unlimited, True)
+        left_out: dict[str, Any] = dict.fromkeys(CANNOT_CHANGE_RESULT | EXPORTING | unlimited, True)
         return self.model_dump(mode="json", exclude=left_out | PLACES)
 
 

@@ -50,7 +50,7 @@ def inputs(
         "baseline": "base",
         "axes": ("clip_i", "clip_score"),
         "choosing": None,
-        "provenance": {"stages": {}, "libraries": {}},
+        "provenance": {},
         "command": "sdxl-flows evaluate configs/x.yaml",
         "config_yaml": f"name: {HOSTILE[0]}\n",
         "gallery": GalleryConfig(sample=4, rest=5),

@@ -43,6 +43,19 @@ def test_what_was_not_measured_is_said(found: Forecast) -> None:
     assert any("validation pictures" in note for note in found.notes)
 
 
+def test_the_disk_that_exported_steps_take_is_that_of_their_bundles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights, moments and average of each; 300 steps, every 50th but the last."""
+    cost = StepCost(0, 3 * 10**9, 0, 6 * 10**9, 0, 0, GiB, flops=10**15, operations=1)
+    monkeypatch.setattr(sdxl_core.estimate, "count_step", lambda given, training: cost)
+    monkeypatch.setattr("sdxl_core.estimate.machine.matmul_flops_per_s", lambda device, precision: 1e12)
+    every = "training.export_every_steps=50"
+    said = [note for note in forecast(configured(every, "training.ema=null")).notes if note.startswith("Disk")]
+    assert len(said) == 1 and "5 states of 9 GB, 45 GB in all" in said[0]
+    said = [note for note in forecast(configured(every, "training.ema={device: cpu}")).notes if note.startswith("Disk")]
+    assert len(said) == 1 and "5 states of 12 GB" in said[0]
+    assert not any(note.startswith("Disk") for note in forecast(configured()).notes)
+
+
 def test_the_identity_loss_is_said_to_be_left_out_and_the_largest_bucket_decides(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
