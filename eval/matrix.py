@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,9 +15,9 @@ from eval.config import GalleryConfig
 from eval.errors import EvalError
 from eval.images import read_image_set
 from eval.lineage_section import lineage_section
-from eval.matrix_rows import rows_of_pictures
+from eval.matrix_rows import RowOfPictures, rows_of_pictures
 from eval.matrix_words import Choosing, Contender, Found, judged_of
-from eval.report import page_template
+from eval.pages import rendered, write_report
 from eval.result import Comparison, JudgedMetric, MetricFacts, read_comparison
 from eval.sides import BASE
 from eval.summary import escaped
@@ -69,29 +68,49 @@ def build_matrix(
     images = {role: read_image_set(folder) for role, folder in sets.items()}
     if not images["base"]:
         raise EvalError(f"{sets['base'].name}: the base's image set is empty")
-    choice = None if choosing is None else choose(choosing.by, found)
-    points = _points(contenders, found, axes)
-    unbeaten = matrix_plots.unbeaten(points)
     rows = rows_of_pictures(contenders, found, comparisons, images, baseline, gallery)
-    verdict = verdict_of_several([one.verdict for one in found.values()])
-    the_baseline = "the base" if baseline == BASE else baseline
+    points = _points(contenders, found, axes)
     document = {
         "schema_version": SCHEMA_VERSION,
         "title": title,
-        "headline": matrix_words.headline(contenders, found, the_baseline, choice),
-        "summary": matrix_words.summary(contenders, found, choosing, choice),
-        "verdict": verdict,
-        "baseline": baseline,
-        "candidates": [asdict(one) for one in contenders],
-        "chosen": choice,
-        "comparisons": {slug: one.model_dump(mode="json") for slug, one in found.items()},
-        "trade_off": {"metrics": list(axes), "unbeaten": unbeaten} if axes and points else None,
+        **_findings(contenders, found, baseline, choosing),
+        "trade_off": {"metrics": axes, "unbeaten": matrix_plots.unbeaten(points)} if points else None,
         "gallery": [list(row.base.key) for row in rows],
         "provenance": dict(provenance),
         "command": command,
         "config": config_yaml,
     }
-    page = page_template("matrix.html.j2").render(
+    page = _page(document, contenders, found, points, rows)
+    write_report(page, document, _markdown(document, contenders, found), out)
+    return {"headline": document["headline"], "verdict": document["verdict"], "rows_shown": len(rows)}
+
+
+def _findings(
+    contenders: Sequence[Contender], found: Found, baseline: str, choosing: Choosing | None
+) -> dict[str, Any]:
+    choice = None if choosing is None else choose(choosing.by, found)
+    the_baseline = "the base" if baseline == BASE else baseline
+    return {
+        "headline": matrix_words.headline(contenders, found, the_baseline, choice),
+        "summary": matrix_words.summary(contenders, found, choosing, choice),
+        "verdict": verdict_of_several([one.verdict for one in found.values()]),
+        "baseline": baseline,
+        "candidates": [asdict(one) for one in contenders],
+        "chosen": choice,
+        "comparisons": {slug: one.model_dump(mode="json") for slug, one in found.items()},
+    }
+
+
+def _page(
+    document: Mapping[str, Any],
+    contenders: Sequence[Contender],
+    found: Found,
+    points: Points,
+    rows: Sequence[RowOfPictures],
+) -> str:
+    unbeaten = document["trade_off"]["unbeaten"] if points else ()
+    return rendered(
+        "matrix.html.j2",
         **document,
         contenders=contenders,
         found=found,
@@ -104,19 +123,12 @@ def build_matrix(
             "trade_off": Markup(matrix_plots.trade_off(points, unbeaten) if points else ""),
         },
         rows=rows,
-        lineage=lineage_section(provenance),
-        pairs=len(images["base"]),
+        lineage=lineage_section(document["provenance"]),
+        pairs=max(one.health.pictures["base"] for one in found.values()),
         categories_shown=sorted({row.base.category for row in rows if row.base.category}),
-        linked=choosing is None,
         words=wording,
         gate_words=gate_words,
     )
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "report.html").write_text(page, encoding="utf-8")
-    text = json.dumps(document, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
-    (out / "report.json").write_text(text + "\n", encoding="utf-8")
-    (out / "summary.md").write_text(_markdown(document, contenders, found), encoding="utf-8")
-    return {"headline": document["headline"], "verdict": verdict, "rows_shown": len(rows)}
 
 
 def _facts(found: Iterable[Comparison]) -> list[MetricFacts]:

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from eval import curves, gate_words, overfitting_words, plots, plots_overfitting, wording
 from eval.breakdown import CategoryDelta, by_category
 from eval.choice import TABS, Card, choose
+from eval.compared_sets import set_facts, side_by_side
 from eval.config import GalleryConfig
-from eval.errors import EvalError
-from eval.flat import flat
 from eval.gallery import Thumbnail, shown_cards, thumbnail
 from eval.images import GeneratedImage, Picture, read_image_set, read_left_out, read_references
 from eval.lineage_section import lineage_section
 from eval.near_pictures import near_pictures
 from eval.overfitting import Overfitting, look_for_overfitting
+from eval.pages import rendered, write_report
 from eval.pairing import Paired, paired_scores, storyboards_for
 from eval.result import Comparison, MetricFacts, read_comparison
 from eval.sides import Sides, sides_of
@@ -34,17 +31,26 @@ from eval.teachers import warnings
 from eval.training import Training, read_training, reading
 
 SCHEMA_VERSION = 3
-TEMPLATES = Path(__file__).parent / "templates"
-IMAGE_SET_FACTS = "set.json"
 
 
 @dataclass(frozen=True)
-class Facts:
-    """One line of "what was compared"."""
+class _Seen:
+    """What page and document are made of."""
 
-    name: str
-    base: str
-    candidate: str
+    found: Comparison
+    rows: Sequence[Row]
+    images: Mapping[str, Sequence[GeneratedImage]]
+    """Of `base` and `candidate`."""
+    compared: Mapping[str, Mapping[str, Any]]
+    """What the same say of themselves."""
+    sides: Sides
+    paired: Mapping[str, Paired]
+    """The judged metrics' scores, by name."""
+    cards: Sequence[Card]
+    categories: Sequence[CategoryDelta]
+    taught: Sequence[str]
+    """Warnings of judges that learned from what the candidate learned from."""
+    overfit: Overfitting
 
 
 def build_report(
@@ -88,90 +94,100 @@ def build_report(
         EvalError: an input folder is not what it should be.
     """
     sizes = gallery or GalleryConfig()
-    found, rows = read_comparison(comparison), read_scores(comparison)
-    images = {"base": read_image_set(base), "candidate": read_image_set(candidate)}
-    sides = sides_of(names or {}, images)
-    paired = {metric.facts.name: _paired(metric.facts, rows, images["base"]) for metric in found.judged}
-    cards = choose(images["base"], images["candidate"], found, paired, sizes)
-    categories = _categories(found, paired, images["base"])
-    compared = {
-        "base": {"name": sides.baseline} | _set_facts(base, images["base"]),
-        "candidate": {"name": sides.candidate} | _set_facts(candidate, images["candidate"]),
-    }
-    sentences, history = summary(found, sides), [chosen.sentence(sides.candidate)] if chosen else []
-    taught = warnings(found.judged, learned_from)
-    overfit = look_for_overfitting(found, rows, paired, learned_from, taught, sides)
-    document = {
-        "schema_version": SCHEMA_VERSION,
-        "title": title,
-        "headline": wording.headline(found, sides),
-        "verdict": found.verdict,
-        "summary": [*sentences[:1], *history, *sentences[1:], *overfit.findings, *taught],
-        "same_noise": sides.same_noise,
-        "comparison": found.model_dump(mode="json"),
-        "not_scored": found.health.counts(),
-        "overfitting": overfit.document(),
-        "categories": [asdict(category) for category in categories],
-        "image_sets": compared,
-        "gallery": {tab: _tab_keys(cards, tab) for tab in TABS},
-        "provenance": dict(provenance),
-        "command": command,
-        "config": config_yaml,
-    }
-    page = page_template("report.html.j2").render(
-        **document,
-        found=found,
-        sides=sides,
-        words=wording,
-        gate_words=gate_words,
-        category_rows=categories,
-        facts=_side_by_side(compared),
-        lineage=lineage_section(provenance),
-        pairs=len({image.key for image in images["base"]} & {image.key for image in images["candidate"]}),
-        categories_shown=sorted({card.base.category for card in cards if card.base.category}),
-        tabs={tab: label for tab, label in TABS.items() if _tab_keys(cards, tab)},
-        cards=shown_cards(cards, found, rows, paired, sizes),
-        prompt_wise={metric.facts.name for metric in found.measured if metric.facts.scored == "prompt"},
-        storyboards=strips(
-            images["base"], images["candidate"], sizes.max_side_px, rows, [metric.facts for metric in found.measured]
-        ),
-        prompts={image.prompt_id: image.prompt for image in images["base"]},
-        references=_references(references, sizes),
-        left_out=read_left_out(references) if references else [],
-        training=(seen := read_training(training, sizes.max_side_px) if training else None),
-        training_words=reading(seen) if seen else [],
-        figures=_figures(found, paired, seen) | _overfitting_figures(overfit, found, sides),
-        overfit=overfit,
-        overfit_words=overfitting_words,
-        near_pictures=near_pictures(overfit.nearest, images, read_references(references) if references else (), sizes),
-        titles=found.titles,
-    )
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "report.html").write_text(page, encoding="utf-8")
-    text = json.dumps(document, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
-    (out / "report.json").write_text(text + "\n", encoding="utf-8")
-    warned = [*history, *overfit.findings, *taught]
-    (out / "summary.md").write_text(summary_markdown(title, found, sides, warned), encoding="utf-8")
+    seen = _see(comparison, {"base": base, "candidate": candidate}, names or {}, learned_from, sizes)
+    history = [chosen.sentence(seen.sides.candidate)] if chosen else []
+    made = {"provenance": dict(provenance), "command": command, "config": config_yaml}
+    document = {"schema_version": SCHEMA_VERSION, "title": title, **_document(seen, history), **made}
+    page = _page(document, seen, references, training, sizes)
+    warned = [*history, *seen.overfit.findings, *seen.taught]
+    write_report(page, document, summary_markdown(title, seen.found, seen.sides, warned), out)
     shutil.copyfile(comparison / SCORES, out / SCORES)
     return {
-        "outcome": found.outcome,
-        "verdict": found.verdict,
-        "headline": wording.headline(found, sides),
-        "pairs_shown": len(cards),
+        "outcome": seen.found.outcome,
+        "verdict": seen.found.verdict,
+        "headline": document["headline"],
+        "pairs_shown": len(seen.cards),
     }
 
 
-def page_template(name: str) -> Any:
-    """One of the templates of pages."""
-    # prompts, titles and file names are untrusted text: everything is escaped
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+def _see(
+    comparison: Path,
+    sets: Mapping[str, Path],
+    names: Mapping[str, str],
+    learned_from: Sequence[str],
+    sizes: GalleryConfig,
+) -> _Seen:
+    found, rows = read_comparison(comparison), read_scores(comparison)
+    images = {role: read_image_set(folder) for role, folder in sets.items()}
+    sides = sides_of(names, images)
+    called = {"base": sides.baseline, "candidate": sides.candidate}
+    paired = {metric.facts.name: _paired(metric.facts, rows, images["base"]) for metric in found.judged}
+    taught = warnings(found.judged, learned_from)
+    return _Seen(
+        found=found,
+        rows=rows,
+        images=images,
+        compared={role: {"name": called[role]} | set_facts(folder, images[role]) for role, folder in sets.items()},
+        sides=sides,
+        paired=paired,
+        cards=choose(images["base"], images["candidate"], found, paired, sizes),
+        categories=_categories(found, paired, images["base"]),
+        taught=taught,
+        overfit=look_for_overfitting(found, rows, paired, learned_from, taught, sides),
     )
-    return environment.get_template(name)
+
+
+def _document(seen: _Seen, history: Sequence[str]) -> dict[str, Any]:
+    """The findings, as report.json has them. `history`: how the candidate came to be judged."""
+    found, sentences = seen.found, summary(seen.found, seen.sides)
+    return {
+        "headline": wording.headline(found, seen.sides),
+        "verdict": found.verdict,
+        "summary": [*sentences[:1], *history, *sentences[1:], *seen.overfit.findings, *seen.taught],
+        "same_noise": seen.sides.same_noise,
+        "comparison": found.model_dump(mode="json"),
+        "not_scored": found.health.counts(),
+        "overfitting": seen.overfit.document(),
+        "categories": [asdict(category) for category in seen.categories],
+        "image_sets": seen.compared,
+        "gallery": {tab: _tab_keys(seen.cards, tab) for tab in TABS},
+    }
+
+
+def _page(
+    document: Mapping[str, Any], seen: _Seen, references: Path | None, training: Path | None, sizes: GalleryConfig
+) -> str:
+    found, images, cards = seen.found, seen.images, seen.cards
+    trained = read_training(training, sizes.max_side_px) if training else None
+    instances = read_references(references) if references else ()
+    facts = [metric.facts for metric in found.measured]
+    return rendered(
+        "report.html.j2",
+        **document,
+        found=found,
+        sides=seen.sides,
+        words=wording,
+        gate_words=gate_words,
+        category_rows=seen.categories,
+        facts=side_by_side(seen.compared),
+        lineage=lineage_section(document["provenance"]),
+        pairs=len({image.key for image in images["base"]} & {image.key for image in images["candidate"]}),
+        categories_shown=sorted({card.base.category for card in cards if card.base.category}),
+        tabs={tab: label for tab, label in TABS.items() if document["gallery"][tab]},
+        cards=shown_cards(cards, found, seen.rows, seen.paired, sizes),
+        prompt_wise={one.name for one in facts if one.scored == "prompt"},
+        storyboards=strips(images["base"], images["candidate"], sizes.max_side_px, seen.rows, facts),
+        prompts={image.prompt_id: image.prompt for image in images["base"]},
+        references=_thumbnails(instances, sizes),
+        left_out=read_left_out(references) if references else [],
+        training=trained,
+        training_words=reading(trained) if trained else [],
+        figures=_figures(found, seen.paired, trained) | _overfitting_figures(seen),
+        overfit=seen.overfit,
+        overfit_words=overfitting_words,
+        near_pictures=near_pictures(seen.overfit.nearest, images, instances, sizes),
+        titles=found.titles,
+    )
 
 
 def _paired(facts: MetricFacts, rows: Sequence[Row], images: Sequence[GeneratedImage]) -> Paired:
@@ -187,35 +203,15 @@ def _categories(
     return by_category(paired[found.leading.facts.name], names, found)
 
 
-def _set_facts(folder: Path, images: Sequence[GeneratedImage]) -> dict[str, Any]:
-    path = folder / IMAGE_SET_FACTS
-    if not path.is_file():
-        raise EvalError(f"{folder.name}: expected {IMAGE_SET_FACTS} in it; this is not an image set")
-    stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    digest = hashlib.sha256("\n".join(image.identity for image in images).encode()).hexdigest()
-    facts: dict[str, Any] = {"count": len(images), "digest": digest}
-    if own := sum(bool(image.own_settings) for image in images):
-        facts["drawn by settings of their own"] = own
-    return {**stored, "pictures": facts}
-
-
-def _side_by_side(compared: Mapping[str, Mapping[str, Any]]) -> list[Facts]:
-    base, candidate = (dict(flat(compared[side])) for side in ("base", "candidate"))
-    dash = "\N{EN DASH}"
-    return [Facts(name, base.get(name, dash), candidate.get(name, dash)) for name in dict.fromkeys([*base, *candidate])]
-
-
 def _tab_keys(cards: Sequence[Card], tab: str) -> list[list[str | int]]:
     """Prompt id and replicate of the tab's pairs, in its order."""
     inside = sorted((card for card in cards if tab in card.places), key=lambda card: card.places[tab])
     return [[card.base.prompt_id, card.base.replicate] for card in inside]
 
 
-def _references(folder: Path | None, sizes: GalleryConfig) -> list[Thumbnail]:
-    if folder is None:
-        return []
-    pictures: Sequence[Picture] = read_references(folder)[: sizes.references]
-    return [shown for picture in pictures if (shown := thumbnail(picture, sizes.max_side_px))]
+def _thumbnails(instances: Sequence[Picture], sizes: GalleryConfig) -> list[Thumbnail]:
+    few = instances[: sizes.references]
+    return [shown for picture in few if (shown := thumbnail(picture, sizes.max_side_px))]
 
 
 def _figures(found: Comparison, paired: Mapping[str, Paired], training: Training | None) -> dict[str, Any]:
@@ -233,9 +229,9 @@ def _figures(found: Comparison, paired: Mapping[str, Paired], training: Training
     }
 
 
-def _overfitting_figures(overfit: Overfitting, found: Comparison, sides: Sides) -> dict[str, Markup]:
-    near = overfit.nearness
+def _overfitting_figures(seen: _Seen) -> dict[str, Markup]:
+    near, found = seen.overfit.nearness, seen.found
     return {
-        "nearest": Markup(plots_overfitting.nearest(near, sides.baseline)) if near else Markup(),
-        "agreement": Markup(plots_overfitting.heat_map(overfit.correlations, found.titles, found.confidence)),
+        "nearest": Markup(plots_overfitting.nearest(near, seen.sides.baseline)) if near else Markup(),
+        "agreement": Markup(plots_overfitting.heat_map(seen.overfit.correlations, found.titles, found.confidence)),
     }

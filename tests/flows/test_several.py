@@ -14,11 +14,14 @@ from flows.reproduction import made_by
 from flows.wiring import evaluate
 from sdxl_core.errors import UserError
 from tasks.experiment import prepare_experiment
+from tasks.outside import verify_sources
 from tasks.plan import Planner
 from tasks.quick_look import quick_look
 from tasks.runs import finish_run, report_files, score_rows, verdict_of
 from tasks.stage import materialise
 from tasks.store import ArtifactStore
+from tasks.verify import sources_in, verify_artifacts, verify_published
+from tasks.verify_target import find_target
 from tasks.yaml_config import read_config
 from tests.flows.conftest import Cli
 from tests.flows.test_any_model import Evaluations, evaluations, finished
@@ -52,6 +55,14 @@ def test_reports_lie_where_they_are_linked(evaluations: Evaluations, monkeypatch
     assert place == Path("runs/short/report.html").absolute()
     for slug in SLUGS:
         assert f'href="{slug}/report.html"' in place.read_text() and (place.parent / slug / "scores.parquet").is_file()
+    for what in ("short", "runs/short/report.html", "runs/short/2-style/report.json"):
+        target = find_target(evaluations.store, what)
+        found = [*verify_artifacts(evaluations.store, target), *verify_published(evaluations.store, target)]
+        found += verify_sources(evaluations.store, sources_in(evaluations.store, target), target.config, target.home)
+        assert {one.state for one in found} == {"whole", "unchanged"}, [one for one in found if one.why]
+    (place.parent / SLUGS[1] / "summary.md").write_text("better")
+    target = find_target(evaluations.store, "short")
+    assert [one.state for one in verify_published(evaluations.store, target)].count("contradiction") == 1
     assert verdict_of(evaluations.store, refs) == "inconclusive"
     rows = score_rows(report_files(evaluations.store, refs["report"])[1])
     assert [(row["model"], row["metric"]) for row in rows] == [("trained", "CLIP-I"), ("style", "CLIP-I")]
@@ -165,4 +176,4 @@ def records(evaluations: Evaluations, refs: dict[str, Any], label: str) -> list[
 
 
 def artifacts(report: dict[str, Any]) -> list[str]:
-    return [stage["artifact"] for stage in report["provenance"]["stages"].values()]
+    return [stated["artifact"] for stated in report["provenance"]["artifacts"]]
