@@ -43,7 +43,7 @@ class Judging:
                 CANDIDATE: self._draw(CANDIDATE, candidate, drawn),
             }
             found = self.run(comparison.compare(self.experiment.for_one, self._scored("scores", sets), found))
-            if self._ends(found):
+            if drawn is self.experiment.looks[-1] or self._ends(found):
                 break
         assert found is not None
         shown = report.Shown(found, sets, self.references, self._training_of(candidate), _name(candidate), selection)
@@ -79,7 +79,7 @@ class Judging:
             }
             compared = comparison.compare_several(f"{below}comparisons", self.experiment.for_all, scored, found)
             found = self.run(compared)
-            if self._ends(found):
+            if drawn is looks[-1] or self._ends(found):
                 break
         assert found is not None
         return sets, found
@@ -92,7 +92,7 @@ class Judging:
         return self.run(scores.score(evaluation, weights, sets, self.references, label))
 
     def _ends(self, found: Handle) -> bool:
-        """Whether there is no next look, or none that can be planned."""
+        """Whether there is nothing more to decide, or nothing more that can be planned."""
         return isinstance(found, Pending) or self.experiment.decided(found)
 
     def _training_of(self, candidate: AnyModel | Pending) -> Handle | None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.flows.short import Evaluations, train_short
 
 REPOSITORY = Path(__file__).parents[2]
 Cli = Callable[..., subprocess.CompletedProcess[str]]
@@ -45,3 +49,25 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     }
     with prefect_test_harness(server_startup_timeout=240), temporary_settings(settings):
         yield
+
+
+@pytest.fixture(scope="session")
+def short_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run; tests work on copies."""
+    folder = tmp_path_factory.mktemp("short")
+    train_short(folder)
+    return folder
+
+
+@pytest.fixture
+def evaluations(short_run: Path, tmp_path: Path) -> Evaluations:
+    shutil.copytree(short_run, tmp_path / "copy")
+    return Evaluations(tmp_path / "copy")
+
+
+@pytest.fixture
+def fourteen(evaluations: Evaluations) -> Evaluations:
+    """Of fourteen prompts in two categories."""
+    lines = [{"prompt": f"a photo of a person {n}", "category": ("near", "far")[n % 2]} for n in range(14)]
+    (evaluations.folder / "prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return evaluations

@@ -24,10 +24,8 @@ from tasks.verify import sources_in, verify_artifacts, verify_published
 from tasks.verify_target import find_target
 from tasks.yaml_config import read_config
 from tests.flows.conftest import Cli
-from tests.flows.test_any_model import Evaluations, evaluations, finished
-from tests.flows.test_stops_and_gates import SEQUENTIAL, fourteen
-
-__all__ = ["evaluations", "finished", "fourteen"]  # fixtures
+from tests.flows.short import Evaluations
+from tests.flows.test_stops_and_gates import SEQUENTIAL
 
 BOTH = ("trained", "./style.safetensors")
 SLUGS = ("1-trained", "2-style")

@@ -11,7 +11,8 @@ import pytest
 from sdxl_core.errors import UserError
 from tasks.exports import Wanted, export
 from tasks.push import Upload, prepare_upload
-from tests.flows.test_any_model import CONFIG, JUDGING, LORA, PROMPTS, Evaluations
+from tests.flows.short import CONFIG, LORA, PROMPTS, Evaluations
+from tests.flows.test_any_model import JUDGING
 from tests.flows.test_pipeline import write_pictures
 
 
@@ -60,7 +61,8 @@ def test_the_last_step_is_what_was_trained(evaluations: Evaluations) -> None:
 
 def test_a_step_s_report_stands_by_itself(evaluations: Evaluations) -> None:
     report = evaluations.file(evaluations.run("trained@2"), "report", "report.json")
-    assert report["provenance"]["stages"]["images/candidate"]["params"]["steps"] == {"training": 2}
+    [drawn] = [one for one in report["provenance"]["artifacts"] if one["label"] == "images/candidate"]
+    assert drawn["params"]["steps"] == {"training": 2}
 
 
 @pytest.mark.slow

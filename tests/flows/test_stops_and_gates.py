@@ -21,20 +21,10 @@ from tasks.stage import Call, Pending, materialise
 from tasks.store import ArtifactStore
 from tasks.yaml_config import read_config
 from tests.flows.conftest import Cli
-from tests.flows.test_any_model import Evaluations, evaluations, finished
-
-__all__ = ["evaluations", "finished"]  # fixtures
+from tests.flows.short import Evaluations
 
 SEQUENTIAL = ("evaluation.stop=sequential", "evaluation.sequential={first_prompts: 10, every_prompts: 2}")
 INDIFFERENT = "evaluation.sequential.indifferent={clip_i: 5.0}"
-
-
-@pytest.fixture
-def fourteen(evaluations: Evaluations) -> Evaluations:
-    """Of fourteen prompts in two categories."""
-    lines = [{"prompt": f"a photo of a person {n}", "category": ("near", "far")[n % 2]} for n in range(14)]
-    (evaluations.folder / "prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return evaluations
 
 
 def test_a_sequential_evaluation_draws_no_more_than_it_needs(fourteen: Evaluations) -> None:

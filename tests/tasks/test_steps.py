@@ -19,7 +19,7 @@ from tasks.errors import ConfigError
 from tasks.experiment import Experiment, prepare_experiment
 from tasks.finished import find_finished
 from tasks.manifest import Ref
-from tasks.references import as_override, expand_steps, names_trained, parse_reference, split_step
+from tasks.references import as_local, expand_steps, names_trained, parse_reference, split_step
 from tasks.runs import publish, record_run
 from tasks.stage import Call, Handle, Pending
 from tasks.store import ArtifactStore
@@ -49,7 +49,7 @@ def prepare(folder: Path, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(folder)
 
     def prepared(candidate: str, *overrides: str) -> Experiment:
-        return prepare_experiment(read_config(folder / "toy.yaml", [*overrides, as_override(candidate)]), store, "c")
+        return prepare_experiment(read_config(folder / "toy.yaml", overrides, [as_local(candidate)]), store, "c")
 
     return prepared
 
