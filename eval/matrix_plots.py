@@ -43,7 +43,7 @@ def _over_steps(axes: Axes, points: Sequence[tuple[int, JudgedMetric]]) -> None:
         axes.plot(step, metric.delta, "o", color=colour, markersize=5.5)
     axes.set_title(facts.title, loc="left", fontsize=9.5)
     better = "higher" if facts.direction > 0 else "lower"
-    axes.set_ylabel(f"{facts.unit}, {better} is better", fontsize=8)
+    axes.set_ylabel(f"{better} is better", fontsize=8)
     axes.set_xlabel("step")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=4))

@@ -59,7 +59,7 @@ def newest_bundle(
         log(f"bundle {path.name} is not whole and is passed over: {problem}")
     if found and not allow_fresh:
         raise UserError(
-            f"{folder}: none of {len(found)} bundles is whole, so the run cannot go on from where it was "
+            f"{folder}: none of {len(found)} bundles can be gone on from "
             f"({problems[0]}); --fresh starts it again at step 0"
         )
     return None

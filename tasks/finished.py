@@ -67,7 +67,7 @@ def find_finished(store: ArtifactStore, what: str, step: int | None = None) -> F
         there = [int(path.name) for path in (found.folder / STEPS_FOLDER).glob("*")]
         listed = ", ".join(str(known) for known in sorted({*there, exported_step(found.facts) or step} - {step}))
         raise ConfigError.about(found.name, expected=f"a step that it exported ({listed})", got=step)
-    return replace(found, name=f"{found.name}, step {step}", folder=folder, step=step)
+    return replace(found, name=f"{found.name}@{step}", folder=folder, step=step)
 
 
 def exported_step(facts: Mapping[str, Json]) -> int | None:

@@ -47,7 +47,7 @@ class Term:
             path = Path(what)
             what = path.stem if path.suffix == ".safetensors" else path.name
         if self.step is not None:
-            what = f"{what}, step {self.step}"
+            what = f"{what}@{self.step}"
         return what if self.scale == 1 else f"{what} x {self.scale:g}"
 
 

@@ -139,7 +139,7 @@ def test_no_fresh_start_while_there_are_bundles(tmp_path: Path) -> None:
     for step in (2, 4):
         truncate(write_bundle(tmp_path, bundle(step)) / "optimizer.pt")
     log: list[str] = []
-    with pytest.raises(UserError, match=r"none of 2 bundles is whole.*--fresh"):
+    with pytest.raises(UserError, match=r"none of 2 bundles can be gone on from.*--fresh"):
         newest_bundle(tmp_path, 9, log.append)
     assert len(log) == 2
     assert newest_bundle(tmp_path, 9, log.append, allow_fresh=True) is None

@@ -236,7 +236,7 @@ def test_bundles_that_are_all_damaged_are_no_fresh_start(
         (bundle / "optimizer.pt").write_bytes(b"")
     assert main([str(write_job(job))]) == EXIT_USER_ERROR
     said = capsys.readouterr()
-    assert "none of 2 bundles is whole" in said.err
+    assert "none of 2 bundles can be gone on from" in said.err
     assert "step-00000002" in said.out and "step-00000004" in said.out
     assert run(job.model_copy(update={"allow_fresh": True}))
     assert bundle_steps(job) == [2, 4]

@@ -220,7 +220,7 @@ def test_a_run_whose_best_bundle_is_lost_goes_back_to_one_that_is_whole(
     assert files(job.out) == left
     for step in range(1, best + 1):
         shutil.rmtree(job.work / "bundles" / f"step-{step:08d}", ignore_errors=True)
-    with pytest.raises(UserError, match=r"none of \d bundles is whole"):
+    with pytest.raises(UserError, match=r"none of \d bundles can be gone on from"):
         run(job)
 
 

@@ -80,7 +80,7 @@ def test_a_step_is_a_name_a_scale_and_a_number() -> None:
         ("train/1f3a", 1, 40),
         ("dog", 1, 7),
     ]
-    assert [term.name for term in terms] == ["trained, step 120 x 0.8", "train/1f3a, step 40", "dog, step 7"]
+    assert [term.name for term in terms] == ["trained@120 x 0.8", "train/1f3a@40", "dog@7"]
     for other in ("/here/trained@120", "org/style@v2", "org/style/dog.safetensors@120"):
         assert [(term.what, term.step) for term in parse_reference(other, "x")] == [(other, None)]
     assert names_trained(["base", "./a.safetensors + trained@120:0.8"])
@@ -117,7 +117,7 @@ def test_a_model_says_which_step_it_is(prepare: Prepare) -> None:
     assert candidate(prepare("trained", *BEST)).step is None, "nobody knows before it is trained"
     assert candidate(prepare("trained@10", *BEST)).step == 10
     assert candidate(prepare("trained@6", *STEPS)).added[0].source == ExportedStep(OwnTraining(), 6)
-    assert prepare("trained@6", *STEPS).name == "toy-trained-step-6"
+    assert prepare("trained@6", *STEPS).name == "toy-trained-6"
 
 
 def test_a_report_shows_a_training_of_its_result_alone(prepare: Prepare) -> None:
@@ -133,7 +133,7 @@ REFUSED = {
     ("trained@11", BEST): r"exports \(3, 6, 9, 10\), got trained@11$",
     ("trained@10", (*BEST[2:], "training.max_steps=10")): r"exports \(none\), got trained@10\. Set training\.export",
     ("trained@*", STEPS): r"expected one step behind @.*evaluation\.candidates takes trained@\*",
-    ("base@3", STEPS): r"expected a base without a scale or a step, got base, step 3",
+    ("base@3", STEPS): r"expected a base without a scale or a step, got base@3",
 }
 
 
@@ -194,14 +194,14 @@ def test_steps_of_finished_runs_are_named_alike(prepare: Prepare, store: Artifac
         [one] = candidate(prepare(name)).added
         assert one.source == ExportedStep(finished, 6) and one.step == 6
         assert calls_of(prepare(name))["images/candidate"].params["steps"] == {"training": 6}
-    assert candidate(prepare("dog@6")).name == "dog, step 6"
+    assert candidate(prepare("dog@6")).name == "dog@6"
     for name in ("dog", "dog@10"):
         [one] = candidate(prepare(name)).added
         assert one.source == finished and one.step == 10
     with pytest.raises(UserError, match=r"dog: expected a step that it exported \(3, 6, 10\), got 9"):
         prepare("dog@9")
     found = find_finished(store, "dog", 6)
-    assert found.name == "dog, step 6" and found.folder == store.path(finished) / "steps" / "00000006"
+    assert found.name == "dog@6" and found.folder == store.path(finished) / "steps" / "00000006"
 
 
 def test_what_a_result_is_known_by_does_not_change_with_the_steps_beside_it(
