@@ -115,6 +115,7 @@ def _page(
         contenders=contenders,
         found=found,
         facts=_facts(found.values()),
+        base_means=_base_means(found),
         primaries={metric.facts.name for one in found.values() for metric in one.primaries},
         cell_of=judged_of,
         moved=_moved(found),
@@ -136,6 +137,15 @@ def _facts(found: Iterable[Comparison]) -> list[MetricFacts]:
     metrics = [metric for one in found for metric in one.judged]
     ordered = [metric for metric in metrics if metric.primary] + [metric for metric in metrics if not metric.primary]
     return list({metric.facts.name: metric.facts for metric in ordered}.values())
+
+
+def _base_means(found: Found) -> dict[str, str]:
+    """By metric. It is of the prompts that have a score on both sides, so that candidates may differ in it."""
+    means: dict[str, dict[str, None]] = {}
+    for metric in (metric for one in found.values() for metric in one.judged):
+        shown = wording.plain(metric.base_mean, metric.facts.decimals)
+        means.setdefault(metric.facts.name, {})[shown] = None
+    return {name: " or ".join(shown) if len(shown) < 3 else "differs" for name, shown in means.items()}
 
 
 def _points(contenders: Sequence[Contender], found: Found, axes: tuple[str, str] | None) -> Points:
