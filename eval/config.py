@@ -36,7 +36,7 @@ class GalleryConfig(Config):
     """Pairs whose candidate picture is nearest to an instance picture, beside that one."""
     rest: Annotated[int, Field(ge=0, le=2000)] = 500
     """All others, up to so many, smaller, to be searched and filtered."""
-    rest_side_px: Annotated[int, Field(ge=32, le=1024)] = 256
+    rest_side_px: Annotated[int, Field(ge=32, le=1024)] = 192
     references: GallerySize = 12
     """Instance pictures shown for orientation."""
     max_side_px: Annotated[int, Field(ge=32, le=2048)] = 512

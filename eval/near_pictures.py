@@ -31,7 +31,7 @@ def near_pictures(
     base, candidate = ({image.key: image for image in images[side]} for side in ("base", "candidate"))
 
     def shown(picture: Picture | None) -> Thumbnail | None:
-        return None if picture is None else thumbnail(picture, sizes.rest_side_px)
+        return None if picture is None else thumbnail(picture, sizes.max_side_px)
 
     found = []
     for near in pairs[: sizes.nearest]:
