@@ -18,7 +18,7 @@ from tasks.store import ArtifactStore
 # of every kind, the files and folders that are there
 _PUBLISHED: dict[str, tuple[str, ...]] = {
     "report": ("report.html", "report.json", "summary.md", "scores.parquet"),
-    "matrix": ("report.html", "report.json", "summary.md"),
+    "matrix": ("report.html", "report.json", "summary.md", "scores.parquet"),  # scores are each candidate's own
     "train": ("pytorch_lora_weights.safetensors", "kohya_lora.safetensors", "peft", "unet", "steps"),
 }
 
@@ -87,7 +87,8 @@ def publish(store: ArtifactStore, refs: Mapping[str, Ref], folder: Path) -> Path
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.glob("*/report.html"):
         files = {path.name for path in leftover.parent.iterdir()}
-        if leftover.parent.name not in placed.values() and files <= {*_PUBLISHED["report"]}:
+        ours = files <= {*_PUBLISHED["report"]} and not leftover.parent.is_symlink()
+        if ours and leftover.parent.name not in placed.values():
             shutil.rmtree(leftover.parent)
     for ref, below in placed.items():
         for name in _PUBLISHED[ref.kind]:

@@ -66,6 +66,10 @@ def test_reports_lie_where_they_are_linked(evaluations: Evaluations, monkeypatch
     assert [(row["model"], row["metric"]) for row in rows] == [("trained", "CLIP-I"), ("style", "CLIP-I")]
     (place.parent / SLUGS[1] / "mine.txt").write_text("kept")
     finish_run(evaluations.store, "short", "test", evaluations.run("trained"))
+    assert (place.parent / "scores.parquet").is_file()
+    finish_run(evaluations.store, "short", "test", refs)
+    assert not (place.parent / "scores.parquet").exists(), "it was of another report"
+    finish_run(evaluations.store, "short", "test", evaluations.run("trained"))
     assert not (place.parent / SLUGS[0]).exists() and (place.parent / SLUGS[1] / "mine.txt").is_file()
 
 
