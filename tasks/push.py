@@ -21,7 +21,7 @@ from tasks.errors import ConfigError
 from tasks.exports import LORA_FILE, Wanted, export_finished
 from tasks.finished import Finished, find_finished, said_of
 from tasks.manifest import Json, Ref
-from tasks.references import AT
+from tasks.references import AT, TRAINED
 from tasks.report import REPORT_FILE
 from tasks.runs import report_files
 from tasks.store import ArtifactStore
@@ -72,6 +72,7 @@ def prepare_upload(store: ArtifactStore, wanted: Upload, folder: Path) -> list[t
     finished = find_finished(store, wanted.run)
     if missing := [label for label in _NEEDED if label not in finished.refs]:
         raise ConfigError(f"{wanted.run}: no finished run has its {missing[0]}, of which a card is made; `run` it")
+    _require_result_judged(store, finished)
     said = said_of(finished.config, wanted.said)
     files = _write_weights(store, finished, said, wanted.dtype, folder)
     samples = _copy_samples(store, finished, folder / "samples")
@@ -82,6 +83,17 @@ def prepare_upload(store: ArtifactStore, wanted: Upload, folder: Path) -> list[t
     (folder / "README.md").write_text(card, encoding="utf-8")
     found = sorted(path for path in folder.rglob("*") if path.is_file())
     return [(path.relative_to(folder).as_posix(), path.stat().st_size) for path in found]
+
+
+def _require_result_judged(store: ArtifactStore, finished: Finished) -> None:
+    """Raises ConfigError where the report is of something else than the weights that would be pushed."""
+    report = finished.refs["report"]
+    made = store.manifest(report.kind, report.key)
+    judged = made.recipe.params["names"]["candidate"] if made is not None else TRAINED
+    if judged != TRAINED:
+        expected = "a report that judges what is pushed, the training's result"
+        fix = "Run it with evaluation.candidate=trained, and without evaluation.candidates"
+        raise ConfigError.about(finished.name, expected=expected, got=f"one of {judged}", fix=fix)
 
 
 def upload(folder: Path, repository: str, private: bool) -> str:

@@ -16,8 +16,9 @@ from sdxl_core.errors import UserError
 from tasks.experiment import prepare_experiment
 from tasks.outside import verify_sources
 from tasks.plan import Planner
+from tasks.push import Upload, prepare_upload
 from tasks.quick_look import quick_look
-from tasks.runs import finish_run, report_files, score_rows, verdict_of
+from tasks.runs import finish_run, record_run, report_files, score_rows, verdict_of
 from tasks.stage import materialise
 from tasks.store import ArtifactStore
 from tasks.verify import sources_in, verify_artifacts, verify_published
@@ -90,6 +91,21 @@ def test_the_best_is_judged_on_prompts_that_it_was_not_chosen_by(fourteen: Evalu
     assert refs["selection"].kind in {stage.split("/")[0] for stage in artifacts(report)}, "in its lineage"
     losers = [label for label in refs if label.startswith("images/")]
     assert losers == ["images/base", "images/candidate"], "nobody else is drawn for the prompts that judge"
+
+
+@pytest.mark.parametrize(
+    ("judged", "said"),
+    [
+        ("trained:0.5", r"judges what is pushed, the training's result, got one of trained x 0\.5"),
+        (BOTH, "no finished run has its images/candidate"),
+    ],
+)
+def test_what_is_pushed_is_what_the_report_judged(
+    judged: str | tuple[str, ...], said: str, evaluations: Evaluations
+) -> None:
+    record_run(evaluations.store, "other", "test", evaluations.run(judged))
+    with pytest.raises(UserError, match=said):
+        prepare_upload(evaluations.store, Upload("other", "me/model"), evaluations.folder / "upload")
 
 
 def test_a_plan_ends_where_the_choice_is_made(fourteen: Evaluations, monkeypatch: pytest.MonkeyPatch) -> None:
