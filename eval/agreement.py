@@ -63,9 +63,7 @@ class Teachers:
 def moved(metric: JudgedMetric) -> int:
     """+1 where the whole interval is on the better side of no difference, -1 on the worse, else 0."""
     bounds = metric.delta_interval
-    if bounds is None or bounds.low <= 0 <= bounds.high:
-        return 0
-    return metric.facts.direction if bounds.low > 0 else -metric.facts.direction
+    return 0 if bounds is None else metric.facts.direction * bounds.sign
 
 
 def correlations(judged: Sequence[JudgedMetric], paired: Mapping[str, Paired]) -> list[Correlation]:

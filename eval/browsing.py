@@ -8,7 +8,7 @@ from pathlib import Path
 
 from eval.booth import ShownPair
 from eval.gallery import Badge, PairFindings
-from eval.pairing import paired_scores, storyboards_for
+from eval.pairing import paired_by_name
 from eval.result import read_comparison
 from eval.table import read_scores
 
@@ -31,11 +31,7 @@ class Browsed:
 def browsed(pairs: Sequence[ShownPair], comparison: Path) -> Browsed:
     """Raises EvalError where the folder holds no comparison."""
     found, rows = read_comparison(comparison), read_scores(comparison)
-    frames = {shown.base.prompt_id: shown.base.storyboard for shown in pairs if shown.base.storyboard}
-    paired = {
-        facts.name: paired_scores(rows, facts.name, storyboards_for(facts.scored, frames))
-        for facts in (metric.facts for metric in found.judged)
-    }
+    paired = paired_by_name(found.judged, rows, (shown.base for shown in pairs))
     findings = PairFindings(found, rows, paired)
     metrics = {one.facts.name: one.facts.title for one in found.judged if one.facts.scored != "board"}
     return Browsed(metrics, [BrowsedPair(shown, *findings.of(shown.base.key)) for shown in pairs])

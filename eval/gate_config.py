@@ -29,6 +29,13 @@ class GateConfig(Config):
     confidence: Annotated[float, Field(ge=0.5, lt=1)] | None = None
     """Of the interval that has to lie wholly on the right side. Default: evaluation.confidence."""
 
+    @property
+    def bound(self) -> float:
+        """What the interval has to lie beyond: of the improvement, or of the candidate's own mean."""
+        if self.limit is not None:
+            return self.limit
+        return self.margin if self.require == "better" else -self.margin
+
     @model_validator(mode="after")
     def _one_bound(self) -> GateConfig:
         relative = self.require in RELATIVE

@@ -11,7 +11,8 @@ from eval.wording import plain, plural
 
 VERDICTS: dict[Verdict, str] = {"promote": "Promote", "reject": "Reject", "inconclusive": "Inconclusive"}
 TAGS: dict[GateOutcome, str] = {"passed": "better", "failed": "worse", "undecided": "no_difference"}
-"""How the page colours them."""
+VERDICT_TAGS: dict[Verdict, str] = {"promote": "better", "reject": "worse", "inconclusive": "no_difference"}
+"""How pages colour them."""
 ASKED: dict[Requirement, str] = {
     "better": "better than {baseline}",
     "not_worse": "not worse than {baseline}",

@@ -28,7 +28,7 @@ def judge_gate(gate: GateConfig, found: Scored, evaluation: EvaluationConfig, ca
     """
     facts, confidence = found.facts[gate.metric], _confidence(gate, evaluation, candidates)
     inference, seed = inference_of(evaluation), seed_of(evaluation, gate.metric)
-    found_P, bound = _values_P(gate, found), _bound(gate)
+    found_P, bound = _values_P(gate, found), gate.bound
     if gate.require in RELATIVE:
         interval = inference.mean(found_P, confidence, seed, binary=facts.binary)
     else:
@@ -76,13 +76,6 @@ def verdict_of(gates: Sequence[GateResult]) -> Verdict | None:
     if "failed" in outcomes:
         return "reject"
     return "promote" if outcomes == {"passed"} else "inconclusive"
-
-
-def _bound(gate: GateConfig) -> float:
-    """What the interval has to lie beyond: of the improvement, or of the candidate's own mean."""
-    if gate.limit is not None:
-        return gate.limit
-    return gate.margin if gate.require == "better" else -gate.margin
 
 
 def _values_P(gate: GateConfig, found: Scored) -> FloatArray:

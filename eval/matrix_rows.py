@@ -13,8 +13,7 @@ from eval.config import GalleryConfig
 from eval.gallery import QUALITY, REST_QUALITY, Badge, Thumbnail, judged_badge, thumbnail
 from eval.images import GeneratedImage
 from eval.matrix_words import Contender, Found
-from eval.pairing import Key, paired_scores, storyboards_for
-from eval.storyboards import frames_of
+from eval.pairing import Key, paired_by_name
 from eval.table import read_scores
 
 MOST_PICTURES = 1500
@@ -82,8 +81,7 @@ def _badges(found: Found, slug: str, folder: Path, base: Sequence[GeneratedImage
     if leading is None:
         return {}
     facts = leading.facts
-    boards = storyboards_for(facts.scored, frames_of(base))
-    scores = paired_scores(read_scores(folder), facts.name, boards).by_key()
+    scores = paired_by_name([leading], read_scores(folder), base)[facts.name].by_key()
     return {
         image.key: judged_badge(leading, *scores[scored])
         for image in base

@@ -35,9 +35,7 @@ class Change:
     @property
     def sign(self) -> int:
         """Of the change; 0 unless its whole interval is off zero."""
-        if self.interval is None or self.interval.low <= 0 <= self.interval.high:
-            return 0
-        return 1 if self.interval.low > 0 else -1
+        return 0 if self.interval is None else self.interval.sign
 
     @property
     def is_collapse(self) -> bool:

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from eval.errors import EvalError
-from eval.images import differ
+from eval.images import GeneratedImage, differ
 from eval.stats import FloatArray
 from eval.table import Row
+
+if TYPE_CHECKING:
+    from eval.result import JudgedMetric
 
 Key = tuple[str, int]  # prompt id, or storyboard; replicate
 Storyboards = Mapping[str, str]
@@ -88,3 +92,21 @@ def paired_scores(rows: Iterable[Row], metric_id: str, storyboards: Storyboards)
         np.array([base[key].value for key in keys]),
         np.array([candidate[key].value for key in keys]),
     )
+
+
+def frames_of(images: Iterable[GeneratedImage]) -> dict[str, str]:
+    """Prompt id -> its storyboard, of those that are frames."""
+    return {image.prompt_id: image.storyboard for image in images if image.storyboard}
+
+
+def paired_by_name(
+    metrics: Iterable[JudgedMetric], rows: Sequence[Row], base: Iterable[GeneratedImage]
+) -> dict[str, Paired]:
+    """The metrics' scores, base and candidate side by side. `base`: its pictures, which say what is a frame.
+
+    Raises:
+        EvalError: nothing of a metric has both scores.
+    """
+    frames = frames_of(base)
+    every = (metric.facts for metric in metrics)
+    return {one.name: paired_scores(rows, one.name, storyboards_for(one.scored, frames)) for one in every}

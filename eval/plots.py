@@ -111,8 +111,8 @@ def _draw_bounds(axes: Any, shown: Sequence[JudgedMetric], gates: Sequence[GateR
 def _bounds(metric: JudgedMetric, gates: Sequence[GateResult]) -> list[float]:
     """Of the gates that ask for an improvement, in standard deviations; those at zero have the axis."""
     asked = [result.gate for result in gates if result.gate.metric == metric.facts.name]
-    margins = [gate.margin if gate.require == "better" else -gate.margin for gate in asked if gate.limit is None]
-    return [margin / metric.spread for margin in margins if margin and metric.spread]
+    bounds = [gate.bound for gate in asked if gate.limit is None]
+    return [bound / metric.spread for bound in bounds if bound and metric.spread]
 
 
 def difference_histogram(metric: JudgedMetric, delta_P: FloatArray) -> str:

@@ -21,10 +21,10 @@ from eval.lineage_section import lineage_section
 from eval.near_pictures import near_pictures
 from eval.overfitting import Overfitting, look_for_overfitting
 from eval.pages import rendered, write_report
-from eval.pairing import Paired, paired_scores, storyboards_for
-from eval.result import Comparison, MetricFacts, read_comparison
+from eval.pairing import Paired, paired_by_name
+from eval.result import Comparison, read_comparison
 from eval.sides import Sides, sides_of
-from eval.storyboards import frames_of, strips
+from eval.storyboards import strips
 from eval.summary import summary, summary_markdown
 from eval.table import SCORES, Row, read_scores
 from eval.teachers import warnings
@@ -121,7 +121,7 @@ def _see(
     images = {role: read_image_set(folder) for role, folder in sets.items()}
     sides = sides_of(names, images)
     called = {"base": sides.baseline, "candidate": sides.candidate}
-    paired = {metric.facts.name: _paired(metric.facts, rows, images["base"]) for metric in found.judged}
+    paired = paired_by_name(found.judged, rows, images["base"])
     taught = warnings(found.judged, learned_from)
     return _Seen(
         found=found,
@@ -188,10 +188,6 @@ def _page(
         near_pictures=near_pictures(seen.overfit.nearest, images, instances, sizes),
         titles=found.titles,
     )
-
-
-def _paired(facts: MetricFacts, rows: Sequence[Row], images: Sequence[GeneratedImage]) -> Paired:
-    return paired_scores(rows, facts.name, storyboards_for(facts.scored, frames_of(images)))
 
 
 def _categories(

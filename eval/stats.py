@@ -30,6 +30,11 @@ class Interval:
     high: float
     method: IntervalMethod
 
+    @property
+    def sign(self) -> int:
+        """Of all that it holds; 0 where it holds zero."""
+        return int(self.low > 0) - int(self.high < 0)
+
 
 def is_constant(d_P: FloatArray) -> bool:
     """All equal, but for rounding."""

@@ -53,11 +53,6 @@ class Strips:
     """Storyboards beyond `MOST`."""
 
 
-def frames_of(images: Iterable[GeneratedImage]) -> dict[str, str]:
-    """Prompt id -> its storyboard, of those that are frames."""
-    return {image.prompt_id: image.storyboard for image in images if image.storyboard}
-
-
 def strips(
     base: Sequence[GeneratedImage],
     candidate: Sequence[GeneratedImage],

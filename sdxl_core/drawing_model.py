@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,8 +47,6 @@ class DrawingModel:
             UserError: the device cannot compute as `sampling` says, or what was trained does not load.
         """
         require_graphs(sampling.compile, device)
-        guidance = Guidance.of(sampling, zeros=zeros_for_empty_prompt(self.base))
-        texts = texts_of(requests, sampling, zeros=guidance.zeros)
         loaded: list[StableDiffusionXLPipeline] = []
 
         def load() -> PromptEncoder:
@@ -57,14 +55,30 @@ class DrawingModel:
                 encoder.to(device)
             return encoder_of(loaded[0], sampling.max_chunks)
 
-        encoded = cached_prompts(
-            texts, max_chunks=sampling.max_chunks, text_digest=self.text_digest, cells=cells, load=load
-        )
+        prompts = self._encoded(requests, sampling, cells, load)
         pipeline = loaded[0] if loaded else self._load(sampling, device, text=self._needs_text_to_load())
         forget_text_encoders(pipeline)
         pipeline.to(device)
         compile_for_drawing(pipeline, sampling.compile)
-        return pipeline, Prompts(encoded, guidance)
+        return pipeline, prompts
+
+    def _encoded(
+        self,
+        requests: Sequence[Request],
+        sampling: SamplingConfig,
+        cells: MutableMapping[str, bytes],
+        load: Callable[[], PromptEncoder],
+    ) -> Prompts:
+        """`load`: called where a text is not in `cells`."""
+        guidance = Guidance.of(sampling, zeros=zeros_for_empty_prompt(self.base))
+        encoded = cached_prompts(
+            texts_of(requests, sampling, zeros=guidance.zeros),
+            max_chunks=sampling.max_chunks,
+            text_digest=self.text_digest,
+            cells=cells,
+            load=load,
+        )
+        return Prompts(encoded, guidance)
 
     def _load(self, sampling: SamplingConfig, device: torch.device, *, text: bool) -> StableDiffusionXLPipeline:
         """Still on the CPU, in the number formats of `device`."""

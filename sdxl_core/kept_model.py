@@ -10,9 +10,8 @@ from diffusers import StableDiffusionXLPipeline
 
 from sdxl_core.config import SamplingConfig
 from sdxl_core.drawing_model import DrawingModel, compile_for_drawing, require_graphs
-from sdxl_core.model import zeros_for_empty_prompt
-from sdxl_core.prompt_embeddings import Guidance, Prompts, cached_prompts, encoder_of
-from sdxl_core.sampling import Request, texts_of
+from sdxl_core.prompt_embeddings import Prompts, encoder_of
+from sdxl_core.sampling import Request
 
 
 @dataclass(frozen=True)
@@ -42,12 +41,4 @@ class KeptModel(DrawingModel):
             compile_for_drawing(pipeline, sampling.compile)
             self._kept.append(pipeline)
         (pipeline,) = self._kept
-        guidance = Guidance.of(sampling, zeros=zeros_for_empty_prompt(self.base))
-        encoded = cached_prompts(
-            texts_of(requests, sampling, zeros=guidance.zeros),
-            max_chunks=sampling.max_chunks,
-            text_digest=self.text_digest,
-            cells=cells,
-            load=lambda: encoder_of(pipeline, sampling.max_chunks),
-        )
-        return pipeline, Prompts(encoded, guidance)
+        return pipeline, self._encoded(requests, sampling, cells, lambda: encoder_of(pipeline, sampling.max_chunks))

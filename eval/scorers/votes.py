@@ -69,6 +69,8 @@ class Votes(Metric):
 
 def in_words(preferences: Preferences, compared: Iterable[Sequence[Picture]]) -> str:
     """Who has voted, and how far they agree. `compared`: two pictures each, at first in the order of the sides."""
+    from eval.wording import plain, plural
+
     pairs: dict[Pair, tuple[str, str]] = {}
     for first, second in compared:
         if first.identity != second.identity:
@@ -76,16 +78,12 @@ def in_words(preferences: Preferences, compared: Iterable[Sequence[Picture]]) ->
     votes = [vote for pair in pairs for vote in preferences.about(pair)]
     voters = {vote.voter for vote in votes}
     answers = [preferences.shares(*sides) for sides in pairs.values()]
-    told = f"{_plural(len(votes), 'vote')} by {_plural(len(voters), 'voter')} on {sum(map(bool, answers))} of the "
-    told += f"{_plural(len(pairs), 'pair')} that differ"
+    told = f"{plural(len(votes), 'vote')} by {plural(len(voters), 'voter')} on {sum(map(bool, answers))} of the "
+    told += f"{plural(len(pairs), 'pair')} that differ"
     found = agreement(answers)
     if not found.units:
         return f"{told}; no pair has votes of two people, so how far people agree is not known"
     told += f"; all agree on {found.unanimous} of the {found.units} that two or more judged, Krippendorff's alpha "
     if found.alpha is None:
         return f"{told}is not defined, as there is one answer everywhere"
-    return told + f"{found.alpha:.2f}".replace("-", "\N{MINUS SIGN}")
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    return told + plain(found.alpha, 2)

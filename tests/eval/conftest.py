@@ -19,6 +19,7 @@ from eval.config import EvaluationConfig
 from eval.images import pixel_digest
 from eval.score import Weights, score_metrics
 from eval.scorers.base import Metric
+from tests.eval.pages import Page
 
 torch.set_num_threads(1)
 PROMPTS = tuple(f"a photo of a person {number} in a {place}" for number, place in enumerate(["city", "forest"] * 6))
@@ -183,3 +184,15 @@ def score_all(score: Callable[..., Path]) -> Callable[..., Path]:
         return score(evaluation.metrics, out / "scores", base=base, candidate=candidate, references=references)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def page(built: Path) -> Page:
+    """Of the report that the module's own fixture `built` has made."""
+    return Page((built / "report.html").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def document(built: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((built / "report.json").read_text(encoding="utf-8"))
+    return found

@@ -24,8 +24,8 @@ from eval.scorers.frame_background import FrameBackground
 from eval.scorers.frame_identity import FrameIdentity
 from eval.scorers.frame_likeness import FrameLikeness
 from eval.table import Row, read_scores
+from tests.eval.pages import Page
 from tests.eval.references.face_similarity import largest
-from tests.eval.test_report import Page
 from tests.eval.toy_faces import write_pack
 
 WORDS = ("walks", "sits", "sleeps", "reads")

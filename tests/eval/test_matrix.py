@@ -15,7 +15,7 @@ from eval.matrix import build_matrix
 from eval.matrix_plots import unbeaten
 from eval.matrix_words import Choosing, Contender
 from eval.result import COMPARISON, JudgedMetric, read_comparison
-from tests.eval.test_report import HOSTILE, Page
+from tests.eval.pages import HOSTILE, Page
 
 CONTENDERS = (
     Contender("1-a", f"early {HOSTILE[0]}", 10),
@@ -62,17 +62,6 @@ def built(inputs: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> P
     out = tmp_path_factory.mktemp("out")
     build_matrix(**inputs, out=out)
     return out
-
-
-@pytest.fixture(scope="module")
-def page(built: Path) -> Page:
-    return Page((built / "report.html").read_text(encoding="utf-8"))
-
-
-@pytest.fixture(scope="module")
-def document(built: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((built / "report.json").read_text(encoding="utf-8"))
-    return found
 
 
 def test_the_same_inputs_give_the_same_bytes(inputs: dict[str, Any], built: Path, tmp_path: Path) -> None:

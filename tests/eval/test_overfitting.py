@@ -22,7 +22,8 @@ from eval.nearest import nearness
 from eval.report import build_report
 from eval.result import read_comparison
 from eval.table import Row
-from tests.eval.test_report import HOSTILE, Page, by_prompt, pair_deltas, table
+from tests.eval.pages import HOSTILE, Page
+from tests.eval.test_report import by_prompt, pair_deltas, table
 
 COPIES = 5
 """Prompts whose pictures the candidate of `made` copies from the dataset, all replicates alike."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
-from html.parser import HTMLParser
+from collections import defaultdict
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -20,8 +19,8 @@ from eval.config import EvaluationConfig, GalleryConfig
 from eval.errors import EvalError
 from eval.report import build_report
 from eval.result import COMPARISON
+from tests.eval.pages import HOSTILE, Page
 
-HOSTILE = ("<script>alert(1)</script>", '"><img src=x onerror="alert(2)">', "{{ 7 * 7 }} 'quoted' & \N{SNOWMAN}")
 FILES = {"report.html", "report.json", "summary.md", "scores.parquet"}
 
 
@@ -31,27 +30,6 @@ def stated(label: str) -> dict[str, Any]:
     recipe = {"code": "1", "params": {"prompt": label, "source": "d" * 64}, "inputs": {}, "sources": [source]}
     artifact = {"artifact": f"dataset/{'e' * 32}", "content": "f" * 64, "label": label, "libraries": 0, **recipe}
     return {"artifacts": [artifact], "items": [], "libraries": [{"torch": label}]}
-
-
-class Page(HTMLParser):
-    """Everything in a page that matters here."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: Counter[str] = Counter()
-        self.attributes: list[tuple[str, str, str]] = []
-        self.text: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags[tag] += 1
-        self.attributes += [(tag, name, value or "") for name, value in attrs]
-
-    def handle_data(self, data: str) -> None:
-        self.text.append(data)
-
-    def values(self, *names: str) -> list[str]:
-        return [value for _, name, value in self.attributes if name in names]
 
 
 @pytest.fixture(scope="module")
@@ -86,17 +64,6 @@ def built(inputs: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> P
     out = tmp_path_factory.mktemp("out")
     build_report(**inputs, out=out)
     return out
-
-
-@pytest.fixture(scope="module")
-def page(built: Path) -> Page:
-    return Page((built / "report.html").read_text(encoding="utf-8"))
-
-
-@pytest.fixture(scope="module")
-def document(built: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((built / "report.json").read_text(encoding="utf-8"))
-    return found
 
 
 def test_the_same_inputs_give_the_same_bytes(inputs: dict[str, Any], built: Path, tmp_path: Path) -> None:

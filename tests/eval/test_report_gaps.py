@@ -15,7 +15,7 @@ from eval.config import EvaluationConfig
 from eval.report import build_report
 from eval.scorers.aesthetics import Aesthetics
 from eval.teachers import DATA, shared_data
-from tests.eval.test_report import Page
+from tests.eval.pages import Page
 from tests.eval.toy_faces import write_pack
 
 PROMPTS = ("one", "a drawing " * 30, "three", "four")

@@ -16,8 +16,8 @@ from eval.report import build_report
 from eval.result import Comparison, SetMetric, read_comparison
 from eval.score import METRICS_FILE
 from eval.table import Row, read_scores, write_scores
+from tests.eval.pages import Page
 from tests.eval.test_gates import NOISE, judge_many
-from tests.eval.test_report import Page
 
 METRICS = ("diversity", "blank", "lpips", "saturation", "contrast", "kid", "cmmd", "clip_score")
 

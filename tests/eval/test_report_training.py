@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from eval.report import build_report
-from tests.eval.test_report import Page, inputs
+from tests.eval.pages import Page
+from tests.eval.test_report import inputs
 
 __all__ = ["inputs"]  # a fixture
 

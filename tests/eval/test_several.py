@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -174,7 +173,7 @@ def test_what_does_not_fit_together_is_refused(settings: dict[str, Any], said: s
         evaluation(**settings)
 
 
-def test_a_selection_is_by_the_first_primary_unless_another_is_named(tmp_path: Path) -> None:
+def test_a_selection_is_by_the_first_primary_unless_another_is_named() -> None:
     asked = evaluation(candidates=["a", "b"], selection={})
     assert asked.chosen_by == "one"
     assert evaluation(candidates=["a", "b"], selection={"by": "two"}).chosen_by == "two"

@@ -14,7 +14,7 @@ from eval.config import EvaluationConfig
 from eval.images import read_image_set
 from eval.report import build_report
 from eval.storyboards import MOST, strips
-from tests.eval.test_report import HOSTILE, Page
+from tests.eval.pages import HOSTILE, Page
 
 BOARDS = {"b": 3, "a": 2}
 SIDES = ("base", "candidate")

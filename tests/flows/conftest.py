@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.flows.short import Evaluations, train_short
+from tests.flows.viewed import World, train_viewed
 
 REPOSITORY = Path(__file__).parents[2]
 Cli = Callable[..., subprocess.CompletedProcess[str]]
@@ -71,3 +72,17 @@ def fourteen(evaluations: Evaluations) -> Evaluations:
     lines = [{"prompt": f"a photo of a person {n}", "category": ("near", "far")[n % 2]} for n in range(14)]
     (evaluations.folder / "prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return evaluations
+
+
+@pytest.fixture(scope="session")
+def viewed_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run without any vote; tests work on copies."""
+    folder = tmp_path_factory.mktemp("view")
+    train_viewed(folder)
+    return folder
+
+
+@pytest.fixture
+def world(viewed_run: Path, tmp_path: Path) -> World:
+    shutil.copytree(viewed_run, tmp_path / "copy")
+    return World(tmp_path / "copy")

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from flows.wiring import finetune
-from tasks.experiment import prepare_experiment
+from tasks.additions import Model
+from tasks.experiment import Experiment, prepare_experiment
 from tasks.manifest import Json, Ref
+from tasks.references import as_local
 from tasks.stage import Call, Handle, Job, Stage
 from tasks.store import ArtifactStore
 from tasks.yaml_config import read_config
@@ -59,3 +61,23 @@ def call() -> MakeCall:
         return Call(TEXT, label, {"text": text}, inputs or {})
 
     return make
+
+
+Prepare = Callable[..., Experiment]
+
+
+@pytest.fixture
+def prepare(folder: Path, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> Prepare:
+    """The experiment of `toy.yaml` in the module's own `folder`, with a candidate."""
+    monkeypatch.chdir(folder)
+
+    def prepared(candidate: str, *overrides: str) -> Experiment:
+        return prepare_experiment(read_config(folder / "toy.yaml", overrides, [as_local(candidate)]), store, "command")
+
+    return prepared
+
+
+def candidate(experiment: Experiment) -> Model:
+    found = experiment.models["candidate"]
+    assert isinstance(found, Model)
+    return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -13,15 +12,15 @@ from safetensors.numpy import save_file
 
 from sdxl_core.errors import UserError
 from sdxl_core.unet_shapes import unet_shapes
-from tasks.additions import LocalFiles, Model
-from tasks.experiment import Experiment, prepare_experiment, require_candidate_trained
-from tasks.references import as_local, parse_reference
+from tasks.additions import LocalFiles
+from tasks.experiment import prepare_experiment, require_candidate_trained
+from tasks.references import parse_reference
 from tasks.store import ArtifactStore
 from tasks.yaml_config import read_config
+from tests.tasks.conftest import Prepare, candidate
 from tests.tasks.test_experiment import write_lora
 from tests.tasks.toy import UNET, write_experiment, write_pictures
 
-Prepare = Callable[..., Experiment]
 LORA = "pytorch_lora_weights.safetensors"
 
 
@@ -31,23 +30,6 @@ def folder(tmp_path: Path) -> Path:
     write_lora(folder / "My LoRA.safetensors", 1.0)
     write_lora(folder / "style.safetensors", 2.0)
     return folder
-
-
-@pytest.fixture
-def prepare(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Prepare:
-    monkeypatch.chdir(folder)
-
-    def prepared(candidate: str, *overrides: str) -> Experiment:
-        store = ArtifactStore(tmp_path / "store")
-        return prepare_experiment(read_config(folder / "toy.yaml", overrides, [as_local(candidate)]), store, "command")
-
-    return prepared
-
-
-def candidate(experiment: Experiment) -> Model:
-    found = experiment.models["candidate"]
-    assert isinstance(found, Model)
-    return found
 
 
 def test_a_lora_is_its_bytes_and_its_scale(prepare: Prepare, folder: Path) -> None:

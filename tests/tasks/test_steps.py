@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,17 +13,17 @@ from sdxl_core.adapters import TRAINED_FILE
 from sdxl_core.errors import UserError
 from sdxl_core.training_config import TrainingConfig
 from sdxl_core.training_config.exported_steps import step_folder
-from tasks.additions import ExportedStep, Model, OwnTraining, training_of
+from tasks.additions import ExportedStep, OwnTraining, training_of
 from tasks.errors import ConfigError
-from tasks.experiment import Experiment, prepare_experiment
+from tasks.experiment import Experiment
 from tasks.finished import find_finished
 from tasks.manifest import Ref
-from tasks.references import as_local, expand_steps, names_trained, parse_reference, split_step
+from tasks.references import expand_steps, names_trained, parse_reference, split_step
 from tasks.runs import publish, record_run
 from tasks.stage import Call, Handle, Pending
 from tasks.store import ArtifactStore
 from tasks.train import trained_weights
-from tasks.yaml_config import read_config
+from tests.tasks.conftest import Prepare, candidate
 from tests.tasks.test_experiment import write_lora
 from tests.tasks.toy import write_experiment
 
@@ -34,30 +33,6 @@ BEST = (
     "training.export=best",
     "training.validation={loss: {every_steps: 5, share: 0.5}}",
 )
-Prepare = Callable[..., Experiment]
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    folder = write_experiment(tmp_path / "toy").parent
-    write_lora(folder / "style.safetensors", 2.0)
-    return folder
-
-
-@pytest.fixture
-def prepare(folder: Path, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> Prepare:
-    monkeypatch.chdir(folder)
-
-    def prepared(candidate: str, *overrides: str) -> Experiment:
-        return prepare_experiment(read_config(folder / "toy.yaml", overrides, [as_local(candidate)]), store, "c")
-
-    return prepared
-
-
-def candidate(experiment: Experiment) -> Model:
-    found = experiment.models["candidate"]
-    assert isinstance(found, Model)
-    return found
 
 
 def calls_of(experiment: Experiment) -> dict[str, Call]:
@@ -71,6 +46,13 @@ def calls_of(experiment: Experiment) -> dict[str, Call]:
     experiment = Experiment(**{**vars(experiment), "decided": lambda ref: True})
     evaluate(experiment, run)
     return found
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = write_experiment(tmp_path / "toy").parent
+    write_lora(folder / "style.safetensors", 2.0)
+    return folder
 
 
 def test_a_step_is_a_name_a_scale_and_a_number() -> None:
