@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
-from itertools import compress
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -54,19 +52,16 @@ class CachedImages:
 
     def split(self, held_out: Collection[str]) -> tuple[CachedImages, CachedImages]:
         """(those to train on, those whose digest is among `held_out`), each in the order they had."""
-        inside = [sha256 in held_out for sha256 in self.sha256s]
-        return self._where([not held for held in inside]), self._where(inside)
+        sides: tuple[list[int], list[int]] = ([], [])
+        for place, sha256 in enumerate(self.sha256s):
+            sides[sha256 in held_out].append(place)
+        return self._at(sides[0]), self._at(sides[1])
 
     def seen(self, places: Sequence[int], times: Sequence[float], liked: bool | None) -> CachedImages:
-        """The pictures at `places`, so many times each; tensors are shared, not copied."""
-
-        def rows(values: Any) -> Any:
-            return None if values is None else tuple(values[place] for place in places)
-
-        picked = {field.name: rows(getattr(self, field.name)) for field in fields(CachedImages)}
-        shares = [share * each for share, each in zip(picked["shares"] or [1.0] * len(places), times, strict=True)]
-        labels = None if liked is None else (liked,) * len(places)
-        return CachedImages(**picked | {"shares": tuple(shares), "liked": labels})
+        """The pictures at `places`, so many times each."""
+        chosen = self._at(places)
+        shares = [share * each for share, each in zip(chosen.shares or [1.0] * len(chosen), times, strict=True)]
+        return replace(chosen, shares=tuple(shares), liked=None if liked is None else (liked,) * len(chosen))
 
     def joined(self, other: CachedImages) -> CachedImages:
         """These and then those; both have the same fields."""
@@ -77,11 +72,11 @@ class CachedImages:
 
         return CachedImages(**{field.name: both(field.name) for field in fields(CachedImages)})
 
-    def _where(self, chosen_N: Sequence[bool]) -> CachedImages:
+    def _at(self, places: Sequence[int]) -> CachedImages:
+        """The pictures at `places`; tensors are shared, not copied."""
+
         def rows(values: Any) -> Any:
-            if isinstance(values, Tensor):
-                return values[torch.tensor(chosen_N)]
-            return None if values is None else tuple(compress(values, chosen_N))
+            return None if values is None else tuple(values[place] for place in places)
 
         return CachedImages(*(rows(getattr(self, field.name)) for field in fields(CachedImages)))
 

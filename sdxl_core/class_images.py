@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from sdxl_core.cached_pictures import CachedPictures, Caches
+from sdxl_core.cached_pictures import Caches
 from sdxl_core.config import PriorConfig
 from sdxl_core.drawing_model import DrawingModel
-from sdxl_core.drawn_pictures import write_pictures
+from sdxl_core.drawn_pictures import draw_records
 from sdxl_core.prompts import prompt_seed
-from sdxl_core.runtime import choose_device
 from sdxl_core.sampling import Request
 
 
@@ -32,13 +31,7 @@ def generate_class_images(
         UserError: as `generate_images` does.
     """
     requests = [Request(prior.prompt, prompt_seed(prior.seed, "class", i)) for i in range(prior.count)]
-    pictures = CachedPictures(
-        requests,
-        model=model,
-        sampling=prior.sampling,
-        device=choose_device(device),
-        caches=caches,
-        progress=progress,
+    sources = [f"class {i:05d}" for i in range(prior.count)]
+    return draw_records(
+        requests, sources, prior.sampling, model=model, out=out, caches=caches, device=device, progress=progress
     )
-    write_pictures(pictures, requests, [f"class {i:05d}" for i in range(prior.count)], prior.sampling, out)
-    return {"pictures": prior.count, "generated": pictures.generated}

@@ -39,22 +39,27 @@ def draw_dataset(
     requests = [
         Request(p.prompt, prompt_seed(drawn.seed, f"drawn/{p.seed_of or p.id}", i), p.settings) for p, i in wanted
     ]
-    pictures = CachedPictures(
-        requests,
-        model=model,
-        sampling=drawn.sampling,
-        device=choose_device(device),
-        caches=caches,
-        progress=progress,
+    sources = [f"{p.id} {i:03d}" for p, i in wanted]
+    return draw_records(
+        requests, sources, drawn.sampling, model=model, out=out, caches=caches, device=device, progress=progress
     )
-    write_pictures(pictures, requests, [f"{p.id} {i:03d}" for p, i in wanted], drawn.sampling, out)
-    return {"pictures": len(requests), "generated": pictures.generated}
 
 
-def write_pictures(
-    pictures: CachedPictures, requests: Sequence[Request], sources: Sequence[str], sampling: SamplingConfig, out: Path
-) -> None:
-    """`images/<sha256>.png` and `records.jsonl`, in the order of the requests."""
+def draw_records(
+    requests: Sequence[Request],
+    sources: Sequence[str],
+    sampling: SamplingConfig,
+    *,
+    model: DrawingModel,
+    out: Path,
+    caches: Caches,
+    device: str,
+    progress: Callable[[int, int], None],
+) -> dict[str, int]:
+    """`images/<sha256>.png` and `records.jsonl`, in the order of the requests; `sources` are what records call them."""
+    pictures = CachedPictures(
+        requests, model=model, sampling=sampling, device=choose_device(device), caches=caches, progress=progress
+    )
     (out / "images").mkdir(parents=True, exist_ok=True)
     records = []
     for request, source, png in zip(requests, sources, pictures, strict=True):
@@ -72,3 +77,4 @@ def write_pictures(
             )
         )
     write_records(out, records)
+    return {"pictures": len(records), "generated": pictures.generated}

@@ -9,12 +9,11 @@ from torch import Tensor
 
 from sdxl_core import randomness
 from sdxl_core.batch import Batch, Conditioning
-from sdxl_core.errors import UserError
 from sdxl_core.noise import draw_noise, draw_timestep
 from sdxl_core.preferences import Members, PairedImages
 from sdxl_core.row_order import RowOrder
 from sdxl_core.training_config import TrainingConfig
-from sdxl_core.training_set import draw_latents, draw_text, shape_CHW
+from sdxl_core.training_set import draw_latents, draw_text, require_encoded, shape_CHW
 from sdxl_core.training_text import TrainingText
 
 PREFERRED, REJECTED = 0, 1
@@ -41,8 +40,7 @@ class PairSet:
         rows_per_step: int,
     ) -> None:
         self.images, self.members = paired.images, paired.members
-        if unknown := [caption for caption in self.images.captions if caption not in text.rows]:
-            raise UserError(f"the caption {unknown[0]!r} was not encoded; encode this dataset's text first")
+        require_encoded(self.images.captions, text)
         self.text = text
         self.config = config
         self.scaling_factor = scaling_factor

@@ -41,8 +41,7 @@ from sdxl_core.trained import Trained, load_trained_networks
 from sdxl_core.training_config.exported_steps import exported_steps
 from sdxl_core.training_config.saving_memory import require_attention
 from sdxl_core.training_set import StepRows
-from sdxl_core.validation_loss import ValidationLoss
-from sdxl_core.validation_pairs import PairValidation
+from sdxl_core.validation_loss import HeldOutMeasure
 from sdxl_core.workers import Workers
 
 MIXED_PRECISION: dict[Precision, str] = {"fp32": "no", "fp16": "fp16", "bf16": "bf16"}
@@ -62,7 +61,7 @@ class Run:
     state: TrainState
     data: StepRows
     identity: dict[str, Any]
-    validation_loss: ValidationLoss | PairValidation | None
+    validation_loss: HeldOutMeasure | None
     history: str = ""
     """Lines of history.jsonl of the steps done before this process."""
     loaded_step: int | None = None

@@ -32,7 +32,7 @@ from sdxl_core.train_job import TrainJob
 from sdxl_core.training_set import StepRows, TrainingSet
 from sdxl_core.training_text import CachedText, LiveText, TrainingText
 from sdxl_core.vae_settings import load_scaling_factor
-from sdxl_core.validation_loss import ValidationLoss, validation_timesteps
+from sdxl_core.validation_loss import HeldOutMeasure, ValidationLoss, validation_timesteps
 from sdxl_core.validation_pairs import PairValidation
 
 
@@ -49,7 +49,8 @@ class RunImages:
 
     def captions(self, class_prompt: str | None) -> set[str]:
         """All that have to be encoded."""
-        groups = [images for images in (self.trained, self.held_out, self.classes) if images is not None]
+        measured = None if self.held_out_pairs is None else self.held_out_pairs.images
+        groups = [images for images in (self.trained, self.held_out, self.classes, measured) if images is not None]
         return {caption for images in groups for caption in images.captions} | (
             {class_prompt} if class_prompt else set()
         )
@@ -86,9 +87,9 @@ def _of_preferences(images: CachedImages, job: TrainJob, objective: Objective) -
         return RunImages(*_split(labelled, job), None)
     splits = config if config is not None and config.splits_dataset else None
     pairs, held_out = split_by_prompt(read_pairs(folder), splits)
-    measured, validated = images, None
+    measured = images
     if job.validation_latents is not None and job.validation_preferences is not None:
-        measured = validated = load_images(job.validation_latents)
+        measured = load_images(job.validation_latents)
         refuse_shared(images.sha256s, measured.sha256s)
         held_out = read_pairs(job.validation_preferences)
     trained, paired = images, None
@@ -98,7 +99,7 @@ def _of_preferences(images: CachedImages, job: TrainJob, objective: Objective) -
         trained = preferred_images(images, pairs)
     else:
         trained = labelled_images(images, labels_of(pairs), _liked_share(job))
-    return RunImages(trained, validated, None, paired, paired_images(measured, held_out) if held_out else None)
+    return RunImages(trained, None, None, paired, paired_images(measured, held_out) if held_out else None)
 
 
 def _liked_share(job: TrainJob) -> float | None:
@@ -150,7 +151,7 @@ def build_data(
     faces: TrainingFaces | None,
     timesteps: int,
     rows_per_step: int,
-) -> tuple[StepRows, ValidationLoss | PairValidation | None]:
+) -> tuple[StepRows, HeldOutMeasure | None]:
     """What the run trains on, and its validation loss where that is asked for.
 
     `timesteps` are as many as the schedule has; `tokenizers` are needed where the job has no cached text.
@@ -172,7 +173,7 @@ def build_data(
 
 def _validation(
     job: TrainJob, images: RunImages, text: TrainingText, objective: Objective, factor: float, timesteps: int
-) -> ValidationLoss | PairValidation | None:
+) -> HeldOutMeasure | None:
     config = job.training.validation_loss
     if config is None:
         return None

@@ -8,7 +8,7 @@ of one size (`sdxl_core.row_order`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -51,6 +51,12 @@ class _Row(NamedTuple):
     variant: int
 
 
+def require_encoded(captions: Iterable[str], text: TrainingText) -> None:
+    """Raises UserError for a caption that is not among the encoded ones."""
+    if unknown := [caption for caption in captions if caption not in text.rows]:
+        raise UserError(f"the caption {unknown[0]!r} was not encoded; encode this dataset's text first")
+
+
 def shape_CHW(x: Tensor) -> tuple[int, int, int]:
     return x.shape[0], x.shape[1], x.shape[2]
 
@@ -64,7 +70,7 @@ def draw_latents(images: CachedImages, picture: int, variant: int, *draw: str | 
 def draw_text(text: TrainingText, caption: str, dropout: float, *draw: str | int) -> int:
     """The row of a caption, or of none."""
     rows = text.rows[caption]
-    dropped = randomness.uniform("caption", *draw) < dropout
+    dropped = dropout > 0 and randomness.uniform("caption", *draw) < dropout  # seeding costs more than all else
     return 0 if dropped else rows[randomness.integer(len(rows), "caption-variant", *draw)]
 
 
@@ -93,8 +99,7 @@ class TrainingSet:
         self.faces = faces
         needed = [caption for group in self.groups for caption in group.captions]
         needed += [] if class_prompt is None else [class_prompt]
-        if unknown := [caption for caption in needed if caption not in text.rows]:
-            raise UserError(f"the caption {unknown[0]!r} was not encoded; encode this dataset's text first")
+        require_encoded(needed, text)
         self.text = text
         self.config = config
         self.scaling_factor = scaling_factor

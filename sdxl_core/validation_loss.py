@@ -6,6 +6,7 @@ first crop and its posterior's mean.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -20,12 +21,16 @@ from sdxl_core.denoiser import Denoiser
 from sdxl_core.loop import Metrics, TrainState
 from sdxl_core.together import Action
 from sdxl_core.training_config import TimestepConfig, ValidationLossConfig
+from sdxl_core.training_set import shape_CHW
 from sdxl_core.training_text import TrainingText
 from sdxl_core.validation import evaluating
 
 DEFAULT_TIMESTEPS = 8
 
 # N pictures, T timesteps, D draws of noise, R rows of one picture
+
+Draw = tuple[int, int]
+"""Timestep, number of the noise."""
 
 
 def validation_timesteps(config: ValidationLossConfig, trained: TimestepConfig, timesteps: int) -> tuple[int, ...]:
@@ -37,8 +42,8 @@ def validation_timesteps(config: ValidationLossConfig, trained: TimestepConfig, 
     return tuple(low + (2 * i + 1) * (high - low) // (2 * count) for i in range(count))
 
 
-class ValidationLoss:
-    """Adds `validation/loss`, and the mean of every timestep, to the figures of each `every_steps`-th step."""
+class HeldOutMeasure(ABC):
+    """What is measured on held-out pictures or pairs before the first step and after each `every_steps`-th."""
 
     def __init__(
         self,
@@ -58,48 +63,77 @@ class ValidationLoss:
         self.rows_at_once = rows_at_once
 
     @property
+    @abstractmethod
     def described(self) -> dict[str, Any]:
         """For reports."""
-        pictures, weighted = len(self.images), self.config.weighted
-        return {"pictures": pictures, "timesteps": list(self.timesteps), "weighted": weighted}
 
+    @abstractmethod
+    def measure(self, state: TrainState) -> Metrics:
+        """With the average where there is one; the state is as before when this returns."""
+
+    @abstractmethod
     def begin(self, denoiser: Denoiser, device: torch.device) -> None:
-        """Nothing has to be known from before."""
+        """See what has to be known of the model that training begins with."""
 
     def __call__(self, state: TrainState, metrics: Metrics) -> None:
         if state.step % self.config.every_steps == 0:
             metrics |= self.measure(state)
 
+    def _in_parts(self) -> Iterator[Sequence[Draw]]:
+        """All that is drawn for one picture or pair, `rows_at_once` at a time."""
+        drawn = [(t, number) for t in self.timesteps for number in range(self.config.draws)]
+        for begin in range(0, len(drawn), self.rows_at_once):
+            yield drawn[begin : begin + self.rows_at_once]
+
+    def _noise(self, like_CHW: Tensor, drawn: Sequence[Draw], *names: str) -> Tensor:
+        """R x C x H x W, always the same for what these names stand for."""
+        draw: tuple[str | int, ...] = ("validation", self.config.seed, *names)
+        return torch.stack([randomness.normal(shape_CHW(like_CHW), *draw, t, number) for t, number in drawn])
+
+    def _conditioning(self, picture: int, rows: int) -> Conditioning:
+        """A picture's caption and time ids, in so many rows."""
+        text_R = torch.tensor([self.text.rows[self.images.captions[picture]][0]] * rows)
+        time_ids_R6 = self.images.time_ids_NV6[picture][0].expand(rows, -1)
+        return Conditioning(self.text.pick(text_R), self.text.lengths_U[text_R], time_ids_R6)
+
+    def _by_timestep(self, figure: str, value_N: Tensor, prefix: str) -> Metrics:
+        """The mean of all values, and of each timestep's; they follow each other by picture or pair, timestep, draw."""
+        mean_T = value_N.double().view(-1, len(self.timesteps), self.config.draws).mean(dim=(0, 2))
+        found = {f"{prefix}/t{t:03d}": mean for t, mean in zip(self.timesteps, mean_T, strict=True)}
+        return {figure: mean_T.mean(), **found}
+
+
+class ValidationLoss(HeldOutMeasure):
+    """`validation/loss`, and that of every timestep."""
+
+    @property
+    def described(self) -> dict[str, Any]:
+        pictures, weighted = len(self.images), self.config.weighted
+        return {"pictures": pictures, "timesteps": list(self.timesteps), "weighted": weighted}
+
+    def begin(self, denoiser: Denoiser, device: torch.device) -> None:
+        """Nothing has to be known."""
+
     @torch.no_grad()
     def measure(self, state: TrainState) -> Metrics:
-        """With the average where there is one; the state is as before when this returns."""
         state.together.lead(Action.MEASURE)
         device = state.parameters[0].device
         with state.weights_for_use(), evaluating(state.denoiser.networks):
             errors = torch.cat([self._errors(state.denoiser, batch.to(device)) for batch in self._batches()])
-        errors_NTD = errors.double().view(len(self.images), len(self.timesteps), self.config.draws)
-        error_T = errors_NTD.mean(dim=(0, 2))
-        by_timestep = {f"validation/t{t:03d}": error for t, error in zip(self.timesteps, error_T, strict=True)}
-        return {VALIDATION_LOSS: error_T.mean(), **by_timestep}
+        return self._by_timestep(VALIDATION_LOSS, errors, "validation")
 
     def _errors(self, denoiser: Denoiser, batch: Batch) -> Tensor:
         error_B = denoiser.error(batch)
         return error_B * denoiser.weight(batch) if self.config.weighted else error_B
 
     def _batches(self) -> Iterator[Batch]:
-        """A picture's rows, `rows_at_once` at a time; no batch holds two pictures, which may differ in size."""
-        rows = [(t, draw) for t in self.timesteps for draw in range(self.config.draws)]
+        """No batch holds two pictures, which may differ in size."""
         for picture in range(len(self.images)):
-            for begin in range(0, len(rows), self.rows_at_once):
-                yield self._batch(picture, rows[begin : begin + self.rows_at_once])
+            for drawn in self._in_parts():
+                yield self._batch(picture, drawn)
 
-    def _batch(self, picture: int, rows: Sequence[tuple[int, int]]) -> Batch:
-        x_CHW = self.images.mean_NVCHW[picture][0] * self.scaling_factor
-        shape, sha256 = (x_CHW.shape[0], x_CHW.shape[1], x_CHW.shape[2]), self.images.sha256s[picture]
-        draw = ("validation", self.config.seed, sha256)
-        eps_RCHW = torch.stack([randomness.normal(shape, *draw, t, number) for t, number in rows])
-        text = torch.tensor([self.text.rows[self.images.captions[picture]][0]] * len(rows))
-        time_ids = self.images.time_ids_NV6[picture][0].expand(len(rows), -1)
-        conditioning = Conditioning(self.text.pick(text), self.text.lengths_U[text], time_ids)
-        t_R = torch.tensor([t for t, _ in rows])
-        return Batch(x_CHW.expand(len(rows), -1, -1, -1), conditioning, eps_RCHW, eps_RCHW, t_R)
+    def _batch(self, picture: int, drawn: Sequence[Draw]) -> Batch:
+        x_CHW, rows = self.images.mean_NVCHW[picture][0] * self.scaling_factor, len(drawn)
+        eps_RCHW = self._noise(x_CHW, drawn, self.images.sha256s[picture])
+        t_R = torch.tensor([t for t, _ in drawn])
+        return Batch(x_CHW.expand(rows, -1, -1, -1), self._conditioning(picture, rows), eps_RCHW, eps_RCHW, t_R)

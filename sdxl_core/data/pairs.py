@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sdxl_core.errors import UserError
+from sdxl_core.data.lines import iter_lines, write_lines
 
 FILE = "pairs.jsonl"
 LABELS = (0.0, 0.5, 1.0)
@@ -54,10 +53,7 @@ class Pair:
 
 def write_pairs(directory: Path, pairs: Iterable[Pair]) -> Path:
     """Write `pairs.jsonl` into `directory`, one pair a line in the order given; nothing else decides its bytes."""
-    path = directory / FILE
-    with path.open("w", encoding="utf-8", newline="\n") as lines:
-        lines.writelines(json.dumps(p.as_json(), ensure_ascii=False, sort_keys=True) + "\n" for p in pairs)
-    return path
+    return write_lines(directory / FILE, (pair.as_json() for pair in pairs))
 
 
 def has_pairs(directory: Path) -> bool:
@@ -70,14 +66,4 @@ def iter_pairs(directory: Path) -> Iterator[Pair]:
     Raises:
         UserError: the file is missing, or a line is not a pair; the line is named.
     """
-    path = directory / FILE
-    if not path.is_file():
-        raise UserError.about(str(path), expected="the list of a dataset artifact's pairs", got="no such file")
-    with path.open(encoding="utf-8", newline="\n") as lines:  # only \n ends a line; a caption may hold U+2028
-        for number, line in enumerate(lines, start=1):
-            try:
-                pair = Pair(**json.loads(line))
-            except (TypeError, ValueError) as error:
-                names = ", ".join(field.name for field in fields(Pair))
-                raise UserError.about(f"{path}:{number}", expected=f"a pair with {names}", got=error) from None
-            yield pair
+    return iter_lines(directory / FILE, Pair, "pair")

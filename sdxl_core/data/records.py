@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sdxl_core.errors import UserError
+from sdxl_core.data.lines import iter_lines, write_lines
 
 FILE = "records.jsonl"
 Box = tuple[float, float, float, float]
@@ -59,10 +58,7 @@ class Record:
 
 def write_records(directory: Path, records: Iterable[Record]) -> Path:
     """Write `records.jsonl` into `directory`, one record a line in the order given; nothing else decides its bytes."""
-    path = directory / FILE
-    with path.open("w", encoding="utf-8", newline="\n") as lines:
-        lines.writelines(json.dumps(r.as_json(), ensure_ascii=False, sort_keys=True) + "\n" for r in records)
-    return path
+    return write_lines(directory / FILE, (record.as_json() for record in records))
 
 
 def read_records(directory: Path) -> list[Record]:
@@ -76,14 +72,4 @@ def iter_records(directory: Path) -> Iterator[Record]:
     Raises:
         UserError: the file is missing, or a line is not a record; the line is named.
     """
-    path = directory / FILE
-    if not path.is_file():
-        raise UserError.about(str(path), expected="the list of a dataset artifact's pictures", got="no such file")
-    with path.open(encoding="utf-8", newline="\n") as lines:  # only \n ends a line; a caption may hold U+2028
-        for number, line in enumerate(lines, start=1):
-            try:
-                record = Record(**json.loads(line))
-            except (TypeError, ValueError) as error:
-                names = ", ".join(field.name for field in fields(Record))
-                raise UserError.about(f"{path}:{number}", expected=f"a record with {names}", got=error) from None
-            yield record
+    return iter_lines(directory / FILE, Record, "record")

@@ -15,6 +15,10 @@ class Diffusion(Objective):
         self.config = config
 
     def __call__(self, denoiser: Denoiser, batch: Batch) -> LossOutput:
-        error_B = denoiser.error(batch)
-        loss = (denoiser.weight(batch) * error_B).mean()
-        return LossOutput(loss, {"unweighted": error_B.detach().mean()}, Rows(batch.t_B, error_B.detach()))
+        return diffusion_loss(denoiser, batch)
+
+
+def diffusion_loss(denoiser: Denoiser, batch: Batch) -> LossOutput:
+    error_B = denoiser.error(batch)
+    loss = (denoiser.weight(batch) * error_B).mean()
+    return LossOutput(loss, {"unweighted": error_B.detach().mean()}, Rows(batch.t_B, error_B.detach()))

@@ -14,7 +14,7 @@ from sdxl_core.training_config.preference import KtoObjective
 # B rows
 
 
-class Kto(OfPairs):
+class Kto(OfPairs[KtoObjective]):
     """w (1 - sigmoid(+-beta (g - z))), g being how much a row's error fell against the reference.
 
     Li et al. 2024, arXiv:2404.04465, equation 9; z is the mean g of the pass, not below 0 and without gradient, as in
@@ -22,15 +22,10 @@ class Kto(OfPairs):
     step.
     """
 
-    learns_from = "labelled"
-    uses_reference = True
     needs_whole_passes = (
         "objective.kind = kto compares the rows of a pass with their mean, so cannot take them in smaller passes; set "
         "training.gradient_checkpointing=true, or a smaller training.micro_batch_size (the run starts anew)"
     )
-
-    def __init__(self, config: KtoObjective) -> None:
-        self.config = config
 
     def __call__(self, denoiser: Denoiser, batch: Batch) -> LossOutput:
         assert batch.liked_B is not None, "the data of this method is labelled"
@@ -39,13 +34,18 @@ class Kto(OfPairs):
         fell_B = denoiser.weight(batch) * (reference_B - error_B)
         middle = fell_B.detach().mean().clamp(min=0)
         loss = self.row_loss(fell_B - middle, batch.liked_B).mean()
-        return LossOutput(loss, self._figures(error_B, reference_B, batch.liked_B), self._rows(batch, error_B, fell_B))
+        by_row = {"implicit_accuracy": implicit_accuracy(_sign(batch.liked_B) * fell_B.detach())}
+        figures = {
+            "implicit_accuracy": by_row["implicit_accuracy"].mean(),
+            "unweighted": error_B.detach().mean(),
+            "unweighted/reference": reference_B.mean(),
+        }
+        return LossOutput(loss, figures, Rows(batch.t_B, error_B.detach(), by_row))
 
     def row_loss(self, advantage_B: Tensor, liked_B: Tensor) -> Tensor:
         config = self.config
-        sign_B = torch.where(liked_B, 1.0, -1.0)
         weight_B = torch.where(liked_B, config.liked_weight, config.disliked_weight)
-        return weight_B * (1 - torch.sigmoid(sign_B * config.beta * advantage_B))
+        return weight_B * (1 - torch.sigmoid(_sign(liked_B) * config.beta * advantage_B))
 
     def held_out_loss(self, errors: PairErrors, timesteps: int) -> Tensor:
         """Of both pictures, with z = 0."""
@@ -54,17 +54,6 @@ class Kto(OfPairs):
         rejected_B = self.row_loss(errors.reference_rejected_B - errors.rejected_B, ~liked_B)
         return 0.5 * (preferred_B + rejected_B)
 
-    def _figures(self, error_B: Tensor, reference_B: Tensor, liked_B: Tensor) -> dict[str, Tensor]:
-        fell_B = (reference_B - error_B).detach()
-        sign_B = torch.where(liked_B, 1.0, -1.0)
-        return {
-            "implicit_accuracy": implicit_accuracy(sign_B * fell_B).mean(),
-            "unweighted": error_B.detach().mean(),
-            "unweighted/reference": reference_B.mean(),
-        }
 
-    def _rows(self, batch: Batch, error_B: Tensor, fell_B: Tensor) -> Rows:
-        assert batch.liked_B is not None
-        sign_B = torch.where(batch.liked_B, 1.0, -1.0)
-        more = {"implicit_accuracy": implicit_accuracy(sign_B * fell_B.detach())}
-        return Rows(batch.t_B, error_B.detach(), more)
+def _sign(liked_B: Tensor) -> Tensor:
+    return torch.where(liked_B, 1.0, -1.0)

@@ -15,30 +15,24 @@ from sdxl_core.training_config.preference import MapoObjective
 # B pairs; a batch holds 2 B rows
 
 
-class Mapo(OfPairs):
+class Mapo(OfPairs[MapoObjective]):
     """L_w - beta log sigmoid(T (o(L_w) - o(L_l))), o(L) = s L / (exp(s L) - 1), of the errors L of a pair's pictures.
 
     Hong et al. 2024, arXiv:2406.06424, section 3, as in the authors' code; T timesteps. There is no reference.
     """
-
-    learns_from = "pairs"
-
-    def __init__(self, config: MapoObjective) -> None:
-        self.config = config
 
     def __call__(self, denoiser: Denoiser, batch: Batch) -> LossOutput:
         error_2B = denoiser.error(batch)
         preferred_B, rejected_B = (denoiser.weight(batch) * error_2B).chunk(2)
         loss = self.pair_loss(preferred_B, rejected_B, denoiser.schedule.timesteps).mean()
         preferred_B, rejected_B = error_2B.detach().chunk(2)
-        lower_B = rejected_B - preferred_B
+        by_row = {"model_accuracy": implicit_accuracy(rejected_B - preferred_B)}
         figures = {
-            "model_accuracy": implicit_accuracy(lower_B).mean(),
+            "model_accuracy": by_row["model_accuracy"].mean(),
             "preferred/error": preferred_B.mean(),
             "rejected/error": rejected_B.mean(),
         }
-        more = {"model_accuracy": implicit_accuracy(lower_B)}
-        return LossOutput(loss, figures, Rows(batch.t_B.chunk(2)[0], preferred_B, more))
+        return LossOutput(loss, figures, Rows(batch.t_B.chunk(2)[0], preferred_B, by_row))
 
     def pair_loss(self, preferred_B: Tensor, rejected_B: Tensor, timesteps: int) -> Tensor:
         margin_B = self._likely(preferred_B) - self._likely(rejected_B)

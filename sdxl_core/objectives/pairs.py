@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,7 +12,9 @@ from torch import Tensor
 from sdxl_core.batch import Batch
 from sdxl_core.denoiser import Denoiser
 from sdxl_core.objectives.base import LossOutput, Objective, Rows
-from sdxl_core.training_config.preference import PairObjective
+from sdxl_core.training_config.preference import PairObjective, PreferenceObjective
+
+C = TypeVar("C", bound=PreferenceObjective)
 
 # B pairs; a batch holds 2 B rows
 
@@ -49,22 +52,21 @@ def implicit_accuracy(gain_B: Tensor) -> Tensor:
     return torch.heaviside(gain_B, gain_B.new_tensor(0.5))
 
 
-class OfPairs(Objective):
+class OfPairs(Objective, Generic[C]):
     """A method that has something to say of pairs, whatever it learns from."""
+
+    def __init__(self, config: C) -> None:
+        self.config = config
+        self.learns_from = config.learns_from
+        self.uses_reference = config.uses_reference
 
     @abstractmethod
     def held_out_loss(self, errors: PairErrors, timesteps: int) -> Tensor:
         """Of each pair, what the method would have lower; `errors` are weighed by timestep."""
 
 
-class AgainstReference(OfPairs):
+class AgainstReference(OfPairs[PairObjective]):
     """Its kind says by `pair_loss` what a gain costs."""
-
-    learns_from = "pairs"
-    uses_reference = True
-
-    def __init__(self, config: PairObjective) -> None:
-        self.config = config
 
     @abstractmethod
     def pair_loss(self, logit_B: Tensor) -> Tensor:
@@ -75,27 +77,21 @@ class AgainstReference(OfPairs):
         errors = PairErrors(*denoiser.error(batch).chunk(2), *reference_2B.chunk(2))
         weighed = errors.weighed(denoiser.weight(batch).chunk(2)[0])
         loss = self.held_out_loss(weighed, denoiser.schedule.timesteps).mean()
-        return LossOutput(loss, pair_figures(errors), pair_rows(batch, errors))
+        gain_B = errors.gain_B.detach()
+        by_row = {"implicit_accuracy": implicit_accuracy(gain_B), "margin": gain_B}
+        figures = {name: value_B.mean() for name, value_B in by_row.items()} | _errors(errors)
+        return LossOutput(loss, figures, Rows(batch.t_B.chunk(2)[0], errors.preferred_B.detach(), by_row))
 
     def held_out_loss(self, errors: PairErrors, timesteps: int) -> Tensor:
         loss_B = self.pair_loss(self.config.beta * errors.gain_B)
         return loss_B + self.config.sft_weight * errors.preferred_B if self.config.sft_weight else loss_B
 
 
-def pair_figures(errors: PairErrors) -> dict[str, Tensor]:
-    """To log, none of them weighed by timestep."""
-    gain_B = errors.gain_B.detach()
+def _errors(errors: PairErrors) -> dict[str, Tensor]:
+    """To log."""
     return {
-        "implicit_accuracy": implicit_accuracy(gain_B).mean(),
-        "margin": gain_B.mean(),
         "preferred/error": errors.preferred_B.detach().mean(),
-        "preferred/reference": errors.reference_preferred_B.detach().mean(),
+        "preferred/reference": errors.reference_preferred_B.mean(),
         "rejected/error": errors.rejected_B.detach().mean(),
-        "rejected/reference": errors.reference_rejected_B.detach().mean(),
+        "rejected/reference": errors.reference_rejected_B.mean(),
     }
-
-
-def pair_rows(batch: Batch, errors: PairErrors) -> Rows:
-    gain_B = errors.gain_B.detach()
-    more = {"implicit_accuracy": implicit_accuracy(gain_B), "margin": gain_B}
-    return Rows(batch.t_B.chunk(2)[0], errors.preferred_B.detach(), more)

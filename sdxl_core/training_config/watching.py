@@ -30,7 +30,7 @@ class ValidationLossConfig(Config):
     draws: PositiveInt = 1
     """Noises per picture and timestep."""
     weighted: bool = False
-    """Weigh timesteps as `training.weighting` does."""
+    """Weigh timesteps as `training.weighting` does; of pairs, always."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Of the noise."""
 

@@ -67,7 +67,7 @@ def test_held_out_pictures_are_in_no_row_that_is_trained_on() -> None:
     everything = images(12)
     rest, held_out = everything.split({"picture-3", "picture-7"})
     assert held_out.sha256s == ("picture-3", "picture-7") and len(rest) == 10
-    assert torch.equal(held_out.mean_NVCHW, everything.mean_NVCHW[[3, 7]])
+    assert torch.equal(torch.stack([*held_out.mean_NVCHW]), torch.stack([*everything.mean_NVCHW])[[3, 7]])
     assert torch.equal(rest.time_ids_NV6[3], everything.time_ids_NV6[4])
     text = training_set(4).text
     data = TrainingSet(rest, None, text, config=TrainingConfig(), scaling_factor=0.13, timesteps=1000, rows_per_step=4)

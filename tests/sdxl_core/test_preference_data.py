@@ -173,6 +173,14 @@ def test_every_method_is_measured_on_held_out_pairs_and_the_best_step_is_exporte
     assert described["exported"]["step"] == best and described["validation_loss"]["pairs"] == 1
 
 
+@pytest.mark.parametrize("kind", ["sft", "kto"])
+def test_held_out_prompts_are_encoded_too_where_text_encoders_learn(jobs: Jobs, tmp_path: Path, kind: str) -> None:
+    """The prompt that is held out belongs to no picture that is trained on."""
+    job = of_two_prompts(jobs, tmp_path, kind, text_encoders={}, ema=None).model_copy(update={"text": None})
+    assert run(job)
+    assert math.isfinite(history(job)[-1]["validation/loss"])
+
+
 def of_two_prompts(jobs: Jobs, root: Path, kind: str, **training: Any) -> TrainJob:
     """Two pairs, of a prompt each; one of the prompts is held out."""
     other = load_images(jobs.inputs["latents"]).captions[0]
