@@ -16,8 +16,10 @@ from flows import (
     cli_compare,
     cli_dataset,
     cli_doctor,
+    cli_models,
     cli_prompts,
     cli_relabel,
+    cli_retrain,
     cli_runs,
     cli_self_test,
     cli_view,
@@ -39,6 +41,7 @@ app.command("compare")(cli_compare.compare)
 app.command("report")(cli_runs.report)
 app.command("self-test")(cli_self_test.self_test)
 app.command("relabel")(cli_relabel.relabel)
+app.command("retrain")(cli_retrain.retrain)
 app.command("view")(cli_view.view)
 app.command("export")(cli_weights.export)
 app.command("merge")(cli_weights.merge)
@@ -48,6 +51,7 @@ app.command("push")(cli_weights.push)
 app.command("doctor")(cli_doctor.doctor)
 app.command("prompts")(cli_prompts.prompts)
 app.add_typer(cli_artifacts.app, name="artifacts")
+app.add_typer(cli_models.app, name="models")
 app.add_typer(cli_dataset.app, name="prepare-dataset")
 
 

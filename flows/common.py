@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from tasks.config import PipelineConfig
 from tasks.experiment import Experiment, prepare_experiment
+from tasks.manifest import Ref
 from tasks.plan import Expecting
 from tasks.policies import prefect_runner
 from tasks.references import as_local
@@ -33,6 +35,19 @@ def configure(config: Configured, overrides: Sequence[str], candidates: Sequence
     return build_config(with_candidates(document, named), overrides, "config")
 
 
+@dataclass(frozen=True)
+class Carried:
+    """What a configuration came to."""
+
+    name: str
+    refs: Mapping[str, Ref]
+    """All artifacts by label."""
+    report: Path
+    """The published one."""
+    verdict: str | None
+    """By gates."""
+
+
 def run_flow(
     config: PipelineConfig,
     command: str,
@@ -45,18 +60,30 @@ def run_flow(
 
     Stages of the kinds in `expecting` must be in the store already.
     """
+    carried = carry_through(config, command, wiring, expecting=expecting, resume=resume)
+    return {
+        "report": str(carried.report),
+        "verdict": carried.verdict,
+        "artifacts": {label: str(ref) for label, ref in carried.refs.items()},
+    }
+
+
+def carry_through(
+    config: PipelineConfig,
+    command: str,
+    wiring: Wiring,
+    *,
+    expecting: Collection[str] = (),
+    resume: Resume | None = None,
+) -> Carried:
+    """Run a wiring under Prefect, from the configuration to the published report. Arguments as of `run_flow`."""
     store = ArtifactStore(config.runtime.store_root())
     experiment = prepare_experiment(config, store, command, resume)
     recorder = Recorder(prefect_runner(store, config.runtime.device))
     wiring(experiment, Expecting(expecting, store, recorder))
     report = finish_run(store, experiment.name, command, recorder.refs)
     _show_in_prefect(store, experiment.name, recorder, report)
-    verdict = verdict_of(store, recorder.refs)
-    return {
-        "report": str(report),
-        "verdict": verdict,
-        "artifacts": {label: str(ref) for label, ref in recorder.refs.items()},
-    }
+    return Carried(experiment.name, recorder.refs, report, verdict_of(store, recorder.refs))
 
 
 def _show_in_prefect(store: ArtifactStore, name: str, recorder: Recorder, report: Path) -> None:

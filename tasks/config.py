@@ -22,6 +22,7 @@ from sdxl_core.config import (
 from sdxl_core.export_config import ExportConfig
 from sdxl_core.families import FAMILIES
 from sdxl_core.training_config import TrainingConfig
+from tasks.retraining_config import RetrainingConfig
 from tasks.store import store_root
 
 
@@ -57,6 +58,8 @@ class PipelineConfig(Config):
     evaluation: EvaluationConfig
     export: ExportConfig = ExportConfig()
     """What `export` and `push` say of the result. Enters no key but the report's, which shows the configuration."""
+    retraining: RetrainingConfig = RetrainingConfig()
+    """How `retrain` deals with a model that is retrained again and again."""
     runtime: RuntimeConfig = RuntimeConfig()
 
     @model_validator(mode="before")

@@ -18,6 +18,8 @@ from tasks.config import ExportSection
 from tasks.errors import ConfigError
 from tasks.lineage import find_artifact
 from tasks.manifest import Json, Ref
+from tasks.references import IN_PRODUCTION
+from tasks.registry import Registry
 from tasks.runs import RunRecord, read_runs
 from tasks.store import ArtifactStore
 from tasks.yaml_config import build_section, resolve_paths
@@ -54,11 +56,14 @@ class Finished:
 
 
 def find_finished(store: ArtifactStore, what: str, step: int | None = None) -> Finished:
-    """`what`: a run's name, for its newest training, or `train/KEY`. `step`: one that the training exported.
+    """`what`: a run's name, for its newest training, `train/KEY` or `production/MODEL`. `step`: one that the training
+    exported, or of a model a version.
 
     Raises:
-        ConfigError: there is no such training or step, or it is not in the store any more.
+        ConfigError: there is no such training, step or version, or it is not in the store any more.
     """
+    if what.startswith(IN_PRODUCTION):
+        return _of_model(store, what.removeprefix(IN_PRODUCTION), step)
     found = _find(store, what)
     if step is None or step == exported_step(found.facts):
         return found
@@ -90,6 +95,19 @@ def _find(store: ArtifactStore, what: str) -> Finished:
         fix = did_you_mean(what, names) or f"There are: {', '.join(names) or 'none'}."
         raise ConfigError.about(what, expected="the name of a finished run that trained", got="none of it", fix=fix)
     return _finished(store, run.refs["train"], run, run.name)
+
+
+def _of_model(store: ArtifactStore, name: str, number: int | None) -> Finished:
+    registry = Registry(store)
+    version = registry.require(name) if number is None else registry.version(name, number)
+    refs = {"train": version.training, "report": version.report}
+    return finished_of(store, f"{IN_PRODUCTION}{name}@{version.number}", refs)
+
+
+def finished_of(store: ArtifactStore, name: str, refs: Mapping[str, Ref]) -> Finished:
+    """What a run has made, by label, before it is noted as finished. Raises ConfigError as `find_finished`."""
+    run = RunRecord(name=name, command="", finished="", refs=dict(refs))
+    return _finished(store, refs["train"], run, name)
 
 
 def _finished(store: ArtifactStore, training: Ref, run: RunRecord | None, name: str) -> Finished:

@@ -13,6 +13,7 @@ from pathlib import Path
 from tasks.lineage import lineage
 from tasks.locks import held_if_free
 from tasks.manifest import Manifest
+from tasks.registry import Registry
 from tasks.runs import read_runs
 from tasks.store import ArtifactStore
 from tasks.trainings import kept_keys
@@ -26,6 +27,8 @@ class Retention:
 
     runs: int = 3
     """Of every name, the last so many; with all they were made from."""
+    versions: int = 3
+    """Of every model, beside what is in production, the last so many that once were, and so many that never were."""
     min_age_h: float = 24.0
     """Nothing younger goes: a run in progress has no record yet."""
     cells_age_h: float = 24.0 * 30
@@ -53,6 +56,7 @@ def find_garbage(store: ArtifactStore, retention: Retention) -> Garbage:
         seen[record.name] += 1
         if seen[record.name] <= retention.runs:
             roots += list(record.refs.values())
+    roots += Registry(store).kept(retention.versions)
     kept = {manifest.ref for manifest in lineage(store, roots)}
     newest = time.time() - retention.min_age_h * _HOUR_S
     artifacts = tuple(

@@ -28,7 +28,7 @@ from tasks.finished import exported_step, find_finished
 from tasks.manifest import Ref
 from tasks.pictures import GivenPictures, find_pictures, holds_pictures
 from tasks.prompt_sets import PromptSet
-from tasks.references import BASE, TRAINED, Term, hub_model, own_step, parse_reference
+from tasks.references import BASE, IN_PRODUCTION, STORED, TRAINED, Term, hub_model, own_step, parse_reference
 from tasks.store import ArtifactStore
 from tasks.train import trained_from, trained_weights
 from tasks.weights import BaseModel, local_or_hub, locate_base_model
@@ -79,7 +79,7 @@ def _with_term(model: Model, term: Term, where: str, around: Surroundings) -> Mo
         return _plus(model, _own(term, where, around))
     if term.what == BASE:
         raise ConfigError.about(where, expected="a base without a scale or a step", got=term.name)
-    if not term.is_local and (term.what.startswith("train/") or "/" not in term.what):
+    if not term.is_local and (term.what.startswith((STORED, IN_PRODUCTION)) or "/" not in term.what):
         return _plus(model, _artifact(term, where, around))
     place = Path(term.what) if term.is_local else _from_hub(term.what, where)
     if (place / "model_index.json").is_file():
@@ -125,14 +125,15 @@ def _own(term: Term, where: str, around: Surroundings) -> Added:
 
 
 def _artifact(term: Term, where: str, around: Surroundings) -> Added:
-    """`train/KEY`, or a run's name for its newest training."""
+    """`train/KEY`, a run's name for its newest training, or a version of a model."""
     try:
         found = find_finished(around.store, term.what, term.step)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error} (a local path begins with ./, ../, / or ~)") from None
     source = found.training if found.step is None else ExportedStep(found.training, found.step)
     kind = str(found.facts["training"]["adapter"]["kind"])
-    return Added(term.name, kind, term.scale, source, exported_step(found.facts))
+    name = replace(term, what=found.name, step=None).name if term.what.startswith(IN_PRODUCTION) else term.name
+    return Added(name, kind, term.scale, source, exported_step(found.facts))
 
 
 def _local(term: Term, place: Path, where: str, around: Surroundings) -> Added:

@@ -73,6 +73,13 @@ def prepare_upload(store: ArtifactStore, wanted: Upload, folder: Path) -> list[t
     if missing := [label for label in _NEEDED if label not in finished.refs]:
         raise ConfigError(f"{wanted.run}: no finished run has its {missing[0]}, of which a card is made; `run` it")
     _require_result_judged(store, finished)
+    write_model_folder(store, finished, wanted, folder)
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [(path.relative_to(folder).as_posix(), path.stat().st_size) for path in found]
+
+
+def write_model_folder(store: ArtifactStore, finished: Finished, wanted: Upload, folder: Path) -> None:
+    """Weights, model card with pictures and, if wanted, the report."""
     said = said_of(finished.config, wanted.said)
     files = _write_weights(store, finished, said, wanted.dtype, folder)
     samples = _copy_samples(store, finished, folder / "samples")
@@ -81,8 +88,6 @@ def prepare_upload(store: ArtifactStore, wanted: Upload, folder: Path) -> list[t
         files[REPORT_FILE] = "the whole comparison, with every number's interval; opens offline"
     card = model_card(_facts(store, finished, wanted.repository, said, samples, files))
     (folder / "README.md").write_text(card, encoding="utf-8")
-    found = sorted(path for path in folder.rglob("*") if path.is_file())
-    return [(path.relative_to(folder).as_posix(), path.stat().st_size) for path in found]
 
 
 def _require_result_judged(store: ArtifactStore, finished: Finished) -> None:

@@ -2,6 +2,7 @@
 
     base | trained | dog.safetensors | dog.safetensors:0.8 + org/style@v2:0.5 | a folder | train/1f3a | a run's name
     trained@120 | train/1f3a@120 | a run's name@120: an earlier step of the training
+    production/dog | production/dog@3: what a model of the store has in production, or had as its third version
 
 docs/evaluation/models.md says what each means.
 """
@@ -20,6 +21,8 @@ from tasks.errors import ConfigError
 from tasks.yaml_config import SUM, resolve_paths
 
 BASE, TRAINED = "base", "trained"
+STORED, IN_PRODUCTION = "train/", "production/"
+"""Begin the names of what lies in the store: a training, a model's version in production."""
 AT, ALL_STEPS = "@", "trained@*"
 _STEP = re.compile(r"0*[1-9][0-9]{0,11}")
 _SET_IT = "Set training.export_every_steps"
@@ -138,7 +141,7 @@ def split_step(what: str, where: str) -> tuple[str, int | None]:
     Raises:
         ConfigError: what stands behind the @ is no step; it names the setting `where`.
     """
-    if AT not in what or ("/" in what and not what.startswith("train/")):
+    if AT not in what or ("/" in what and not what.startswith((STORED, IN_PRODUCTION))):
         return what, None
     name, _, number = what.rpartition(AT)
     if not _STEP.fullmatch(number) or not name:

@@ -1,0 +1,71 @@
+"""The flow `retrain`: a candidate from the data as it is now, promoted if it is better than base and incumbent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+from prefect.states import Completed
+
+from flows.common import Carried, Configured, carry_through, configure
+from flows.retraining import Retrained, Retraining, Wiring
+from flows.wiring import LEARNT
+from tasks.announcing import announce
+from tasks.config import PipelineConfig
+from tasks.policies import prefect_runner
+from tasks.store import ArtifactStore
+from tasks.trainings import Resume
+
+_STATES = {"promoted": "Promoted", "rejected": "Rejected", "inconclusive": "Inconclusive", "nothing new": "NothingNew"}
+
+
+@flow(name="retrain")
+def retrain(
+    config: Configured,
+    overrides: list[str] | None = None,
+    force: bool = False,
+    command: str = "prefect deployment run retrain/retrain",
+) -> Any:
+    """Train on the data as it is now, unless that was done before, and promote what is proven better.
+
+    Args:
+        config: the whole configuration, or the path of its YAML file; it has `evaluation.gates`.
+        overrides: `key.path=value`, such as `retraining.warm_start=true`.
+        force: train and judge although the same data and settings were judged before.
+        command: what the report says makes it again.
+    """
+    return retrained(configure(config, overrides or []), force, command)
+
+
+def retrained(config: PipelineConfig, force: bool, command: str) -> Any:
+    """A completed state whose name says what became of the candidate."""
+    store = ArtifactStore(config.runtime.store_root())
+
+    def carry(changed: PipelineConfig, wiring: Wiring, is_trained: bool) -> Carried:
+        expecting = LEARNT if is_trained else ()
+        # nobody is there to decide what becomes of an unfinished training whose data have changed since
+        return carry_through(changed, command, wiring, expecting=expecting, resume=Resume(fresh=True))
+
+    retraining = Retraining(
+        config=config,
+        command=command,
+        carry=carry,
+        build=prefect_runner(store, config.runtime.device),
+        promoted=lambda registry, name: announce(registry, name, config.retraining),
+        force=force,
+    )
+    done = retraining.run()
+    message = f"{done.model}: {done.outcome} ({done.reason})"
+    return Completed(name=_STATES[done.outcome], message=message, data=_as_json(done))
+
+
+def _as_json(done: Retrained) -> dict[str, Any]:
+    return {
+        "model": done.model,
+        "outcome": done.outcome,
+        "reason": done.reason,
+        "version": done.version,
+        "production": done.production,
+        "reports": [str(Path(report)) for report in done.reports],
+    }

@@ -1,0 +1,190 @@
+"""What a retraining trains, judges and promotes, and what it leaves alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from sdxl_core.errors import UserError
+from tasks.gc import Retention, collect, find_garbage
+from tests.flows.retraining import FAILED, PASSED, UNDECIDED, RetrainingWorld
+from tests.flows.short import CONFIG
+from tests.flows.test_pipeline import write_pictures
+
+PROMPTS = [{"prompt": f"a photo of a person {n}"} for n in range(12)]
+ALL = Retention(runs=0, versions=1, min_age_h=0, cells_age_h=24)
+
+
+def start(folder: Path) -> RetrainingWorld:
+    write_pictures(folder / "pictures", 3)
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(prompt) + "\n" for prompt in PROMPTS))
+    (folder / "short.yaml").write_text(CONFIG)
+    return RetrainingWorld(folder)
+
+
+@pytest.fixture(scope="module")
+def promoted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose first candidate was promoted; tests work on copies."""
+    folder = tmp_path_factory.mktemp("promoted")
+    done = start(folder).retrain()
+    assert (done.outcome, done.version, done.production) == ("promoted", 1, 1)
+    return folder
+
+
+@pytest.fixture
+def world(promoted: Path, tmp_path: Path) -> RetrainingWorld:
+    shutil.copytree(promoted, tmp_path / "copy", symlinks=True)
+    return RetrainingWorld(tmp_path / "copy")
+
+
+def test_what_is_promoted_is_whole(world: RetrainingWorld) -> None:
+    link = world.registry.link("short")
+    assert os.readlink(link) == "versions/1"
+    files = {path.relative_to(link).as_posix() for path in link.rglob("*") if path.is_file()}
+    wanted = {"pytorch_lora_weights.safetensors", "kohya_lora.safetensors", "README.md", "report.html", "lineage.json"}
+    assert wanted <= files
+    assert world.happened() == [("judged", 1), ("promoted", 1)]
+    stated = json.loads((link / "lineage.json").read_text())
+    assert {"train", "report", "dataset"} <= {one["label"] for one in stated["artifacts"]}
+
+
+def test_the_same_again_is_nothing_new(world: RetrainingWorld) -> None:
+    again = world.retrain()
+    assert (again.outcome, again.version, again.production) == ("nothing new", 1, 1)
+    assert world.built == [] and world.happened() == [("judged", 1), ("promoted", 1)]
+
+
+def test_pictures_that_were_touched_or_renamed_in_place_are_nothing_new(world: RetrainingWorld) -> None:
+    for picture in (world.folder / "pictures").iterdir():
+        os.utime(picture)
+    assert world.retrain().outcome == "nothing new"
+
+
+def test_new_pictures_make_a_candidate_that_is_held_against_base_and_production(world: RetrainingWorld) -> None:
+    write_pictures(world.folder / "pictures", 5)
+    done = world.retrain()
+    assert (done.outcome, done.version, done.production) == ("promoted", 2, 2)
+    assert world.built.count("train") == 1 and "images/base" not in world.built
+    assert [path.parent.name for path in done.reports] == ["short", "short-against-production-short-1"]
+    link = world.registry.link("short")
+    against = json.loads((link / "against-incumbent" / "report.json").read_text())
+    assert {role: one["name"] for role, one in against["image_sets"].items()} == {
+        "base": "production/short@1",
+        "candidate": "trained",
+    }
+    assert (world.folder / "store" / "models" / "short" / "versions" / "1" / "README.md").is_file()
+
+
+@pytest.mark.parametrize(("gates", "outcome"), [(FAILED, "rejected"), (UNDECIDED, "inconclusive")])
+def test_what_is_not_proven_better_is_kept_and_changes_nothing(
+    world: RetrainingWorld, gates: str, outcome: str
+) -> None:
+    before = os.readlink(world.registry.link("short"))
+    write_pictures(world.folder / "pictures", 4)
+    done = world.retrain(gates)
+    assert (done.outcome, done.version, done.production) == (outcome, 2, 1)
+    assert os.readlink(world.registry.link("short")) == before
+    kept = world.folder / "store" / "models" / "short" / "versions" / "2"
+    assert (kept / "report.html").is_file() and (kept / "against-incumbent" / "report.html").is_file()
+    again = world.retrain(gates)
+    assert (again.outcome, again.version) == ("nothing new", 2) and world.built == []
+
+
+def test_gates_against_production_can_be_others(world: RetrainingWorld) -> None:
+    write_pictures(world.folder / "pictures", 4)
+    gates = FAILED.removeprefix("evaluation.gates=")
+    done = world.retrain(PASSED, f"retraining.against_incumbent={gates}")
+    assert done.outcome == "rejected" and done.reason == "promote against the base and reject against production"
+    with pytest.raises(UserError, match=r"retraining\.against_incumbent: gates\[0\]: no metric is called 'dino'"):
+        world.retrain(PASSED, "retraining.against_incumbent=[{metric: dino, require: better}]")
+
+
+def test_a_rollback_is_not_undone_by_the_next_run(world: RetrainingWorld) -> None:
+    write_pictures(world.folder / "pictures", 5)
+    world.retrain()
+    current = world.registry.require("short")
+    earlier = world.registry.earlier("short", current)
+    world.registry.point("short", earlier.number, "rolled back", expected=2, reason="hands")
+    assert world.production() == 1
+    assert world.retrain().outcome == "nothing new" and world.production() == 1
+    assert world.retrain(force=True).outcome == "promoted" and world.production() == 3
+
+
+def test_a_warm_start_begins_with_what_is_in_production(world: RetrainingWorld) -> None:
+    write_pictures(world.folder / "pictures", 4)
+    done = world.retrain(PASSED, "retraining.warm_start=true")
+    version = world.registry.version("short", done.version or 0)
+    facts = json.loads((world.store.path(version.training) / "training.json").read_text())
+    first = world.registry.version("short", 1)
+    assert facts["training"]["adapter"]["kind"] == "lora" and "start" in facts["inputs"]
+    assert version.training != first.training
+    assert world.retrain(PASSED, "retraining.warm_start=true").outcome == "nothing new"
+
+
+def test_production_that_moves_while_a_candidate_is_judged_is_judged_against(world: RetrainingWorld) -> None:
+    write_pictures(world.folder / "pictures", 5)
+    world.retrain()
+    write_pictures(world.folder / "pictures", 6)
+    moves = iter([lambda: world.registry.point("short", 1, "rolled back", expected=2, reason="meanwhile")])
+    moved: list[bool] = []
+
+    def meanwhile() -> None:
+        if not moved:
+            moved.append(True)
+            next(moves)()
+
+    world.before_judging = meanwhile
+    done = world.retrain()
+    judged = [world.registry.version("short", number).against for number in (3, 4)]
+    assert done.outcome == "promoted" and done.production == 4 and judged == [1, 1]
+
+
+def test_a_promotion_that_was_cut_off_is_made_good(world: RetrainingWorld) -> None:
+    """As if the process had died between the verdict and the link."""
+    world.registry.link("short").unlink()
+    history = world.folder / "store" / "models" / "short" / "history.jsonl"
+    history.write_text(history.read_text().splitlines()[0] + "\n")
+    assert world.production() is None
+    assert world.retrain().outcome == "nothing new"
+    assert world.production() == 1 and world.happened() == [("judged", 1), ("promoted", 1)]
+    assert world.told == [1]
+
+
+def test_collection_keeps_what_is_in_production_and_the_last_of_each_sort(world: RetrainingWorld) -> None:
+    for count, gates in ((4, PASSED), (5, PASSED), (6, FAILED), (7, FAILED)):
+        write_pictures(world.folder / "pictures", count)
+        world.retrain(gates)
+    world.registry.point("short", 1, "rolled back", expected=3, reason="")
+    collect(world.store, find_garbage(world.store, ALL))
+    kept = {n for n in range(1, 6) if world.store.find_whole("release", world.registry.version("short", n).release.key)}
+    assert kept == {1, 5}  # the last that was put into production is 1 itself
+    with pytest.raises(UserError, match="its release .* is not in the store any more"):
+        world.registry.point("short", 2, "rolled back", expected=1, reason="")
+    assert world.production() == 1
+
+
+def test_a_damaged_release_is_not_put_into_production(world: RetrainingWorld) -> None:
+    write_pictures(world.folder / "pictures", 4)
+    world.retrain()
+    weights = world.store.path(world.registry.version("short", 1).release) / "kohya_lora.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(UserError, match=r"short@1: its release .* is damaged"):
+        world.registry.point("short", 1, "rolled back", expected=2, reason="")
+    assert world.production() == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("evaluation.gates=[]", r"evaluation\.gates: expected at least one gate"),
+        ("evaluation.candidate=base", r"evaluation\.candidate: expected trained, to retrain, got base"),
+        ("evaluation.baseline=./dog", r"evaluation\.baseline: expected base, to retrain"),
+    ],
+)
+def test_what_cannot_be_retrained_by_is_refused(world: RetrainingWorld, override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        world.retrain(PASSED, override)
