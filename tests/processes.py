@@ -19,11 +19,12 @@ TOUCHES = {"open", "os.rename", "os.symlink", "os.mkdir", "os.remove", "os.rmdir
 
 
 def killed_at_every_touch(
-    work: Callable[..., None], prepare: Callable[[int], tuple[Any, ...]]
+    work: Callable[..., None], prepare: Callable[[int], tuple[Any, ...]], least: int = 20
 ) -> Iterator[tuple[Any, ...]]:
     """Do `work(*prepare(n))` in a process that kills itself at its n-th touch of the file system, for every n.
 
-    Yields the arguments after each kill; ends when one process gets through.
+    Yields the arguments after each kill; ends when one process gets through, which must have touched it more than
+    `least` times.
     """
     for n in range(1000):
         arguments = prepare(n)
@@ -31,7 +32,7 @@ def killed_at_every_touch(
         child.start()
         child.join(60)
         if child.exitcode == 0:
-            assert n > 20, f"killed only {n} times: what was to be watched was not"
+            assert n > least, f"killed only {n} times: what was to be watched was not"
             return
         assert child.exitcode == -signal.SIGKILL
         yield arguments

@@ -162,7 +162,7 @@ def test_collection_keeps_what_is_in_production_and_the_last_of_each_sort(world:
     collect(world.store, find_garbage(world.store, ALL))
     kept = {n for n in range(1, 6) if world.store.find_whole("release", world.registry.version("short", n).release.key)}
     assert kept == {1, 5}  # the last that was put into production is 1 itself
-    with pytest.raises(UserError, match="its release .* is not in the store any more"):
+    with pytest.raises(UserError, match=r"its release .* is not in the store any more"):
         world.registry.point("short", 2, "rolled back", expected=1, reason="")
     assert world.production() == 1
 
