@@ -59,6 +59,11 @@ class Resources:
     pictures: Mapping[str, tuple[Picture, ...]] = field(default_factory=dict)
     """By picture field that is set: what is in the folder, each picture once."""
 
+    @property
+    def instances(self) -> tuple[Picture, ...]:
+        """The pictures to compare with: those of the field `pictures`, or the instance pictures."""
+        return self.pictures.get("pictures", self.references)
+
 
 @dataclass(frozen=True)
 class Judge:
@@ -152,7 +157,8 @@ class Metric(Config):
     hub_files: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Weight field -> patterns of the files to get of a hub id; where there are none, all that loading reads."""
     picture_fields: ClassVar[tuple[str, ...]] = ()
-    """Fields that hold a local folder of pictures to compare with, in place of the instance pictures."""
+    """Fields that hold a local folder of pictures to compare with, in place of the instance pictures. Usually
+    `pictures`, which `Resources.instances` knows."""
     weight_suffixes: ClassVar[tuple[str, ...]] = (".json", ".txt", ".model", ".safetensors")
     """Of the files in a folder of weights that loading reads; they make its digest."""
     packages: ClassVar[Mapping[str, str]] = {}

@@ -26,13 +26,17 @@ class ClipI(Metric):
     version: ClassVar[int] = VERSION
     weight_fields: ClassVar[tuple[str, ...]] = ("model",)
     weights_from: ClassVar[str] = "from the hub, openai/clip-vit-base-patch32"
+    picture_fields: ClassVar[tuple[str, ...]] = ("pictures",)
 
     metric: Literal["clip_i"]
     model: str
     """Folder or hub id of a transformers CLIP model, such as `openai/clip-vit-base-patch32`."""
     revision: str | None = None
     """Hub commit or tag."""
+    pictures: str | None = None
+    """Folder of pictures to compare with. Default: the instance pictures. Data that changes by itself should not choose
+    what it is judged by: name a folder that people have chosen."""
 
     def judge(self, resources: Resources) -> Judge:
         vision = ClipVision(resources.weights["model"], resources.digests["model"], resources.device)
-        return compared_with_instances(vision, resources.references, mean_cosine)
+        return compared_with_instances(vision, resources.instances, mean_cosine)

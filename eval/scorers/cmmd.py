@@ -47,7 +47,7 @@ class Cmmd(Metric):
 
     def judge(self, resources: Resources) -> Judge:
         vision = ClipVision(resources.weights["model"], resources.digests["model"], resources.device)
-        references = resources.pictures.get("pictures", resources.references)
+        references = resources.instances
         distance = between_sets(vision, references, lambda x_ND, y_MD: SCALE * biased_mmd(gaussian, x_ND, y_MD))
         return Judge(
             score=lambda sample, answers: Score(distance(sample.pictures, answers)),

@@ -28,6 +28,7 @@ class Dino(Metric):
     version: ClassVar[int] = VitVision.version
     weight_fields: ClassVar[tuple[str, ...]] = ("model",)
     weights_from: ClassVar[str] = "from the hub, facebook/dino-vits16"
+    picture_fields: ClassVar[tuple[str, ...]] = ("pictures",)
 
     metric: Literal["dino"]
     model: str
@@ -35,7 +36,10 @@ class Dino(Metric):
     `facebook/dinov2-base`. Its weights must be safetensors."""
     revision: str | None = None
     """Hub commit or tag."""
+    pictures: str | None = None
+    """Folder of pictures to compare with. Default: the instance pictures. Data that changes by itself should not choose
+    what it is judged by: name a folder that people have chosen."""
 
     def judge(self, resources: Resources) -> Judge:
         vision = VitVision(resources.weights["model"], resources.digests["model"], resources.device)
-        return compared_with_instances(vision, resources.references, mean_cosine)
+        return compared_with_instances(vision, resources.instances, mean_cosine)

@@ -29,15 +29,20 @@ class FaceSimilarity(FaceMetric):
     tie: ClassVar[float] = 1e-5
     version: ClassVar[int] = VERSION
 
+    picture_fields: ClassVar[tuple[str, ...]] = ("pictures",)
+
     metric: Literal["face_similarity"]
+    pictures: str | None = None
+    """Folder of pictures to compare with. Default: the instance pictures. Data that changes by itself should not choose
+    what it is judged by: name a folder that people have chosen."""
 
     def judge(self, resources: Resources) -> Judge:
         faces = self.faces(resources)
-        reference_D = reference_face(faces, resources.references)
+        reference_D = reference_face(faces, resources.instances)
 
         def score(sample: Sample, answers: Answers) -> Score:
             (picture,) = sample.pictures
             wanted_D = reference_D(answers)
             return Score(float(faces_of(answers(faces, picture)).largest_D() @ wanted_D))
 
-        return Judge(score, about_each(faces), references=about_references(faces, resources.references))
+        return Judge(score, about_each(faces), references=about_references(faces, resources.instances))

@@ -47,7 +47,7 @@ class Kid(Metric):
 
     def judge(self, resources: Resources) -> Judge:
         vision = ClipVision(resources.weights["model"], resources.digests["model"], resources.device)
-        references = resources.pictures.get("pictures", resources.references)
+        references = resources.instances
         distance = between_sets(vision, references, lambda x_ND, y_MD: unbiased_mmd(cubic, x_ND, y_MD))
         return Judge(
             score=lambda sample, answers: Score(distance(sample.pictures, answers)),
