@@ -152,18 +152,21 @@ def _shown(title: str, findings: Iterable[Found]) -> list[Found]:
 @app.command("gc")
 def gc(
     keep_runs: Annotated[int, typer.Option(min=0, help="Runs to keep of every name, with all they reach.")] = 3,
+    keep_versions: Annotated[
+        int, typer.Option(min=0, help="Of every model, so many that were in production, and so many that were not.")
+    ] = 3,
     min_age_hours: Annotated[float, typer.Option(min=0, help="Keep everything younger.")] = 24,
     apply: Annotated[bool, typer.Option("--apply", help="Remove it; without this, only say what would go.")] = False,
     store: Store = None,
 ) -> None:
-    """Clear what no recent run reaches. Removing anything only costs its recomputation.
+    """Clear what neither a recent run nor a kept version reaches. Removing anything only costs its recomputation.
 
     Example: `sdxl-flows artifacts gc --keep-runs 1 --apply`
     """
     from tasks.gc import Retention, collect, find_garbage
 
     opened = open_store(store)
-    garbage = find_garbage(opened, Retention(runs=keep_runs, min_age_h=min_age_hours))
+    garbage = find_garbage(opened, Retention(runs=keep_runs, versions=keep_versions, min_age_h=min_age_hours))
     for manifest in garbage.artifacts:
         console.out(f"{manifest.recipe.kind}/{manifest.key[:12]}  {manifest.label}")
     for path in garbage.leftovers:

@@ -6,12 +6,16 @@ The link in the store is moved first and counts; whoever is told later, or misse
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from tasks.errors import ConfigError
+from tasks.prefect_home import has_lasting_server
 from tasks.push import check_repository, require_token
-from tasks.registry import MOVES, PRODUCTION, Event, Registry, Version
+from tasks.registry import PRODUCTION, Event, Registry, Version
 from tasks.retraining_config import RetrainingConfig
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 _LOG = logging.getLogger("sdxl_flows")
 PROMOTED_EVENT = "sdxl-flows.model.promoted"
@@ -27,8 +31,8 @@ def announce(registry: Registry, name: str, retraining: RetrainingConfig) -> Non
     version = registry.production(name)
     if version is None:
         return
-    since = _since_it_moved(registry.history(name))
-    if not any(event.what == "announced" for event in since):
+    since = registry.since_it_moved(name)
+    if has_lasting_server() and not any(event.what == "announced" for event in since):
         emit(registry, name, version, since[0] if since else None)
     if retraining.hub is not None and not any(event.what == "pushed" for event in since):
         push_version(registry, name, version, retraining.hub, retraining.private)
@@ -41,12 +45,10 @@ def tell_by_hand(registry: Registry, name: str, version: Version) -> list[str]:
     Raises:
         ConfigError: as `retag`.
     """
-    from prefect.settings import PREFECT_API_URL
-
     told = []
-    if url := PREFECT_API_URL.value():
-        emit(registry, name, version, _since_it_moved(registry.history(name))[0])
-        told.append(f"told {url}")
+    if has_lasting_server():
+        emit(registry, name, version, registry.since_it_moved(name)[0])
+        told.append("told the Prefect server")
     if repository := retag(registry, name, version):
         told.append(f"tag {PRODUCTION} of {repository} moved to v{version.number}")
     return told
@@ -124,12 +126,10 @@ def retag(registry: Registry, name: str, version: Version) -> str | None:
     return repository
 
 
-def _move_tag(hub: object, repository: str, revision: str) -> None:
+def _move_tag(hub: HfApi, repository: str, revision: str) -> None:
     """The hub cannot move a tag: it goes, and comes again."""
-    from huggingface_hub import HfApi
     from huggingface_hub.errors import RevisionNotFoundError
 
-    assert isinstance(hub, HfApi)
     try:
         hub.delete_tag(repository, tag=PRODUCTION)
     except RevisionNotFoundError:
@@ -143,9 +143,3 @@ def _not_taken(repository: str, error: Exception, name: str) -> ConfigError:
         f"{name}: the link in the store was moved, but the hub did not take {repository}: {type(error).__name__}: "
         f"{reason}; `sdxl-flows models push {name}` tries again"
     )
-
-
-def _since_it_moved(history: Sequence[Event]) -> list[Event]:
-    """The last event that moved the pointer, and all after it."""
-    places = [place for place, event in enumerate(history) if event.what in MOVES]
-    return list(history[places[-1] :]) if places else []

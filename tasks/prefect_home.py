@@ -20,6 +20,8 @@ _QUIET = {
     # a temporary server complains with tracebacks when it is stopped in the middle of its book-keeping
     "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
 }
+_serving: list[Path] = []
+"""Stores for which a temporary server runs in this process."""
 _CHOSEN_BY_USER = ("PREFECT_HOME", "PREFECT_API_URL", "PREFECT_PROFILE")
 
 
@@ -49,10 +51,19 @@ def local_prefect(store_root: Path) -> Iterator[None]:
             _require_answer(url)
         else:
             stack.enter_context(temporary_settings({PREFECT_API_URL: _start_server(store_root)}))
+            _serving.append(store_root)
+            stack.callback(_serving.pop)
         # the heartbeat's thread costs a second at the end of every flow, and nobody watches a run in the foreground
         stack.enter_context(temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}))
         stack.enter_context(_errors_told_once())
         yield
+
+
+def has_lasting_server() -> bool:
+    """Whether what is told to Prefect now is still there when this process has ended."""
+    from prefect.settings import PREFECT_API_URL
+
+    return bool(PREFECT_API_URL.value()) and not _serving
 
 
 def _start_server(store_root: Path) -> str:

@@ -186,6 +186,12 @@ class Registry:
             raise ConfigError(f"{name}: nothing was in production before version {current.number}; name one by --to")
         return self.version(name, came[0].before)
 
+    def since_it_moved(self, name: str) -> list[Event]:
+        """The last event that changed what is in production, and all after it."""
+        events = self.history(name)
+        places = [place for place, event in enumerate(events) if event.what in MOVES]
+        return events[places[-1] :] if places else []
+
     def was_in_production(self, name: str, number: int) -> bool:
         """Now, or once."""
         told = any(event.what in MOVES and event.version == number for event in self.history(name))

@@ -76,7 +76,9 @@ def known(registry: Registry, name: str, what: str) -> Known | None:
     """Whether a candidate was made of the same before, whatever came of it: it would be the same again."""
     for version in registry.versions(name):
         if version.asked == what:
-            return Known(version, f"version {version.number} was made of the same data and settings")
+            return Known(
+                version, f"version {version.number} was made of the same data and settings ({version.verdict})"
+            )
     for event in registry.history(name):
         if event.what == "unchanged" and event.asked == what:
             return Known(None, event.reason)
@@ -86,7 +88,8 @@ def known(registry: Registry, name: str, what: str) -> Known | None:
 def nothing_new(config: PipelineConfig, store: ArtifactStore, command: str) -> Known | None:
     """Whether a retraining would end at once, told without starting one."""
     registry, name = Registry(store), model_name(config)
-    if unfinished_promotion(registry, name) is not None:
+    pushed = any(event.what == "pushed" for event in registry.since_it_moved(name))
+    if unfinished_promotion(registry, name) is not None or (config.retraining.hub is not None and not pushed):
         return None
     return known(registry, name, asked(prepare_experiment(config, store, command)))
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from sdxl_core.errors import UserError
 from tasks.gc import Retention, collect, find_garbage
+from tests.flows.conftest import REPOSITORY
 from tests.flows.retraining import FAILED, PASSED, UNDECIDED, RetrainingWorld
 from tests.flows.short import CONFIG
 from tests.flows.test_pipeline import write_pictures
@@ -188,3 +191,33 @@ def test_a_damaged_release_is_not_put_into_production(world: RetrainingWorld) ->
 def test_what_cannot_be_retrained_by_is_refused(world: RetrainingWorld, override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         world.retrain(PASSED, override)
+
+
+def test_the_command_line_shows_and_moves_what_is_in_production(world: RetrainingWorld) -> None:
+    def sdxl_flows(*arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "SDXL_FLOWS_STORE": str(world.folder / "store")}
+        line = [sys.executable, "-m", "flows.cli", *arguments]
+        return subprocess.run(line, cwd=world.folder, env=environment, capture_output=True, text=True, timeout=120)
+
+    write_pictures(world.folder / "pictures", 4)
+    world.retrain(FAILED)
+    again = sdxl_flows("retrain", "short.yaml", "--set", FAILED, "--set", "runtime.store=./store")
+    assert (again.returncode, again.stdout) == (
+        0,
+        "nothing new: version 2 was made of the same data and settings (reject)\n",
+    )
+    assert "short  version 1  2 versions" in sdxl_flows("models", "ls").stdout
+    shown = sdxl_flows("models", "show", "short").stdout
+    assert "version 1" in shown and "in production" in shown and "against base and version 1" in shown
+    refused = sdxl_flows("models", "rollback", "short")
+    assert refused.returncode == 2 and "nothing was in production before version 1" in refused.stderr
+    by_hand = sdxl_flows("models", "promote", "short", "2", "--reason", "the art director's choice")
+    assert by_hand.returncode == 0 and "version 2 is in production, instead of 1" in by_hand.stdout
+    assert world.production() == 2
+    assert "version 1 is in production, instead of 2" in sdxl_flows("models", "rollback", "short").stdout
+    history = sdxl_flows("models", "history", "short").stdout
+    assert "the art director's choice" in history and history.count("rolled back") == 1
+    unknown = sdxl_flows("models", "show", "shrot")
+    assert unknown.returncode == 2 and "Did you mean 'short'?" in unknown.stderr
+    judged = sdxl_flows("plan", "short.yaml", "--candidate", "production/short", "--set", "runtime.store=./store")
+    assert judged.returncode == 0, judged.stderr
