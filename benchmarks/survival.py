@@ -1,9 +1,9 @@
 """Does a run survive the end of everything around it? `python -m benchmarks.survival [--kills 20]`.
 
 Serves a folder of its own (`sdxl-flows serve`) and has it train, draw and judge a small experiment again and again,
-each time from an empty store. Meanwhile the server, the worker, the flow's process, the trainer, or all of them with
-`serve` itself (a machine that goes down) are killed with SIGKILL at random moments. Every run has to complete by itself,
-with the digests of an undisturbed one, and nothing may be left: no process, no held lock. Prints a table for
+each time from an empty store. Meanwhile the server, the worker, the flow's process, the trainer, or all of them and
+`serve` itself (a machine that goes down) are killed with SIGKILL at random moments. Every run has to complete by
+itself, with the digests of an undisturbed one, and nothing may be left: no process, no held lock. Prints a table for
 docs/reliability.md.
 """
 
