@@ -69,7 +69,7 @@ def run_trainer(
         told.write_text(scorers.model_dump_json(indent=1), encoding="utf-8")
         trainer = ["tasks.train_process", str(description), str(told)]
     heard = Heard()
-    with (logs / "errors.log").open("a+b") as errors, (logs / "events.jsonl").open("a", encoding="utf-8") as events:
+    with (logs / "errors.log").open("a+b") as errors, (logs / "events.jsonl").open("a", 1, "utf-8") as events:
         begin = errors.seek(0, 2)
         with _supervised(_command(trainer, job, environment), held, errors.fileno(), environment) as process:
             assert process.stdout is not None
