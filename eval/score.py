@@ -252,8 +252,12 @@ def _judged(judge: Judge, sample: Sample, answers: Answers) -> tuple[Score, str]
 
 
 def _device(device: str) -> str:
-    if device != "auto":
+    """A torch device; `auto:1` is the second GPU where there are GPUs."""
+    kind, _, number = device.partition(":")
+    if kind != "auto":
         return device
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda:{number}" if number else "cuda"

@@ -22,6 +22,7 @@ from flows import (
     cli_retrain,
     cli_runs,
     cli_self_test,
+    cli_slots,
     cli_view,
     cli_weights,
     console,
@@ -49,6 +50,7 @@ app.command("extract")(cli_weights.extract)
 app.command("resize")(cli_weights.resize)
 app.command("push")(cli_weights.push)
 app.command("doctor")(cli_doctor.doctor)
+app.command("slots")(cli_slots.slots)
 app.command("prompts")(cli_prompts.prompts)
 app.add_typer(cli_artifacts.app, name="artifacts")
 app.add_typer(cli_models.app, name="models")

@@ -53,6 +53,7 @@ def check(
     planner = Planner(store)
     reused = Recorder(planner)
     wiring(experiment, Expecting(expecting, store, reused))
+    planner.require_devices(config.runtime.device)
     return Prepared(store, experiment, planner, reused)
 
 

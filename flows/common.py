@@ -12,7 +12,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from tasks.config import PipelineConfig
 from tasks.experiment import Experiment, prepare_experiment
 from tasks.manifest import Ref
-from tasks.plan import Expecting
+from tasks.plan import Expecting, Planner
 from tasks.policies import prefect_runner
 from tasks.references import as_local
 from tasks.runs import Recorder, finish_run, report_files, score_rows, verdict_of
@@ -79,11 +79,19 @@ def carry_through(
     """Run a wiring under Prefect, from the configuration to the published report. Arguments as of `run_flow`."""
     store = ArtifactStore(config.runtime.store_root())
     experiment = prepare_experiment(config, store, command, resume)
-    recorder = Recorder(prefect_runner(store, config.runtime.device))
+    _refuse_impossible(experiment, store, wiring)
+    recorder = Recorder(prefect_runner(store, config.runtime, experiment.name))
     wiring(experiment, Expecting(expecting, store, recorder))
     report = finish_run(store, experiment.name, command, recorder.refs)
     _show_in_prefect(store, experiment.name, recorder, report)
     return Carried(experiment.name, recorder.refs, report, verdict_of(store, recorder.refs))
+
+
+def _refuse_impossible(experiment: Experiment, store: ArtifactStore, wiring: Wiring) -> None:
+    """Raises UserError where a stage that would run needs more than this machine has, before any does."""
+    planner = Planner(store)
+    wiring(experiment, planner)
+    planner.require_devices(experiment.config.runtime.device)
 
 
 def _show_in_prefect(store: ArtifactStore, name: str, recorder: Recorder, report: Path) -> None:

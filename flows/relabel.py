@@ -28,7 +28,7 @@ def relabel(config: Configured, overrides: list[str] | None = None) -> dict[str,
     """
     configured = configure(config, overrides or [])
     store = ArtifactStore(configured.runtime.store_root())
-    recorder = Recorder(prefect_runner(store, configured.runtime.device))
+    recorder = Recorder(prefect_runner(store, configured.runtime, configured.name))
     preferences.relabel(prepare_experiment(configured, store, "relabel"), recorder)
     place = keep_relabelled(store, configured.name, recorder.refs)
     return {"feedback": str(place), "artifacts": {label: str(ref) for label, ref in recorder.refs.items()}}

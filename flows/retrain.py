@@ -51,7 +51,7 @@ def retrained(config: PipelineConfig, force: bool, command: str) -> Any:
         config=config,
         command=command,
         carry=carry,
-        build=prefect_runner(store, config.runtime.device),
+        build=prefect_runner(store, config.runtime, config.name),
         promoted=lambda registry, name: announce(registry, name, config.retraining),
         force=force,
     )

@@ -26,7 +26,7 @@ def self_test(config: Configured, overrides: list[str] | None = None, comparison
     """
     configured = configure(config, [*(overrides or []), *changes(comparisons)])
     store = ArtifactStore(configured.runtime.store_root())
-    recorder = Recorder(prefect_runner(store, configured.runtime.device))
+    recorder = Recorder(prefect_runner(store, configured.runtime, configured.name))
     wiring.self_test(prepare_experiment(configured, store, "self-test"), recorder)
     record_run(store, f"{configured.name}-self-test", "self-test", recorder.refs)
     return result(store, recorder.refs["self_test"])

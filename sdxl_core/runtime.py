@@ -17,16 +17,21 @@ DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.flo
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is the GPU when there is one.
+    """`auto` is the GPU when there is one; `cuda:1` and `auto:1` are the second, which becomes this thread's default.
 
     Raises:
         UserError: `cuda` was asked for and torch sees none.
     """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
+    kind, _, number = name.partition(":")
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+    if kind == "cuda" and not torch.cuda.is_available():
         raise UserError("runtime.device = cuda, but torch sees no CUDA device; use auto or cpu, or check the driver")
-    return torch.device(name)
+    if kind == "cpu" or not number:
+        return torch.device(kind)
+    device = torch.device(kind, int(number))
+    torch.cuda.set_device(device)  # CUDA graphs are recorded on the current device, wherever the tensors are
+    return device
 
 
 def refuse_foreign_launch() -> None:

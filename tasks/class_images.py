@@ -24,7 +24,7 @@ def _build(job: Job) -> dict[str, Json]:
     )
 
 
-STAGE = Stage(kind="class_images", version="2", build=_build, retries=1)
+STAGE = Stage(kind="class_images", version="2", build=_build)
 
 
 def generate(prior: PriorConfig, model: BaseModel) -> Call:

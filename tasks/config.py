@@ -25,6 +25,42 @@ from sdxl_core.training_config import TrainingConfig
 from tasks.retraining_config import RetrainingConfig
 from tasks.store import store_root
 
+Hours = Annotated[float, Field(gt=0)]
+
+
+class TimeoutHours(Config):
+    """For how many hours a stage may compute, by its kind; unset, as long as it takes.
+
+    Waiting for a device does not count. A training that is stopped saves first, and the next run goes on from there.
+    """
+
+    bundle: Hours | None = None
+    class_images: Hours | None = None
+    comparison: Hours | None = None
+    comparisons: Hours | None = None
+    dataset: Hours | None = None
+    drawn: Hours | None = None
+    faces: Hours | None = None
+    feedback: Hours | None = None
+    identity: Hours | None = None
+    images: Hours | None = None
+    landmarks: Hours | None = None
+    latents: Hours | None = None
+    matrix: Hours | None = None
+    pictures: Hours | None = None
+    preflight: Hours | None = None
+    release: Hours | None = None
+    report: Hours | None = None
+    scores: Hours | None = None
+    self_test: Hours | None = None
+    text: Hours | None = None
+    train: Hours | None = None
+
+    def seconds(self, kind: str) -> float | None:
+        """The limit of stages of a kind; None where there is none."""
+        hours: float | None = getattr(self, kind, None)
+        return None if hours is None else 3600 * hours
+
 
 class RuntimeConfig(Config):
     """Where and on what to run. Nothing here changes a result, so nothing here enters a key."""
@@ -32,7 +68,8 @@ class RuntimeConfig(Config):
     store: str | None = None
     """Folder of the artifact store. Unset: SDXL_FLOWS_STORE of the environment, else `.sdxl-flows` where you are."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """`auto` takes a GPU where there is one. Choose among several by CUDA_VISIBLE_DEVICES."""
+    """`auto` takes a GPU where there is one; of several that are visible (CUDA_VISIBLE_DEVICES), one that is free."""
+    timeout_hours: TimeoutHours = TimeoutHours()
 
     def store_root(self) -> Path:
         """The store's folder, absolute."""

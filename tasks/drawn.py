@@ -50,7 +50,7 @@ def _build(job: Job) -> dict[str, Json]:
     )
 
 
-STAGE = Stage(kind="drawn", version="1", build=_build, retries=1)
+STAGE = Stage(kind="drawn", version="1", build=_build)
 
 
 def draw(drawing: Drawing, added: Sequence[Scaled]) -> Call:

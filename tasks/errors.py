@@ -34,12 +34,17 @@ class TrainerFailed(RuntimeError):
     """The trainer ended before its last step, and would do so again."""
 
 
+class StageTimedOut(TimeoutError):
+    """A stage took longer than the configuration allows; what it has saved is gone on from. Prefect says `TimedOut`."""
+
+
 EXIT_CODES: dict[type[Exception], int] = {
     UserError: EXIT_USER_ERROR,
     EvalError: EXIT_USER_ERROR,
     TrainerPreempted: EXIT_PREEMPTED,
     TrainerStopped: EXIT_FAILED,
     TrainerFailed: EXIT_FAILED,
+    StageTimedOut: EXIT_FAILED,
 }
 """What the command line ends with, and one message; anything else is a fault of ours, with a traceback and 1."""
 

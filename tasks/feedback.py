@@ -64,7 +64,7 @@ def _build(job: Job) -> dict[str, Json]:
     return {"pairs": facts.pairs, "chosen": facts.chosen, "ties": facts.ties, "pictures": facts.pictures}
 
 
-STAGE = Stage(kind="feedback", version="1", build=_build, retries=1)
+STAGE = Stage(kind="feedback", version="1", build=_build)
 
 
 def prefer(

@@ -89,7 +89,7 @@ def _said(digests: Sequence[Sequence[str]], scales: Sequence[float]) -> Json:
     return [[list(some), scale] for some, scale in zip(digests, scales, strict=True)]
 
 
-STAGE = Stage(kind="images", version="4", build=_build, retries=1)
+STAGE = Stage(kind="images", version="4", build=_build)
 
 
 def generate(label: str, model: BaseModel, added: Sequence[Scaled], drawn: PromptSet, sampling: SamplingConfig) -> Call:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from tasks.errors import ConfigError
 from tasks.manifest import Json, Manifest
+from tasks.slots import require_devices
 from tasks.stage import Call, Handle, Pending, Runner
 from tasks.store import ArtifactStore, DamagedArtifact
 
@@ -33,6 +34,7 @@ class Planner:
         self._store = store
         self._earlier: dict[str, list[Manifest]] = {}
         self.stages: list[Planned] = []
+        self._to_run: list[Call] = []
 
     @property
     def complete(self) -> bool:
@@ -53,6 +55,12 @@ class Planner:
         self.stages.append(Planned(call.label, "reuse", str(ref)))
         return ref
 
+    def require_devices(self, device: str) -> None:
+        """Raises UserError where a stage that would run needs more GPUs than this process may use."""
+        for call in self._to_run:
+            if call.stage.heavy:
+                require_devices(call.wish(device))
+
     def changes(self, call: Call) -> list[str]:
         """Differences to the most similar earlier artifact of the same label; to the newest among equals."""
         kind = call.stage.kind
@@ -65,6 +73,7 @@ class Planner:
 
     def _pending(self, call: Call, why: str) -> Pending:
         self.stages.append(Planned(call.label, "run", why))
+        self._to_run.append(call)
         return Pending(call.stage.kind, call.label)
 
 

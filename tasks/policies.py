@@ -16,10 +16,11 @@ from prefect.results import ResultStore
 from prefect.types import DateTime
 from pydantic import ValidationError
 
-from tasks.errors import USER_ERRORS, TrainerFailed
+from tasks.config import RuntimeConfig
 from tasks.manifest import Ref
-from tasks.stage import Call, Handle, Runner, Stage, materialise
+from tasks.stage import Call, Conditions, Handle, Runner, Stage, materialise
 from tasks.store import ArtifactStore
+from tasks.transient import is_transient
 
 _LOG = logging.getLogger("sdxl_flows")
 RETRY_DELAYS_S = [5.0, 30.0]
@@ -44,15 +45,17 @@ class ArtifactPolicy(CachePolicy):
         return key
 
 
-def prefect_runner(store: ArtifactStore, device: str) -> Runner:
+def prefect_runner(store: ArtifactStore, runtime: RuntimeConfig, run_name: str) -> Runner:
     """A runner that runs every stage as a Prefect task, directly in the flow's own thread."""
 
     def run(call: Call) -> Handle:
         recipe = call.recipe()
         reused = store.find_whole(recipe.kind, recipe.key) is not None
         named = stage_task(call.stage).with_options(task_run_name=call.label)
+        limit_s = runtime.timeout_hours.seconds(call.stage.kind)
+        under = Conditions(run=run_name, limit_s=limit_s, publish=call.stage.heavy)
         # Prefect gives a plain dict back from its records, silently, when it cannot rebuild a class: so dicts it is
-        ref = Ref.model_validate(named(call, str(store.root), device))
+        ref = Ref.model_validate(named(call, str(store.root), runtime.device, under))
         if reused:
             _LOG.info("%-22s reused", call.label)
         return ref
@@ -62,10 +65,13 @@ def prefect_runner(store: ArtifactStore, device: str) -> Runner:
 
 @cache
 def stage_task(stage: Stage) -> Task[..., dict[str, str]]:
-    """The Prefect task of a stage."""
+    """The Prefect task of a stage.
 
-    def run_stage(call: Call, store_root: str, device: str) -> dict[str, str]:
-        return materialise(call, ArtifactStore(Path(store_root)), device, publish=stage.heavy).model_dump()
+    Limits of time are our own (`tasks.time_limit`): Prefect's would count the wait for a device too.
+    """
+
+    def run_stage(call: Call, store_root: str, device: str, under: Conditions) -> dict[str, str]:
+        return materialise(call, ArtifactStore(Path(store_root)), device, under).model_dump()
 
     return Task(
         run_stage,
@@ -80,8 +86,11 @@ def stage_task(stage: Stage) -> Task[..., dict[str, str]]:
 
 
 def is_worth_retrying(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
-    """Not when something has to change first."""
-    return not isinstance(state.result(raise_on_failure=False), (*USER_ERRORS, TrainerFailed))
+    """What passes by itself, and nothing else.
+
+    A stop that is meant for the flow comes as a signal, by which the flow itself ends; it is never an error here.
+    """
+    return is_transient(state.result(raise_on_failure=False))
 
 
 def _recorded(records: ResultStore, key: str) -> Ref | None:

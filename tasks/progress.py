@@ -6,7 +6,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
 from typing import Protocol
@@ -20,6 +20,29 @@ class Progress(Protocol):
     """Called by stages with how many of their items are done; `note` is a figure worth seeing, such as the loss."""
 
     def __call__(self, done: int, total: int, note: str = "") -> None: ...
+
+
+Sink = tuple[Progress, Callable[[str], None]]
+"""Where progress is shown: a stage's figures, and what it waits for before it can begin."""
+
+
+class StageProgress:
+    """What a stage shows of itself."""
+
+    def __init__(self, sinks: Sequence[Sink]) -> None:
+        self._sinks = sinks
+        self._waits = False
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        for show, _ in self._sinks:
+            show(done, total, note)
+
+    def waiting(self, text: str) -> None:
+        """What the stage waits for; empty when that is over, or never was."""
+        if text or self._waits:
+            for _, tell in self._sinks:
+                tell(text)
+        self._waits = bool(text)
 
 
 class Meter:
@@ -47,23 +70,18 @@ def describe(label: str, done: int, total: int, rate: float, left_s: float | Non
 
 
 @contextmanager
-def stage_progress(label: str, *, publish: bool) -> Iterator[Progress]:
+def stage_progress(label: str, *, publish: bool) -> Iterator[StageProgress]:
     """Progress of one stage, shown on the console and, if `publish`, as a Prefect progress artifact."""
     with ExitStack() as stack:
         sinks = [stack.enter_context(_bar(label) if sys.stderr.isatty() else _lines(label))]
         if publish:
             sinks.append(stack.enter_context(_published(label)))
-
-        def report(done: int, total: int, note: str = "") -> None:
-            for sink in sinks:
-                sink(done, total, note)
-
-        yield report
+        yield StageProgress(sinks)
 
 
 @contextmanager
-def _lines(label: str) -> Iterator[Progress]:
-    """A log line every ten seconds, for files and pipes."""
+def _lines(label: str) -> Iterator[Sink]:
+    """A log line every ten seconds, for files and pipes. What is waited for is in the log anyway."""
     meter, last = Meter(), time.monotonic()
 
     def report(done: int, total: int, note: str = "") -> None:
@@ -73,13 +91,14 @@ def _lines(label: str) -> Iterator[Progress]:
             last = time.monotonic()
             _LOG.info(describe(label, done, total, rate, left_s, note))
 
-    yield report
+    yield report, lambda text: None
 
 
 @contextmanager
-def _bar(label: str) -> Iterator[Progress]:
+def _bar(label: str) -> Iterator[Sink]:
     """A live line on a terminal."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as RichProgress
 
@@ -91,23 +110,24 @@ def _bar(label: str) -> Iterator[Progress]:
             text = describe(label, done, total, *meter.read(done, total), note)
             shown.update(bar, completed=done, total=total, description=text)
 
-        yield report
+        yield report, lambda text: shown.update(bar, description=escape(_with_wait(label, text)))
 
 
 @contextmanager
-def _published(label: str) -> Iterator[Progress]:
+def _published(label: str) -> Iterator[Sink]:
     """A Prefect progress artifact, written by a thread of its own: no slow or absent server holds up a stage."""
-    latest: list[float] = []
+    latest: list[tuple[float, str]] = [(0.0, label)]
     news, stop = threading.Event(), threading.Event()
 
     def publish() -> None:
-        artifact = None
+        artifact, told = None, latest[0]
         while True:
             news.wait()
             news.clear()
             last = stop.is_set()
-            if latest:
-                artifact = _publish(label, latest[0], artifact)
+            if (artifact is None and not last) or latest[0] != told:
+                told = latest[0]
+                artifact = _publish(label, *told, artifact)
             if last:
                 return
             stop.wait(PUBLISH_EVERY_S)
@@ -115,25 +135,33 @@ def _published(label: str) -> Iterator[Progress]:
     threading.Thread(target=copy_context().run, args=(publish,), daemon=True, name=f"progress of {label}").start()
 
     def report(done: int, total: int, note: str = "") -> None:
-        latest[:] = [100 * done / max(total, 1)]
+        latest[:] = [(100 * done / max(total, 1), label)]
+        news.set()
+
+    def waiting(text: str) -> None:
+        latest[:] = [(latest[0][0], _with_wait(label, text))]
         news.set()
 
     try:
-        yield report
+        yield report, waiting
     finally:
         stop.set()
         news.set()
 
 
-def _publish(label: str, percent: float, artifact: object) -> object:
+def _with_wait(label: str, text: str) -> str:
+    return f"{label}: {text}" if text else label
+
+
+def _publish(label: str, percent: float, description: str, artifact: object) -> object:
     """Create or update the artifact; returns its id, or what came in when the server cannot be reached."""
     from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
     key = "progress-" + label.replace("/", "-").replace("_", "-")
     try:
         if artifact is None:
-            return create_progress_artifact(progress=percent, key=key, description=label)
-        update_progress_artifact(artifact, progress=percent)  # type: ignore[arg-type]
+            return create_progress_artifact(progress=percent, key=key, description=description)
+        update_progress_artifact(artifact, progress=percent, description=description)  # type: ignore[arg-type]
     except Exception as error:
         # The figure is a courtesy and the server another machine's business; the log keeps the reason.
         _LOG.debug("progress of %s not published: %s", label, error)

@@ -11,13 +11,15 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tasks.manifest import Json, Recipe, Ref
-from tasks.progress import Progress, stage_progress
-from tasks.slots import device_slot
+from tasks.progress import Progress, StageProgress, stage_progress
+from tasks.slots import Slot, Wish, device_slot
 from tasks.store import ArtifactStore, Workplace
+from tasks.time_limit import time_limit
 
 _LOG = logging.getLogger("sdxl_flows")
 
@@ -51,7 +53,10 @@ class Job:
     """Descriptors of the locks held; a child that computes for the job must inherit them."""
     store: ArtifactStore
     device: str
+    """For computing in this process: of several GPUs, the one that is held."""
     progress: Progress
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """What a child that computes for the job must find in its environment, to see the devices held and no others."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +69,9 @@ class Stage:
     build: Callable[[Job], dict[str, Json]]
     """Fills `job.out` and returns a small summary. Imports what is heavy itself."""
     heavy: bool = True
-    """Computes on the device, and so takes the device's slot."""
-    retries: int = 0
-    """How often Prefect may try again when the build failed for a reason that is not the user's."""
+    """Computes on the device, and so has to hold one."""
+    retries: int = 2
+    """How often Prefect may try again when the build failed for a reason that passes."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,12 @@ class Call:
     params: Mapping[str, Json]
     inputs: Mapping[str, Handle] = field(default_factory=dict)
     local: Mapping[str, Json] = field(default_factory=dict)
+    devices: int = 1
+    """How many GPUs a heavy stage computes on."""
+
+    def wish(self, device: str, run: str = "") -> Wish:
+        """What a heavy stage has to hold."""
+        return Wish(self.label, device, self.devices, run)
 
     def recipe(self) -> Recipe:
         """Everything that decides the artifact's bytes. All inputs must be known."""
@@ -91,46 +102,71 @@ Runner = Callable[[Call], Handle]
 """What the wiring calls for every stage: builds, reuses or only plans."""
 
 
-def materialise(call: Call, store: ArtifactStore, device: str, *, publish: bool = False) -> Ref:
-    """Reuse the call's artifact or build it, with progress on the console and, if `publish`, in Prefect."""
+@dataclass(frozen=True)
+class Conditions:
+    """Under which a call is built; none of them changes what comes of it."""
+
+    run: str = ""
+    """Name of the run, told to those who wait for its devices."""
+    limit_s: float | None = None
+    """For how long it may compute, waiting not counted; None for as long as it takes."""
+    publish: bool = False
+    """Whether progress is shown in Prefect too."""
+
+
+ALONE = Conditions()
+
+
+def materialise(call: Call, store: ArtifactStore, device: str, under: Conditions = ALONE) -> Ref:
+    """Reuse the call's artifact or build it on `device`, `under` the conditions given.
+
+    Raises:
+        StageTimedOut: it took longer than it may.
+    """
     recipe = call.recipe()
 
     def build(place: Workplace) -> dict[str, Json]:
-        started = time.monotonic()
-        with device_slot(store.root, device if call.stage.heavy else "cpu", call.label) as slot:
-            summary = _run(call, recipe, store, device, place, slot, publish)
+        with ExitStack() as stack:
+            progress = stack.enter_context(stage_progress(call.label, publish=under.publish))
+            slot = stack.enter_context(_held(call, store, device, under.run, progress))
+            progress.waiting("")
+            started = time.monotonic()
+            with time_limit(under.limit_s, call.label, f"runtime.timeout_hours.{call.stage.kind}"):
+                summary = _run(call, recipe, store, place, slot, progress)
         _LOG.info("%-22s built in %.1f s%s", call.label, time.monotonic() - started, _in_words(summary))
         return summary
 
     return store.materialise(recipe, call.label, build)
 
 
+def _held(
+    call: Call, store: ArtifactStore, device: str, run: str, progress: StageProgress
+) -> AbstractContextManager[Slot]:
+    if not call.stage.heavy:
+        return nullcontext(Slot(device))
+    return device_slot(store.root, call.wish(device, run), progress.waiting)
+
+
 def _run(
-    call: Call,
-    recipe: Recipe,
-    store: ArtifactStore,
-    device: str,
-    place: Workplace,
-    slot: tuple[int, ...],
-    publish: bool,
+    call: Call, recipe: Recipe, store: ArtifactStore, place: Workplace, slot: Slot, progress: Progress
 ) -> dict[str, Json]:
-    with stage_progress(call.label, publish=publish) as progress:
-        job = Job(
-            params=call.params,
-            local=call.local,
-            inputs={name: store.path(ref) for name, ref in recipe.inputs.items()},
-            digests={name: ref.digest for name, ref in recipe.inputs.items()},
-            out=place.out,
-            work=place.work,
-            inherited=(place.lock, *slot),
-            store=store,
-            device=device,
-            progress=progress,
-        )
-        try:
-            return call.stage.build(job)
-        finally:
-            _free_device_memory()
+    job = Job(
+        params=call.params,
+        local=call.local,
+        inputs={name: store.path(ref) for name, ref in recipe.inputs.items()},
+        digests={name: ref.digest for name, ref in recipe.inputs.items()},
+        out=place.out,
+        work=place.work,
+        inherited=(place.lock, *slot.descriptors),
+        environment=slot.environment,
+        store=store,
+        device=slot.device,
+        progress=progress,
+    )
+    try:
+        return call.stage.build(job)
+    finally:
+        _free_device_memory()
 
 
 def _free_device_memory() -> None:

@@ -14,10 +14,11 @@ from pydantic import ValidationError
 
 from sdxl_core.config import SamplingConfig
 from sdxl_core.picture_settings import PictureSettings
+from tasks.devices import Device
 from tasks.errors import ConfigError
 from tasks.images import model_of
 from tasks.manifest import Json, Ref
-from tasks.slots import device_slot
+from tasks.slots import Wish, device_slot
 from tasks.stage import Call, Handle, Pending, Runner, materialise
 from tasks.store import ArtifactStore
 
@@ -77,6 +78,7 @@ class Studio:
         self._drawn: OrderedDict[str, DrawnPair] = OrderedDict()
         self._models: dict[str, KeptModel] = {}
         self._drawing = Lock()
+        self._devices: tuple[Device, ...] | None = None
 
     def draw(self, prompt: str, seed: int, steps: int, guidance_scale: float) -> tuple[str, DrawnPair]:
         """-> a name for it, and the pictures.
@@ -155,12 +157,14 @@ class Studio:
         from sdxl_core.cached_pictures import CachedPictures, Caches
         from sdxl_core.runtime import choose_device
 
-        with device_slot(self._store.root, self._device, "view"):
+        wish = Wish("view", self._device, run=self.name)
+        with device_slot(self._store.root, wish, lambda _: None, self._devices) as slot:
+            self._devices = slot.devices  # where the models are from now on
             (png,) = CachedPictures(
                 [request],
                 model=self._model(role),
                 sampling=self.sampling,
-                device=choose_device(self._device),
+                device=choose_device(slot.device),
                 caches=Caches(self._store.cells("images"), self._store.cells("prompts")),
                 progress=lambda done, total: None,
             )

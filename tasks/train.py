@@ -50,6 +50,7 @@ def _build(job: Job) -> dict[str, Json]:
     settings = {name: job.params[name] for name in names} | {"inputs": dict(job.digests)}
     settings |= {"scores": job.params["scores"]} if "scores" in job.params else {}
     key = training_key({**settings, "code": STAGE.version}, continuing.ancestor)
+    where = job.device.partition(":")[0]  # the child sees the devices that are held, and counts them itself
     with held(job.store.lock_path("training", key), say_waiting("train")) as lock:
         refuse_unfinished(job.store, continuing, settings)
         record = TrainingRecord(key=key, settings=settings, finished=False, ancestor=continuing.ancestor)
@@ -73,24 +74,25 @@ def _build(job: Job) -> dict[str, Json]:
             out=job.out,
             identity={"model": job.params["model"], **job.digests, **_of_face_model(job)}
             | ({"start": continuing.start} if continuing.start else {}),
-            device=job.device,
+            device=where,
             run_id=key,
             ancestor=continuing.ancestor,
             override=continuing.override,
             allow_fresh=continuing.fresh,
         )
-        summary = run_trainer(task, (*job.inherited, lock), job.progress, _scorers(job, training))
+        held_open = (*job.inherited, lock)
+        summary = run_trainer(task, held_open, job.progress, _scorers(job, training, where), job.environment)
         write_record(job.store, continuing.name, record.model_copy(update={"finished": True}))
     return summary
 
 
-def _scorers(job: Job, training: TrainingConfig) -> ScorersFile | None:
+def _scorers(job: Job, training: TrainingConfig, where: str) -> ScorersFile | None:
     if job.local["scorers"] is None or training.validation is None:
         return None
     here = {
         "references": job.inputs.get("references"),
         "cells": job.store.cells_path("scores"),
-        "device": "cpu" if training.validation.scores_device == "cpu" else job.device,
+        "device": "cpu" if training.validation.scores_device == "cpu" else where,
     }
     return ScorersFile.model_validate(job.local["scorers"]).model_copy(update=here)
 
@@ -99,7 +101,7 @@ def _of_face_model(job: Job) -> dict[str, str]:
     return {} if job.params["face_model"] is None else {"face_model": job.params["face_model"]}
 
 
-STAGE = Stage(kind="train", version="3", build=_build, retries=2)
+STAGE = Stage(kind="train", version="3", build=_build)
 
 
 def refuse_unfinished(store: ArtifactStore, continuing: Continuing, settings: Mapping[str, Json]) -> None:
@@ -152,7 +154,7 @@ def train(
         "score_facts": {name: facts.model_dump() for name, facts in scorers.facts().items()} if scorers else {},
         **model.located,
     }
-    return Call(STAGE, "train", params, cached, local)
+    return Call(STAGE, "train", params, cached, local, training.processes)
 
 
 def trained_weights(artifact: Path) -> list[Path]:

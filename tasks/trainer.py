@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from sdxl_core.errors import UserError
 from sdxl_core.exit_codes import EXIT_USER_ERROR
 from sdxl_core.train_job import TrainJob
+from tasks.devices import VISIBLE
 from tasks.errors import TrainerFailed, TrainerPreempted, TrainerStopped
 from tasks.manifest import Json
 from tasks.progress import Progress
@@ -23,6 +26,7 @@ _LOG = logging.getLogger("sdxl_flows")
 GRACE_S = 20.0
 """For the step in hand and a last bundle; below the 30 s after which a Prefect worker kills."""
 _TAIL_LINES = 12
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass
@@ -37,9 +41,15 @@ class Heard:
 
 
 def run_trainer(
-    job: TrainJob, held: tuple[int, ...], progress: Progress, scorers: ScorersFile | None = None
+    job: TrainJob,
+    held: tuple[int, ...],
+    progress: Progress,
+    scorers: ScorersFile | None = None,
+    environment: Mapping[str, str] = NOTHING,
 ) -> dict[str, Json]:
     """Run the trainer on a job to its end, showing its progress. `scorers` give the scores that the job asks for.
+
+    `environment`, added to this process's own, says which GPUs the trainer may see.
 
     All it says is kept in `logs/` of the job's work folder. Descriptors in `held`, such as locks, stay open until the
     trainer's last process is gone.
@@ -59,9 +69,9 @@ def run_trainer(
         told.write_text(scorers.model_dump_json(indent=1), encoding="utf-8")
         trainer = ["tasks.train_process", str(description), str(told)]
     heard = Heard()
-    with (logs / "errors.log").open("a+b") as errors, (logs / "events.jsonl").open("a", encoding="utf-8") as events:
+    with (logs / "errors.log").open("a+b") as errors, (logs / "events.jsonl").open("a", 1, "utf-8") as events:
         begin = errors.seek(0, 2)
-        with _supervised(_command(trainer, job), held, errors.fileno()) as process:
+        with _supervised(_command(trainer, job, environment), held, errors.fileno(), environment) as process:
             assert process.stdout is not None
             for line in process.stdout:
                 events.write(line)
@@ -73,13 +83,14 @@ def run_trainer(
     return {"steps": job.training.max_steps, "loss": heard.last_step.get("loss") or ""}
 
 
-def _command(module: Sequence[str], job: TrainJob) -> list[str]:
+def _command(module: Sequence[str], job: TrainJob, environment: Mapping[str, str]) -> list[str]:
     """`module` with its arguments."""
     trainer = ["-m", *module]
     count = str(job.training.processes)
     if count == "1":
         return [sys.executable, *trainer]
-    if job.device == "cpu":  # where accelerate's own launcher starts one process only
+    on_gpus = job.device == "cuda" or (job.device == "auto" and VISIBLE in environment)
+    if not on_gpus:  # where accelerate's own launcher starts one process only
         return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", count, *trainer]
     launch = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", count, "--num_machines", "1"]
     chosen = ["--mixed_precision", "no", "--dynamo_backend", "no"]  # the trainer sets its own; these stop the questions
@@ -87,7 +98,9 @@ def _command(module: Sequence[str], job: TrainJob) -> list[str]:
 
 
 @contextmanager
-def _supervised(command: Sequence[str], inherited: Sequence[int], errors: int) -> Iterator[subprocess.Popen[str]]:
+def _supervised(
+    command: Sequence[str], inherited: Sequence[int], errors: int, environment: Mapping[str, str]
+) -> Iterator[subprocess.Popen[str]]:
     """The command under `tasks.supervise`; leaving the block, however it happens, stops it and waits for its end."""
     holds = [argument for descriptor in inherited for argument in ("--hold", str(descriptor))]
     process = subprocess.Popen(
@@ -96,6 +109,7 @@ def _supervised(command: Sequence[str], inherited: Sequence[int], errors: int) -
         stdout=subprocess.PIPE,
         stderr=errors,
         pass_fds=inherited,
+        env={**os.environ, **environment},
         text=True,
         encoding="utf-8",
         errors="replace",

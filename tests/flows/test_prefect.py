@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +13,11 @@ from pathlib import Path
 import pytest
 
 from sdxl_core.errors import UserError
-from tasks.errors import TrainerFailed, TrainerPreempted, TrainerStopped
+from tasks.config import RuntimeConfig, TimeoutHours
+from tasks.errors import StageTimedOut, TrainerFailed, TrainerPreempted, TrainerStopped
 from tasks.manifest import Json, Ref
+from tasks.slot_queue import SlotQueue
+from tasks.slots import Wish, device_slot, slots_folder
 from tasks.stage import Call, Job, Runner, Stage
 from tasks.store import ArtifactStore
 from tests.flows.conftest import Cli
@@ -67,7 +72,7 @@ def in_flow(store: ArtifactStore, *calls: Call) -> list[Ref]:
 
     @flow(name="toy")
     def run_all() -> list[dict[str, str]]:
-        run: Runner = prefect_runner(store, "cpu")
+        run: Runner = prefect_runner(store, RuntimeConfig(device="cpu"), "toy")
         return [run(call).model_dump() for call in calls]  # type: ignore[union-attr]
 
     return [Ref.model_validate(ref) for ref in run_all()]
@@ -99,20 +104,80 @@ def test_stages_with_the_same_parameters_do_not_share_records(store: ArtifactSto
     assert [ref.kind for ref in refs] == ["toy", "other"]
 
 
-@pytest.mark.parametrize("error", [UserError("mend your picture"), TrainerFailed("not finite")])
+@pytest.mark.parametrize(
+    "error", [UserError("mend your picture"), TrainerFailed("not finite"), RuntimeError("a bug"), StageTimedOut("long")]
+)
 def test_what_would_come_again_is_not_tried_again(store: ArtifactStore, error: Exception) -> None:
     with pytest.raises(type(error), match=str(error)):
-        in_flow(store, Call(replace(STAGE, build=failing_at_first(error), retries=2), "toy", {"text": "d"}))
+        in_flow(store, Call(replace(STAGE, build=failing_at_first(error)), "toy", {"text": "d"}))
     assert BUILT == ["d"]
 
 
 @pytest.mark.parametrize(
-    "error", [RuntimeError("a passing trouble"), TrainerStopped("killed"), TrainerPreempted("asked to stop")]
+    "error", [ConnectionError("a passing trouble"), TrainerStopped("killed"), TrainerPreempted("asked to stop")]
 )
 def test_what_may_pass_is(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    monkeypatch.setattr("tasks.policies.RETRY_DELAYS_S", [0.0])
-    in_flow(store, Call(replace(STAGE, build=failing_at_first(error), retries=1), "toy", {"text": "e"}))
+    monkeypatch.setattr("tasks.policies.RETRY_DELAYS_S", [0.0, 0.0])
+    in_flow(store, Call(replace(STAGE, build=failing_at_first(error)), "toy", {"text": "e"}))
     assert BUILT == ["e", "e"]
+
+
+def test_a_stage_over_its_limit_ends_as_timed_out(store: ArtifactStore) -> None:
+    """As Prefect calls it, with our words, and once; by the stage's kind."""
+    from prefect import flow
+
+    from tasks.policies import prefect_runner
+
+    def build_for_ever(job: Job) -> dict[str, Json]:
+        BUILT.append("f")
+        time.sleep(60)
+        return {}
+
+    endless = Stage(kind="text", version="1", build=build_for_ever)
+    runtime = RuntimeConfig(device="cpu", timeout_hours=TimeoutHours(text=0.5 / 3600, train=1e-9))
+
+    @flow(name="toy")
+    def run_endless() -> None:
+        prefect_runner(store, runtime, "toy")(Call(endless, "text", {"text": "f"}))
+
+    state = run_endless(return_state=True)
+    assert (
+        state.name == "TimedOut"
+        and "text: stopped after 0.000138889 h, the limit that runtime.timeout_hours.text" in (state.message or "")
+    )
+    assert BUILT == ["f"]
+
+
+def test_what_prefect_shows_says_what_is_waited_for(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shown: list[str] = []
+    monkeypatch.setenv("SDXL_FLOWS_CPU_SLOTS", "1")
+    monkeypatch.setattr("tasks.progress._publish", lambda label, percent, text, artifact: shown.append(text) or shown)
+    heavy = replace(STAGE, heavy=True)
+    released = threading.Event()
+
+    def hold() -> None:
+        with device_slot(store.root, Wish("train", "cpu", run="dog"), lambda _: None):
+            released.wait(60)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    while not SlotQueue(slots_folder(store.root)).look().holders:
+        time.sleep(0.01)
+    watcher = threading.Thread(target=lambda: (_until(lambda: bool(shown)), released.set()))
+    watcher.start()
+    in_flow(store, Call(heavy, "toy", {"text": "g"}))
+    holder.join()
+    assert shown[0].startswith("toy: waiting for cpu-0; held by process ") and "(train of run dog)" in shown[0]
+    assert BUILT == ["g"]
+
+
+def _until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def test_a_cached_flow_loads_neither_models_nor_the_server(

@@ -40,7 +40,7 @@ def run(job: TrainJob) -> dict[str, object]:
 
 def acted(monkeypatch: pytest.MonkeyPatch, script: str) -> None:
     seen.clear()
-    monkeypatch.setattr(trainer, "_command", lambda module, job: [sys.executable, "-c", script])
+    monkeypatch.setattr(trainer, "_command", lambda module, job, environment: [sys.executable, "-c", script])
 
 
 def test_steps_become_progress_and_all_is_kept(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +65,9 @@ def test_scores_stand_beside_the_loss(job: TrainJob, monkeypatch: pytest.MonkeyP
 
 def test_scorers_are_given_to_a_process_that_knows_metrics(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr(trainer, "_command", lambda module, job: asked.append(module) or [sys.executable, "-c", ""])
+    monkeypatch.setattr(
+        trainer, "_command", lambda module, job, environment: asked.append(module) or [sys.executable, "-c", ""]
+    )
     run(job)
     trainer.run_trainer(job, (), lambda done, total, note="": None, ScorersFile(metrics=(), weights={}))
     alone, with_metrics = asked
@@ -129,6 +131,6 @@ def test_only_this_trainers_complaints_are_quoted(job: TrainJob, monkeypatch: py
 )
 def test_several_processes_go_through_a_launcher(job: TrainJob, tmp_path: Path, device: str, launcher: str) -> None:
     two = job.model_copy(update={"device": device, "training": TrainingConfig(processes=2)})
-    command = trainer._command(["sdxl_core.train", str(tmp_path / "job.json")], two)
+    command = trainer._command(["sdxl_core.train", str(tmp_path / "job.json")], two, {})
     assert launcher in command and "2" in command
     assert command[-3:] == ["-m", "sdxl_core.train", str(tmp_path / "job.json")]
