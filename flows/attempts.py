@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tasks.errors import UserError
+from tasks.errors import ConfigError
 
 MOST_CRASHES = 3
 """In a row, of one flow run. The automation that runs it again knows no limit."""
 
 
-class CrashesTooOften(UserError):
+class CrashesTooOften(ConfigError):
     """Whatever ends the process would do so again; a person has to look."""
 
 

@@ -20,6 +20,7 @@ from flows import (
     cli_relabel,
     cli_runs,
     cli_self_test,
+    cli_serve,
     cli_view,
     cli_weights,
     console,
@@ -40,6 +41,8 @@ app.command("report")(cli_runs.report)
 app.command("self-test")(cli_self_test.self_test)
 app.command("relabel")(cli_relabel.relabel)
 app.command("view")(cli_view.view)
+app.command("serve")(cli_serve.serve)
+app.command("deploy")(cli_serve.deploy)
 app.command("export")(cli_weights.export)
 app.command("merge")(cli_weights.merge)
 app.command("extract")(cli_weights.extract)
