@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import json
 import os
+from datetime import UTC, datetime, timedelta
 from http.client import HTTPConnection, HTTPException
 from urllib.parse import urlsplit
 
 from tasks.manifest import Json
+from tasks.serving.automations import MOST_RUNS
 
 _TIMEOUT_S = 10
 
@@ -36,10 +38,14 @@ class Api:
         """Raises ServerSilent."""
         self._ask("PATCH", f"/work_pools/{pool}", {"is_paused": paused})
 
-    def runs(self, pool: str, types: list[str]) -> dict[str, str]:
-        """Id -> name of the pool's flow runs in a state of one of these types. Raises ServerSilent."""
-        asked = {"flow_runs": {"state": {"type": {"any_": types}}}, "work_pools": {"name": {"any_": [pool]}}}
-        return {run["id"]: run["name"] for run in self._ask("POST", "/flow_runs/filter", asked)}
+    def crashed(self, pool: str) -> set[str]:
+        """Ids of the pool's flow runs that crashed within the last day, after they had begun. Raises ServerSilent."""
+        recent = (datetime.now(UTC) - timedelta(days=1)).isoformat()
+        asked = {
+            "flow_runs": {"state": {"type": {"any_": ["CRASHED"]}}, "end_time": {"after_": recent}},
+            "work_pools": {"name": {"any_": [pool]}},
+        }
+        return {run["id"] for run in self._ask("POST", "/flow_runs/filter", asked) if 0 < run["run_count"] < MOST_RUNS}
 
     def state_type(self, run: str) -> str:
         """Raises ServerSilent."""

@@ -18,6 +18,7 @@ from tasks.serving.children import Child, last_lines
 from tasks.serving.drain import drain
 from tasks.serving.env_file import remove_line, write_line
 from tasks.serving.place import Place
+from tasks.serving.sweep import Sweeper
 
 _LOG = logging.getLogger("sdxl_flows")
 _START_S, _POLL_S = 180, 0.2
@@ -141,7 +142,9 @@ class Service:
             self.children.append(self.worker)
         if not write_line(self.place.folder, self.place.url):
             _LOG.warning(".env names a PREFECT_API_URL of its own, which Prefect's commands here go by")
+        sweeper = Sweeper(self.api, self.place.pool)
         while not self.stop.asked:
+            sweeper.sweep()
             for child in self.children:
                 if child.keep():
                     _LOG.info("%s: started again", child.name)

@@ -6,18 +6,21 @@ import pytest
 
 from flows.attempts import crashes_in_a_row
 
-BEGUN = ["SCHEDULED", "PENDING", "RUNNING"]
+BEGUN = [("SCHEDULED", ""), ("PENDING", ""), ("RUNNING", "")]
+DEAD = ("CRASHED", "no sign of life for 90 s")
+STOPPED = ("CRASHED", "Execution was aborted by a termination signal.")
 
 
 @pytest.mark.parametrize(
-    ("types", "crashes"),
+    ("states", "crashes"),
     [
         ([], 0),
         (BEGUN, 0),
-        ([*BEGUN, "CRASHED"] * 2 + BEGUN, 2),
-        ([*BEGUN, "CRASHED"] * 4 + [*BEGUN, "FAILED"] + BEGUN, 0),
-        ([*BEGUN, "CRASHED", *BEGUN, "CANCELLING", "CANCELLED", *BEGUN, "CRASHED"], 1),
+        ([*BEGUN, DEAD] * 2 + BEGUN, 2),
+        ([*BEGUN, STOPPED] * 5 + [*BEGUN, DEAD] + BEGUN, 1),
+        ([*BEGUN, DEAD] * 4 + [*BEGUN, ("FAILED", "")] + BEGUN, 0),
+        ([*BEGUN, DEAD, *BEGUN, ("CANCELLING", ""), ("CANCELLED", ""), *BEGUN, DEAD], 1),
     ],
 )
-def test_crashes_count_since_the_run_last_ended_otherwise(types: list[str], crashes: int) -> None:
-    assert crashes_in_a_row(types) == crashes
+def test_crashes_count_since_the_run_last_ended_otherwise(states: list[tuple[str, str]], crashes: int) -> None:
+    assert crashes_in_a_row(states) == crashes
