@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,10 @@ from tasks.errors import ConfigError
 from tasks.serving.automations import ensure_automations
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.objects import DeploymentSchedule
 
 POOL_TYPES = ("process", "docker", "kubernetes", "ecs")
 DEPLOYMENTS = "prefect.yaml"
@@ -41,7 +46,8 @@ def deploy(folder: Path, pool: str, kind: str, template: dict[str, Any] | None, 
         if (problem := client.api_healthcheck()) is not None:
             raise ConfigError(f"PREFECT_API_URL: the server {PREFECT_API_URL.value()} does not answer ({problem})")
         _ensure_pool(client, pool, kind, template, folder if local else None)
-        _apply_deployments(folder, pool)
+        with _switches_kept(client):
+            _apply_deployments(folder, pool)
         return ensure_automations(client)
 
 
@@ -79,6 +85,26 @@ def _started_here(template: dict[str, Any], folder: Path) -> dict[str, Any]:
     variables["command"]["default"] = f"{sys.executable} -m prefect.engine"
     variables["working_dir"]["default"] = str(folder)
     return changed
+
+
+@contextmanager
+def _switches_kept(client: SyncPrefectClient) -> Iterator[None]:
+    """Schedules and triggers stay switched on or off as somebody left them; Prefect makes them anew, as in the file."""
+    schedules = {(of, one.slug or ""): one.active for of, one in _schedules(client)}
+    triggers = {one.name: one.enabled for one in client.read_automations()}
+    yield
+    for of, schedule in _schedules(client):
+        if schedules.get((of, schedule.slug or ""), schedule.active) != schedule.active:
+            client.update_deployment_schedule(of, schedule.id, active=not schedule.active)
+    for trigger in client.read_automations():
+        if triggers.get(trigger.name, trigger.enabled) != trigger.enabled:
+            (client.resume_automation if not trigger.enabled else client.pause_automation)(trigger.id)
+
+
+def _schedules(client: SyncPrefectClient) -> Iterator[tuple[UUID, DeploymentSchedule]]:
+    for deployment in client.read_deployments(limit=200):
+        for schedule in deployment.schedules:
+            yield deployment.id, schedule
 
 
 def _apply_deployments(folder: Path, pool: str) -> None:

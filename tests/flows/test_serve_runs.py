@@ -235,9 +235,14 @@ def test_who_dies_every_time_is_refused(served: Served) -> None:
     assert (served.folder / "deaths").read_text() == "xxx"
 
 
-def test_a_schedule_runs(served: Served) -> None:
+def test_a_schedule_runs_until_somebody_switches_it_off(served: Served) -> None:
     [deployment] = served.api("/deployments/filter", {"deployments": {"name": {"any_": ["minutely"]}}})
     [schedule] = deployment["schedules"]
     place = f"http://127.0.0.1:{served.port}/api/deployments/{deployment['id']}/schedules/{schedule['id']}"
     assert httpx.patch(place, json={"active": True}).status_code < 300
+    line = [sys.executable, "-m", "flows.cli", "deploy"]
+    done = subprocess.run(line, cwd=served.folder, env=served.environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    [deployment] = served.api("/deployments/filter", {"deployments": {"name": {"any_": ["minutely"]}}})
+    assert [schedule["active"] for schedule in deployment["schedules"]] == [True], "stays as somebody left it"
     within(150, lambda: served.states("steps").count("Completed") >= 1, served)
