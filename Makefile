@@ -9,13 +9,16 @@ READY := $(VENV)/.ready
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all bench miniature format lint install clean
+.PHONY: help demo serve test test-all bench miniature format lint install clean
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(READY)  ## teach the miniature a character and report on it
 	$(BIN)/sdxl-flows run configs/miniature/dreambooth.yaml
+
+serve: $(READY)  ## Prefect's server, worker and deployments, until Ctrl-C (other options: sdxl-flows serve --help)
+	@exec $(BIN)/sdxl-flows serve
 
 # tests of the report's page need Chromium or Chrome on PATH (Debian: apt install chromium) and are skipped without
 test: lint  ## lint, types, import contracts and tests (below ten minutes on two cores)

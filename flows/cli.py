@@ -22,6 +22,7 @@ from flows import (
     cli_retrain,
     cli_runs,
     cli_self_test,
+    cli_serve,
     cli_slots,
     cli_view,
     cli_weights,
@@ -44,6 +45,8 @@ app.command("self-test")(cli_self_test.self_test)
 app.command("relabel")(cli_relabel.relabel)
 app.command("retrain")(cli_retrain.retrain)
 app.command("view")(cli_view.view)
+app.command("serve")(cli_serve.serve)
+app.command("deploy")(cli_serve.deploy)
 app.command("export")(cli_weights.export)
 app.command("merge")(cli_weights.merge)
 app.command("extract")(cli_weights.extract)

@@ -11,6 +11,9 @@ from pathlib import Path
 from tasks.errors import ConfigError
 from tasks.locks import held
 from tasks.prefect_server import ServerFailed, TemporaryServer
+from tasks.serving.env_file import remove_dead_line
+
+_LOG = logging.getLogger("sdxl_flows")
 
 _QUIET = {
     "DO_NOT_TRACK": "1",
@@ -27,13 +30,18 @@ _CHOSEN_BY_USER = ("PREFECT_HOME", "PREFECT_API_URL", "PREFECT_PROFILE")
 
 def prepare_environment(store_root: Path) -> None:
     """Set what Prefect should find in the environment. What the user has set stays."""
-    for name, value in _QUIET.items():
+    for name, value in {**_QUIET, **prefect_places(store_root)}.items():
         os.environ.setdefault(name, value)
+
+
+def prefect_places(store_root: Path) -> dict[str, str]:
+    """Where Prefect's database and records lie, by names of settings; the database's is none where the user has one."""
+    # records index the store, so they lie with it
+    places = {"PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(store_root / "prefect" / "records")}
     chosen = any(name in os.environ for name in _CHOSEN_BY_USER)
     if not chosen and not (Path.home() / ".prefect" / "profiles.toml").exists():
-        os.environ["PREFECT_HOME"] = str(store_root / "prefect")
-    # records index the store, so they lie with it
-    os.environ.setdefault("PREFECT_RESULTS_LOCAL_STORAGE_PATH", str(store_root / "prefect" / "records"))
+        places["PREFECT_HOME"] = str(store_root / "prefect")
+    return places
 
 
 @contextmanager
@@ -43,6 +51,7 @@ def local_prefect(store_root: Path) -> Iterator[None]:
     Raises:
         ConfigError: the configured server does not answer, or the temporary one does not start.
     """
+    _forget_gone_server()
     prepare_environment(store_root)
     from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
@@ -64,6 +73,12 @@ def has_lasting_server() -> bool:
     from prefect.settings import PREFECT_API_URL
 
     return bool(PREFECT_API_URL.value()) and not _serving
+
+
+def _forget_gone_server() -> None:
+    """A `serve` that was killed leaves its line in `.env`; a run does without it."""
+    if "PREFECT_API_URL" not in os.environ and (url := remove_dead_line(Path.cwd())) is not None:
+        _LOG.warning(".env: %s was named by a `sdxl-flows serve` that is gone; its line is removed", url)
 
 
 def _start_server(store_root: Path) -> str:
@@ -99,7 +114,7 @@ def _require_answer(url: str) -> None:
     if (problem := get_client(sync_client=True).api_healthcheck()) is not None:
         raise ConfigError(
             f"PREFECT_API_URL: the Prefect server {url} does not answer ({problem}); start it, or unset the variable "
-            "(or the profile's setting): a run then brings a server of its own"
+            "(or the profile's setting, or the line in .env): a run then brings a server of its own"
         )
 
 

@@ -1,6 +1,6 @@
 """Run a command so that none of its descendants outlives whoever started it.
 
-    python -m tasks.supervise GRACE_S [--hold FD ...] -- COMMAND ...
+    python -m tasks.supervise GRACE_S [--hold FD ...] [--orphans S] -- COMMAND ...
 
 The supervisor stops the command when its standard input ends, which the kernel sees to however the parent dies, or on
 SIGTERM, SIGINT or SIGHUP: first politely, and after GRACE_S seconds by SIGKILL. On Linux it adopts all descendants
@@ -30,14 +30,14 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _LINUX = sys.platform == "linux"
 _POLL_S = 0.1
 _ORPHANS_GRACE_S = 1.0
-"""How long descendants may outlive a command that ended by itself."""
+"""How long descendants may outlive a command that ended by itself, unless `--orphans` says otherwise."""
 
 
 class Supervisor:
     """One command and all its descendants."""
 
-    def __init__(self, command: Sequence[str], grace_s: float, held: Sequence[int]) -> None:
-        self._grace_s = grace_s
+    def __init__(self, command: Sequence[str], grace_s: float, orphans_s: float, held: Sequence[int]) -> None:
+        self._grace_s, self._orphans_s = grace_s, orphans_s
         self._stop_asked = False
         self._code: int | None = None
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -62,7 +62,7 @@ class Supervisor:
         stopped = self._code is None
         if stopped:
             self._signal_group(signal.SIGTERM)
-        self._wait_all_gone(self._grace_s if stopped else _ORPHANS_GRACE_S)
+        self._wait_all_gone(self._grace_s if stopped else self._orphans_s)
         while not self._reap():
             self._signal_group(signal.SIGKILL)
             for pid in _descendants(os.getpid()):
@@ -139,10 +139,11 @@ def _kill(pid: int) -> None:
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tasks.supervise")
     parser.add_argument("grace_s", type=float)
+    parser.add_argument("--orphans", type=float, default=_ORPHANS_GRACE_S)
     parser.add_argument("--hold", type=int, action="append", default=[])
     parser.add_argument("command", nargs="+")
     chosen = parser.parse_args(arguments)
-    return Supervisor(chosen.command, chosen.grace_s, chosen.hold).run()
+    return Supervisor(chosen.command, chosen.grace_s, chosen.orphans, chosen.hold).run()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,75 @@
+"""The few things asked of a Prefect server by a process that does not load Prefect."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from datetime import UTC, datetime, timedelta
+from http.client import HTTPConnection, HTTPException
+from urllib.parse import urlsplit
+
+from tasks.manifest import Json
+from tasks.serving.automations import MOST_RUNS
+
+_TIMEOUT_S = 10
+
+
+class ServerSilent(Exception):
+    """The server did not answer, or not as asked."""
+
+
+class Api:
+    """Of a server on this machine; its password, if it has one, is the environment's."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        assert parts.hostname is not None and parts.port is not None
+        self._host, self._port, self._root = parts.hostname, parts.port, parts.path
+
+    def is_healthy(self) -> bool:
+        try:
+            self._ask("GET", "/health")
+        except ServerSilent:
+            return False
+        return True
+
+    def pause(self, pool: str, paused: bool) -> None:
+        """Raises ServerSilent."""
+        self._ask("PATCH", f"/work_pools/{pool}", {"is_paused": paused})
+
+    def crashed(self, pool: str) -> set[str]:
+        """Ids of the pool's flow runs that crashed within the last day, after they had begun. Raises ServerSilent."""
+        recent = (datetime.now(UTC) - timedelta(days=1)).isoformat()
+        asked = {
+            "flow_runs": {"state": {"type": {"any_": ["CRASHED"]}}, "end_time": {"after_": recent}},
+            "work_pools": {"name": {"any_": [pool]}},
+        }
+        return {run["id"] for run in self._ask("POST", "/flow_runs/filter", asked) if 0 < run["run_count"] < MOST_RUNS}
+
+    def state_type(self, run: str) -> str:
+        """Raises ServerSilent."""
+        found: str = self._ask("GET", f"/flow_runs/{run}")["state_type"]
+        return found
+
+    def schedule_again(self, run: str, message: str) -> None:
+        """Raises ServerSilent."""
+        state = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": message}
+        self._ask("POST", f"/flow_runs/{run}/set_state", {"state": state, "force": True})
+
+    def _ask(self, method: str, path: str, body: Json = None) -> Json:
+        headers = {"Content-Type": "application/json"}
+        if secret := os.environ.get("PREFECT_SERVER_API_AUTH_STRING"):
+            headers["Authorization"] = f"Basic {base64.b64encode(secret.encode()).decode()}"
+        connection = HTTPConnection(self._host, self._port, timeout=_TIMEOUT_S)
+        try:
+            connection.request(method, self._root + path, None if body is None else json.dumps(body), headers)
+            answer = connection.getresponse()
+            content = answer.read()
+            if answer.status >= 300:
+                raise ServerSilent(f"{method} {path}: {answer.status}")
+            return json.loads(content) if content else None
+        except (OSError, HTTPException, ValueError) as error:
+            raise ServerSilent(f"{method} {path}: {error}") from error
+        finally:
+            connection.close()
