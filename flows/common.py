@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from pydantic import WithJsonSchema
 
 from tasks.config import PipelineConfig
 from tasks.experiment import Experiment, prepare_experiment
@@ -14,23 +15,37 @@ from tasks.plan import Expecting
 from tasks.policies import prefect_runner
 from tasks.references import as_local
 from tasks.runs import Recorder, finish_run, report_files, score_rows, verdict_of
+from tasks.settings import Settings
 from tasks.stage import Handle, Runner
 from tasks.store import ArtifactStore
 from tasks.trainings import Resume
-from tasks.yaml_config import build_config, read_config, resolve_paths, with_candidates
+from tasks.yaml_config import build_config, read_config, resolve_paths
 
-Configured = PipelineConfig | Path
-"""The whole configuration, or the path of its YAML file; in which case its relative paths are relative to the file."""
+Configured = Annotated[PipelineConfig | Path, WithJsonSchema({"type": "string", "format": "path"})]
+"""The whole configuration, or the path of its YAML file; in which case its relative paths are relative to the file.
+
+Deployments take the path alone, and `settings` beside it: a form of either would say of a mistake only that it is
+neither, and of every value that the file has, that it is missing.
+"""
 Wiring = Callable[[Experiment, Runner], Handle]
 
 
-def configure(config: Configured, overrides: Sequence[str], candidates: Sequence[str] = ()) -> PipelineConfig:
-    """The configuration with its overrides, and all its local paths absolute. `candidates`: as `read_config`."""
-    named = [as_local(reference) for reference in candidates]
+def configure(
+    config: Configured,
+    overrides: Sequence[str] | None = None,
+    candidates: Sequence[str] = (),
+    settings: Settings | None = None,
+) -> PipelineConfig:
+    """The configuration with its settings, then its overrides, and all local paths absolute.
+
+    `candidates`: as `read_config`.
+    """
+    named, changes = [as_local(reference) for reference in candidates], overrides or []
+    said = settings.model_dump(mode="json") if settings is not None else None
     if isinstance(config, Path):
-        return read_config(config, overrides, named)
+        return read_config(config, changes, named, said)
     document = resolve_paths(config.model_dump(mode="json", exclude_unset=True), Path.cwd())
-    return build_config(with_candidates(document, named), overrides, "config")
+    return build_config(document, changes, "config", named, said)
 
 
 def run_flow(
