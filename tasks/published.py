@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 PAGE, FACTS = "report.html", "report.json"
 _DRAWN = ("images", "pictures")
 """Kinds of artifacts that are image sets."""
+VIEW_URL = "SDXL_FLOWS_VIEW_URL"
+"""Environment variable with the address of a page of `view` that shows the runs of this folder."""
 _SERVED = frozenset({".html", ".json", ".md", ".parquet", ".png", ".svg", ".webp"})
 
 
@@ -39,7 +42,7 @@ class Published:
     @property
     def id(self) -> str:
         """Stands for it in addresses."""
-        return hashlib.sha256(self.name.encode()).hexdigest()[:16]
+        return _id(self.name)
 
     def file(self, name: str) -> Path | None:
         """Of the report's own folder; None where it is none of a report's files, or lies elsewhere."""
@@ -70,6 +73,22 @@ def _read(folder: Path, runs: Path) -> Published | None:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def report_url(place: Path) -> str | None:
+    """Where a browser finds a published report, `place` being its folder or page; `runs` is the working folder's.
+
+    None where no page is there to show it (SDXL_FLOWS_VIEW_URL), or the report is in no folder that it shows.
+    """
+    page, runs = os.environ.get(VIEW_URL, ""), Path.cwd() / "runs"
+    folder = (Path.cwd() / place).parent if place.name == PAGE else Path.cwd() / place
+    if not page.startswith(("http://", "https://")) or not folder.is_relative_to(runs):
+        return None
+    return f"{page.rstrip('/')}/reports/{_id(folder.relative_to(runs).as_posix())}/{PAGE}"
+
+
+def _id(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:16]
 
 
 def made_by(store: ArtifactStore, report: Published) -> Manifest:
