@@ -97,17 +97,17 @@ def _bar(label: str) -> Iterator[Progress]:
 @contextmanager
 def _published(label: str) -> Iterator[Progress]:
     """A Prefect progress artifact, written by a thread of its own: no slow or absent server holds up a stage."""
-    latest: list[float] = []
+    meter = Meter()
+    latest: list[tuple[float, str]] = []
     news, stop = threading.Event(), threading.Event()
 
     def publish() -> None:
-        artifact = None
         while True:
             news.wait()
             news.clear()
             last = stop.is_set()
             if latest:
-                artifact = _publish(label, latest[0], artifact)
+                _publish(label, *latest[0])
             if last:
                 return
             stop.wait(PUBLISH_EVERY_S)
@@ -115,7 +115,8 @@ def _published(label: str) -> Iterator[Progress]:
     threading.Thread(target=copy_context().run, args=(publish,), daemon=True, name=f"progress of {label}").start()
 
     def report(done: int, total: int, note: str = "") -> None:
-        latest[:] = [100 * done / max(total, 1)]
+        text = describe(label, done, total, *meter.read(done, total), note)
+        latest[:] = [(100 * done / max(total, 1), text)]
         news.set()
 
     try:
@@ -125,19 +126,26 @@ def _published(label: str) -> Iterator[Progress]:
         news.set()
 
 
-def _publish(label: str, percent: float, artifact: object) -> object:
-    """Create or update the artifact; returns its id, or what came in when the server cannot be reached."""
-    from prefect.artifacts import create_progress_artifact, update_progress_artifact
+_published_as: dict[tuple[object, str], object] = {}
+"""By flow run and stage: the artifact, which a stage that is tried again goes on with."""
 
+
+def _publish(label: str, percent: float, text: str) -> None:
+    """Create or update the artifact, if the server can be reached."""
+    from prefect.artifacts import create_progress_artifact, update_progress_artifact
+    from prefect.context import FlowRunContext
+
+    context = FlowRunContext.get()
+    which = (context.flow_run.id if context is not None and context.flow_run is not None else None, label)
     key = "progress-" + label.replace("/", "-").replace("_", "-")
     try:
-        if artifact is None:
-            return create_progress_artifact(progress=percent, key=key, description=label)
-        update_progress_artifact(artifact, progress=percent)  # type: ignore[arg-type]
+        if which in _published_as:
+            update_progress_artifact(_published_as[which], progress=percent, description=text)  # type: ignore[arg-type]
+        else:
+            _published_as[which] = create_progress_artifact(progress=percent, key=key, description=text)
     except Exception as error:
         # The figure is a courtesy and the server another machine's business; the log keeps the reason.
         _LOG.debug("progress of %s not published: %s", label, error)
-    return artifact
 
 
 def _duration(seconds: float) -> str:

@@ -18,6 +18,7 @@ from tasks.config import PipelineConfig
 from tasks.errors import ConfigError
 from tasks.manifest import Json
 from tasks.mistakes import explain
+from tasks.secrets import refuse_secrets
 
 _LOCAL = ("./", "../", "~/")
 SUM = " + "
@@ -60,6 +61,7 @@ def build_config(
     if settings:
         from tasks.settings import laid_over  # makes a class of every section, which few commands need
 
+        refuse_secrets({"settings": settings}, "parameters")
         document = laid_over(document, resolve_paths(settings, Path.cwd()))
     return build_section(PipelineConfig, with_candidates(document, candidates), overrides, source, settings or {})
 
@@ -84,8 +86,10 @@ def build_section(
     settings: Mapping[str, Json] = MappingProxyType({}),
 ) -> Section:
     """The same for a class that has some of the sections of a configuration. `settings` are in the document already."""
+    refuse_secrets({"overrides": [*overrides]}, source)
     for override in overrides:
         _apply_override(document, override)
+    refuse_secrets(document, source)
     try:
         config = kind.model_validate(document)
     except ValidationError as error:
