@@ -4,7 +4,8 @@ Deployments take it as a parameter, so that Prefect's page shows a form of it, a
 a run is asked for. Types, ranges, choices and descriptions are those of `PipelineConfig`, from which it is made:
 
 - a field that is left out keeps the file's value; `null` is a value of fields that may be null, and of no others;
-- sections may say a part; entries of lists are whole, and a list takes the place of the file's;
+- sections may say a part; one that says nothing, as forms send them, changes nothing;
+- entries of lists are whole, and a list takes the place of the file's;
 - of a section with kinds, the fields of all kinds stand side by side. Without `kind`, or with the file's own, it
   changes the file's section; with another, it takes its place.
 
@@ -28,6 +29,7 @@ from pydantic import (
     Field,
     PlainValidator,
     Tag,
+    WithJsonSchema,
     WrapValidator,
     create_model,
     model_serializer,
@@ -39,6 +41,8 @@ from tasks.manifest import Json
 
 _LEFT_TO_THE_WHOLE = (AfterValidator, BeforeValidator, PlainValidator, WrapValidator, Discriminator, Tag)
 """What annotations may hold that is no constraint of one value: checks by functions, and how unions are told apart."""
+_YES_OR_NO = Annotated[bool, WithJsonSchema({"enum": [True, False]})]
+"""A choice of two: of a `boolean`, Prefect's form makes a switch, and sends `false` of all that nobody has touched."""
 _TAGS = ("kind", "metric")
 """Fields that say which of several kinds a section is."""
 
@@ -128,7 +132,7 @@ def _alike(name: str, annotation: Any, *, whole: bool) -> Any:
         return origin[tuple(one if one is Ellipsis else _alike(name, one, whole=True) for one in inside)]
     if origin is dict:
         return dict[inside[0], _alike(name, inside[1], whole=whole)]  # type: ignore[valid-type,misc]
-    return annotation
+    return _YES_OR_NO if annotation is bool else annotation
 
 
 def _constrained(annotation: Any, metadata: Sequence[Any]) -> Any:
@@ -154,7 +158,13 @@ if not TYPE_CHECKING:
 
 def laid_over(document: Mapping[str, Json], changes: Mapping[str, Json]) -> dict[str, Json]:
     """A configuration's document with the changes in the place of what it says itself; see above for how."""
-    return _laid_over(PipelineConfig, document, changes)
+    return _laid_over(PipelineConfig, document, _without_empty(changes))
+
+
+def _without_empty(section: Mapping[str, Json]) -> dict[str, Json]:
+    """Without sections that say nothing, nor hold one that does."""
+    kept = {name: _without_empty(value) if isinstance(value, dict) else value for name, value in section.items()}
+    return {name: value for name, value in kept.items() if value != {}}
 
 
 def _laid_over(
