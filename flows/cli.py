@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from flows import (
+    cli_ahead,
     cli_artifacts,
     cli_compare,
     cli_dataset,
@@ -44,6 +45,8 @@ app.command("report")(cli_runs.report)
 app.command("self-test")(cli_self_test.self_test)
 app.command("relabel")(cli_relabel.relabel)
 app.command("retrain")(cli_retrain.retrain)
+app.command("cache")(cli_ahead.cache)
+app.command("class-images")(cli_ahead.class_images)
 app.command("view")(cli_view.view)
 app.command("serve")(cli_serve.serve)
 app.command("deploy")(cli_serve.deploy)
@@ -139,7 +142,9 @@ def main() -> None:
         if found is None:
             raise
         code, message = found
-        print(f"error: {message}", file=sys.stderr)
+        from tasks.secrets import masked
+
+        print(f"error: {masked(message)}", file=sys.stderr)
         sys.exit(code)
 
 
@@ -157,12 +162,15 @@ def _for_user(error: Exception) -> tuple[int, str] | None:
 
 
 def _log_to_stderr() -> None:
+    from tasks.secrets import mask_logs
+
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("sdxl_flows")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
+    mask_logs()
 
 
 if __name__ == "__main__":

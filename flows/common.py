@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from pydantic import WithJsonSchema
 
 from tasks.config import PipelineConfig
 from tasks.experiment import Experiment, prepare_experiment
@@ -15,24 +16,49 @@ from tasks.manifest import Ref
 from tasks.plan import Expecting, Planner
 from tasks.policies import prefect_runner
 from tasks.references import as_local
-from tasks.runs import Recorder, finish_run, report_files, score_rows, verdict_of
-from tasks.stage import Handle, Runner
+from tasks.runs import Recorder, finish_run, record_run, verdict_of
+from tasks.secrets import mask_logs
+from tasks.settings import Settings
+from tasks.shown import Board, board
+from tasks.stage import Runner
 from tasks.store import ArtifactStore
 from tasks.trainings import Resume
-from tasks.yaml_config import build_config, read_config, resolve_paths, with_candidates
+from tasks.yaml_config import build_config, read_config, resolve_paths
 
-Configured = PipelineConfig | Path
-"""The whole configuration, or the path of its YAML file; in which case its relative paths are relative to the file."""
-Wiring = Callable[[Experiment, Runner], Handle]
+Configured = Annotated[PipelineConfig | Path, WithJsonSchema({"type": "string", "format": "path"})]
+"""The whole configuration, or the path of its YAML file; in which case its relative paths are relative to the file.
+
+Deployments take the path alone, and `settings` beside it: a form of either would say of a mistake only that it is
+neither, and of every value that the file has, that it is missing.
+"""
+Wiring = Callable[[Experiment, Runner], object]
 
 
-def configure(config: Configured, overrides: Sequence[str], candidates: Sequence[str] = ()) -> PipelineConfig:
-    """The configuration with its overrides, and all its local paths absolute. `candidates`: as `read_config`."""
-    named = [as_local(reference) for reference in candidates]
+def configure(
+    config: Configured,
+    overrides: Sequence[str] | None = None,
+    candidates: Sequence[str] = (),
+    settings: Settings | None = None,
+) -> PipelineConfig:
+    """The configuration with its settings, then its overrides, and all local paths absolute.
+
+    `candidates`: as `read_config`. What is logged from here on is masked.
+    """
+    mask_logs()
+    models, changes = [as_local(reference) for reference in candidates], overrides or []
+    said = settings.model_dump(mode="json") if settings is not None else None
     if isinstance(config, Path):
-        return read_config(config, overrides, named)
+        return read_config(config, changes, models, said)
     document = resolve_paths(config.model_dump(mode="json", exclude_unset=True), Path.cwd())
-    return build_config(with_candidates(document, named), overrides, "config")
+    return build_config(document, changes, "config", models, said)
+
+
+@contextmanager
+def recorded(experiment: Experiment, store: ArtifactStore) -> Iterator[tuple[Recorder, Board]]:
+    """A runner that runs stages as Prefect tasks, shows them and remembers them; and where they are shown."""
+    with board(store, experiment.name) as shown:
+        runner = prefect_runner(store, experiment.config.runtime, experiment.name)
+        yield Recorder(shown.watching(runner)), shown
 
 
 @dataclass(frozen=True)
@@ -64,7 +90,7 @@ def run_flow(
     return {
         "report": str(carried.report),
         "verdict": carried.verdict,
-        "artifacts": {label: str(ref) for label, ref in carried.refs.items()},
+        "artifacts": named(carried.refs),
     }
 
 
@@ -80,10 +106,10 @@ def carry_through(
     store = ArtifactStore(config.runtime.store_root())
     experiment = prepare_experiment(config, store, command, resume)
     _refuse_impossible(experiment, store, wiring)
-    recorder = Recorder(prefect_runner(store, config.runtime, experiment.name))
-    wiring(experiment, Expecting(expecting, store, recorder))
-    report = finish_run(store, experiment.name, command, recorder.refs)
-    _show_in_prefect(store, experiment.name, recorder, report)
+    with recorded(experiment, store) as (recorder, shown):
+        wiring(experiment, Expecting(expecting, store, recorder))
+        report = finish_run(store, experiment.name, command, recorder.refs)
+        shown.report(recorder.refs["report"], report)
     return Carried(experiment.name, recorder.refs, report, verdict_of(store, recorder.refs))
 
 
@@ -94,8 +120,19 @@ def _refuse_impossible(experiment: Experiment, store: ArtifactStore, wiring: Wir
     planner.require_devices(experiment.config.runtime.device)
 
 
-def _show_in_prefect(store: ArtifactStore, name: str, recorder: Recorder, report: Path) -> None:
-    """The report's summary and scores as Prefect artifacts; the same key again is a new version of the same."""
-    summary, figures = report_files(store, recorder.refs["report"])
-    create_markdown_artifact(f"{summary}\n\nreport: `{report}`\n", key=f"report-{name}", description=f"Report {name}")
-    create_table_artifact(score_rows(figures), key=f"scores-{name}", description=f"Base against candidate, {name}")
+def run_ahead(config: PipelineConfig, name: str, wiring: Wiring, resume: Resume | None = None) -> dict[str, Any]:
+    """The body of a flow that ends before a report; returns all artifacts by label.
+
+    `name`: with the experiment's, what the run is recorded as, so that garbage collection keeps what it made.
+    """
+    store = ArtifactStore(config.runtime.store_root())
+    experiment = prepare_experiment(config, store, name, resume)
+    with recorded(experiment, store) as (recorder, _):
+        wiring(experiment, recorder)
+    record_run(store, f"{config.name}-{name}", name, recorder.refs)
+    return {"artifacts": named(recorder.refs)}
+
+
+def named(refs: Mapping[str, Ref]) -> dict[str, str]:
+    """Artifacts by label, as Prefect may keep them."""
+    return {label: str(ref) for label, ref in refs.items()}

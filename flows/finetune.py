@@ -9,12 +9,14 @@ from prefect import flow
 from flows import wiring
 from flows.common import Configured, configure, run_flow
 from tasks.experiment import require_candidate_trained
+from tasks.settings import Settings
 from tasks.trainings import Resume
 
 
-@flow(name="finetune")
+@flow(name="finetune", result_serializer="json")
 def finetune(
     config: Configured,
+    settings: Settings | None = None,
     overrides: list[str] | None = None,
     resume: Resume | None = None,
     command: str = "prefect deployment run finetune/finetune",
@@ -22,11 +24,12 @@ def finetune(
     """From dataset to report.
 
     Args:
-        config: the whole configuration, or the path of its YAML file.
-        overrides: `key.path=value`, such as `training.learning_rate=5e-5`.
+        config: path of the YAML file of the whole configuration.
+        settings: what is to be otherwise than in the file.
+        overrides: the same as texts `key.path=value`, such as `training.learning_rate=5e-5`; these come last.
         resume: how to deal with a training under the same name that was interrupted or made with other settings.
         command: what the report says makes it again.
     """
-    configured = configure(config, overrides or [])
+    configured = configure(config, overrides, settings=settings)
     require_candidate_trained(configured)
     return run_flow(configured, command, wiring.finetune, resume=resume)

@@ -7,28 +7,29 @@ from typing import Any
 from prefect import flow
 
 from flows import preferences
-from flows.common import Configured, configure
+from flows.common import Configured, configure, named, recorded
 from tasks.experiment import prepare_experiment
 from tasks.feedback import keep_relabelled
-from tasks.policies import prefect_runner
-from tasks.runs import Recorder
+from tasks.settings import Settings
 from tasks.store import ArtifactStore
 
 
-@flow(name="relabel")
-def relabel(config: Configured, overrides: list[str] | None = None) -> dict[str, Any]:
+@flow(name="relabel", result_serializer="json")
+def relabel(config: Configured, settings: Settings | None = None, overrides: list[str] | None = None) -> dict[str, Any]:
     """From pairs, or prompts to draw pairs of, to labels by scorers.
 
     Args:
-        config: the whole configuration, or the path of its YAML file; it has a section `feedback`.
-        overrides: `key.path=value`, such as `feedback.min_margin=0.5`.
+        config: path of the YAML file of the whole configuration; it has a section `feedback`.
+        settings: what is to be otherwise than in the file.
+        overrides: the same as texts `key.path=value`, such as `feedback.min_margin=0.5`; these come last.
 
     Returns:
         `feedback`: where its artifact lies; `artifacts`: all by label.
     """
-    configured = configure(config, overrides or [])
+    configured = configure(config, overrides, settings=settings)
     store = ArtifactStore(configured.runtime.store_root())
-    recorder = Recorder(prefect_runner(store, configured.runtime, configured.name))
-    preferences.relabel(prepare_experiment(configured, store, "relabel"), recorder)
+    experiment = prepare_experiment(configured, store, "relabel")
+    with recorded(experiment, store) as (recorder, _):
+        preferences.relabel(experiment, recorder)
     place = keep_relabelled(store, configured.name, recorder.refs)
-    return {"feedback": str(place), "artifacts": {label: str(ref) for label, ref in recorder.refs.items()}}
+    return {"feedback": str(place), "artifacts": named(recorder.refs)}

@@ -8,17 +8,23 @@ from prefect import flow
 
 from flows import wiring
 from flows.common import Configured, configure, run_flow
+from tasks.settings import Settings
 
 
-@flow(name="report")
+@flow(name="report", result_serializer="json")
 def report(
-    config: Configured, overrides: list[str] | None = None, command: str = "prefect deployment run report/report"
+    config: Configured,
+    settings: Settings | None = None,
+    overrides: list[str] | None = None,
+    command: str = "prefect deployment run report/report",
 ) -> dict[str, Any]:
     """From scores to a report; trains, draws and scores nothing.
 
     Args:
-        config: the whole configuration, or the path of its YAML file.
-        overrides: `key.path=value`, such as `evaluation.confidence=0.99`.
+        config: path of the YAML file of the whole configuration.
+        settings: what is to be otherwise than in the file.
+        overrides: the same as texts `key.path=value`, such as `evaluation.confidence=0.99`; these come last.
         command: what the report says makes it again.
     """
-    return run_flow(configure(config, overrides or []), command, wiring.evaluate, expecting=wiring.SCORED)
+    configured = configure(config, overrides, settings=settings)
+    return run_flow(configured, command, wiring.evaluate, expecting=wiring.SCORED)

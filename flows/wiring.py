@@ -20,7 +20,8 @@ from tasks import (
     train,
 )
 from tasks import self_test as self_tests
-from tasks.experiment import Experiment
+from tasks.errors import ConfigError
+from tasks.experiment import Experiment, require_candidate_trained
 from tasks.stage import Handle, Runner
 
 LEARNT = frozenset({"faces", "landmarks", "identity", "latents", "class_images", "text", "feedback", "train"})
@@ -53,6 +54,31 @@ def finetune(experiment: Experiment, run: Runner) -> Handle:
     pairs = preferred(experiment, lessons, run)
     run(preflight.check(lessons.known, experiment.config, experiment.model, lessons.held_out, by_scorers(pairs)))
     return _learn_and_judge(experiment, lessons, pairs, run)
+
+
+def cache(experiment: Experiment, run: Runner) -> None:
+    """All that `finetune` needs for its training, under the same keys.
+
+    Raises:
+        ConfigError: nothing that the configuration trains is judged.
+    """
+    require_candidate_trained(experiment.config)
+    lessons = gather(experiment, run)
+    pairs = preferred(experiment, lessons, run)
+    run(preflight.check(lessons.known, experiment.config, experiment.model, lessons.held_out, by_scorers(pairs)))
+    ready(experiment, lessons, pairs, run)
+
+
+def class_pictures(experiment: Experiment, run: Runner) -> Handle:
+    """The class images alone.
+
+    Raises:
+        ConfigError: none are configured.
+    """
+    prior = experiment.config.prior
+    if prior is None:
+        raise ConfigError("class-images: no section `prior: {prompt: a photo of a person, count: 200}` to draw by")
+    return run(class_images.generate(prior, experiment.model))
 
 
 def evaluate(experiment: Experiment, run: Runner) -> Handle:
@@ -97,6 +123,15 @@ def preferred(experiment: Experiment, lessons: Lessons, run: Runner) -> Handle |
 
 def learn(experiment: Experiment, lessons: Lessons, pairs: Handle | None, run: Runner) -> Handle:
     """From pictures, and what is preferred among them, to what was trained on them."""
+    config, lesson = experiment.config, experiment.lesson
+    assert lesson is not None
+    cached = ready(experiment, lessons, pairs, run)
+    settings = (config.training, config.sampling, config.captions)
+    return run(train.train(*settings, experiment.model, cached, lesson.continuing, lesson.face_model, lesson.scorers))
+
+
+def ready(experiment: Experiment, lessons: Lessons, pairs: Handle | None, run: Runner) -> dict[str, Handle]:
+    """What a training reads instead of pictures, class images and captions."""
     config, model, lesson = experiment.config, experiment.model, experiment.lesson
     assert lesson is not None
     captioned, cached = {"dataset": lessons.pictures}, {}
@@ -122,8 +157,7 @@ def learn(experiment: Experiment, lessons: Lessons, pairs: Handle | None, run: R
     scorers = lesson.scorers
     if scorers is not None and scorers.wants_instances:
         cached["references"] = lessons.pictures
-    settings = (config.training, config.sampling, config.captions)
-    return run(train.train(*settings, model, cached, lesson.continuing, lesson.face_model, scorers))
+    return cached
 
 
 def with_faces(label: str, pictures: Handle, experiment: Experiment, run: Runner) -> dict[str, Handle]:

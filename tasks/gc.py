@@ -9,10 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import ConfigDict, Field
 
 from tasks.lineage import lineage
 from tasks.locks import held_if_free
-from tasks.manifest import Manifest
+from tasks.manifest import Frozen, Json, Manifest
 from tasks.registry import Registry
 from tasks.runs import read_runs
 from tasks.store import ArtifactStore
@@ -21,17 +24,18 @@ from tasks.trainings import kept_keys
 _HOUR_S = 3600.0
 
 
-@dataclass(frozen=True)
-class Retention:
+class Retention(Frozen):
     """What is kept."""
 
-    runs: int = 3
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    runs: Annotated[int, Field(ge=0)] = 3
     """Of every name, the last so many; with all they were made from."""
-    versions: int = 3
+    versions: Annotated[int, Field(ge=0)] = 3
     """Of every model, beside what is in production, the last so many that once were, and so many that never were."""
-    min_age_h: float = 24.0
+    min_age_h: Annotated[float, Field(ge=0)] = 24.0
     """Nothing younger goes: a run in progress has no record yet."""
-    cells_age_h: float = 24.0 * 30
+    cells_age_h: Annotated[float, Field(ge=0)] = 24.0 * 30
     """Cells not used for so long go; they cost recomputation only."""
 
 
@@ -73,6 +77,19 @@ def find_garbage(store: ArtifactStore, retention: Retention) -> Garbage:
         if path.stat().st_mtime < newest and not (path.parent.name == "trainings" and path.name in named)
     )
     return Garbage(artifacts, leftovers, tuple(_old_cells(store, retention.cells_age_h)))
+
+
+def told(garbage: Garbage) -> list[dict[str, Json]]:
+    """How many of which kind, and their bytes; a row each."""
+    rows: dict[str, dict[str, Json]] = {}
+    found = [(manifest.recipe.kind, manifest.total_bytes) for manifest in garbage.artifacts]
+    found += [("left over", _bytes_of(path)) for path in garbage.leftovers]
+    found += [("old cells", _bytes_of(path)) for path in garbage.cells]
+    for kind, size in found:
+        row = rows.setdefault(kind, {"kind": kind, "count": 0, "bytes": 0})
+        row["count"] += 1
+        row["bytes"] += size
+    return [rows[kind] for kind in sorted(rows)]
 
 
 def collect(store: ArtifactStore, garbage: Garbage) -> int:

@@ -116,18 +116,19 @@ def _bar(label: str) -> Iterator[Sink]:
 @contextmanager
 def _published(label: str) -> Iterator[Sink]:
     """A Prefect progress artifact, written by a thread of its own: no slow or absent server holds up a stage."""
+    meter = Meter()
     latest: list[tuple[float, str]] = [(0.0, label)]
     news, stop = threading.Event(), threading.Event()
 
     def publish() -> None:
-        artifact, told = None, latest[0]
+        told, shown = latest[0], False
         while True:
             news.wait()
             news.clear()
             last = stop.is_set()
-            if (artifact is None and not last) or latest[0] != told:
-                told = latest[0]
-                artifact = _publish(label, *told, artifact)
+            if (not shown and not last) or latest[0] != told:
+                told, shown = latest[0], True
+                _publish(label, *told)
             if last:
                 return
             stop.wait(PUBLISH_EVERY_S)
@@ -135,7 +136,8 @@ def _published(label: str) -> Iterator[Sink]:
     threading.Thread(target=copy_context().run, args=(publish,), daemon=True, name=f"progress of {label}").start()
 
     def report(done: int, total: int, note: str = "") -> None:
-        latest[:] = [(100 * done / max(total, 1), label)]
+        text = describe(label, done, total, *meter.read(done, total), note)
+        latest[:] = [(100 * done / max(total, 1), text)]
         news.set()
 
     def waiting(text: str) -> None:
@@ -153,19 +155,26 @@ def _with_wait(label: str, text: str) -> str:
     return f"{label}: {text}" if text else label
 
 
-def _publish(label: str, percent: float, description: str, artifact: object) -> object:
-    """Create or update the artifact; returns its id, or what came in when the server cannot be reached."""
-    from prefect.artifacts import create_progress_artifact, update_progress_artifact
+_published_as: dict[tuple[object, str], object] = {}
+"""By flow run and stage: the artifact, which a stage that is tried again goes on with."""
 
+
+def _publish(label: str, percent: float, text: str) -> None:
+    """Create or update the artifact, if the server can be reached."""
+    from prefect.artifacts import create_progress_artifact, update_progress_artifact
+    from prefect.context import FlowRunContext
+
+    context = FlowRunContext.get()
+    which = (context.flow_run.id if context is not None and context.flow_run is not None else None, label)
     key = "progress-" + label.replace("/", "-").replace("_", "-")
     try:
-        if artifact is None:
-            return create_progress_artifact(progress=percent, key=key, description=description)
-        update_progress_artifact(artifact, progress=percent, description=description)  # type: ignore[arg-type]
+        if which in _published_as:
+            update_progress_artifact(_published_as[which], progress=percent, description=text)  # type: ignore[arg-type]
+        else:
+            _published_as[which] = create_progress_artifact(progress=percent, key=key, description=text)
     except Exception as error:
         # The figure is a courtesy and the server another machine's business; the log keeps the reason.
         _LOG.debug("progress of %s not published: %s", label, error)
-    return artifact
 
 
 def _duration(seconds: float) -> str:

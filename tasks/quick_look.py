@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sdxl_core.errors import did_you_mean
 from tasks.config import PipelineConfig
 from tasks.errors import ConfigError
 from tasks.finished import find_finished
+from tasks.manifest import Json
 from tasks.prompt_sets import chosen_prompts
 from tasks.references import BASE, TRAINED, as_local, name_of
 from tasks.runs import read_runs
@@ -32,10 +33,15 @@ def config_of(models: Sequence[str], store: ArtifactStore) -> PipelineConfig:
 
 
 def quick_look(
-    file: Path | None, overrides: Sequence[str], models: Sequence[str], prompts: int, store: ArtifactStore
+    file: Path | None,
+    overrides: Sequence[str],
+    models: Sequence[str],
+    prompts: int,
+    store: ArtifactStore,
+    settings: Mapping[str, Json] | None = None,
 ) -> PipelineConfig:
     """The evaluation of `file`, or of a run among the models, of all models but the first against it, on at most so
-    many prompts and without gates.
+    many prompts and without gates. `settings`: as `read_config`.
 
     Raises:
         ConfigError: there are fewer than two models, or no configuration.
@@ -43,12 +49,16 @@ def quick_look(
     if len(models) < 2:
         raise ConfigError.about("models", expected="two at least; the first is compared with", got=len(models))
     named = [as_local(model) for model in models]
-    config = read_config(file, overrides) if file is not None else config_of(models, store)
+    if file is not None:
+        config = read_config(file, overrides, (), settings)
+    else:
+        own = config_of(models, store).model_dump(mode="json", exclude_unset=True)
+        config = build_config(own, overrides, "the run's configuration", (), settings)
     document = config.model_dump(mode="json", exclude_unset=True)
     for name in ("candidate", "selection", "stop", "sequential", "gates"):
         document["evaluation"].pop(name, None)
     document["evaluation"] |= {"baseline": named[0], "candidates": named[1:], "prompts": _few(config, prompts)}
-    return build_config(document, overrides if file is None else (), "compare")
+    return build_config(document, (), "compare")
 
 
 def _few(config: PipelineConfig, prompts: int) -> dict[str, object]:

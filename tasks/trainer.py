@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import BinaryIO
 
 from sdxl_core.errors import UserError
 from sdxl_core.exit_codes import EXIT_USER_ERROR
@@ -20,6 +21,7 @@ from tasks.devices import VISIBLE
 from tasks.errors import TrainerFailed, TrainerPreempted, TrainerStopped
 from tasks.manifest import Json
 from tasks.progress import Progress
+from tasks.secrets import masked
 from tasks.validation_scores import ScorersFile
 
 _LOG = logging.getLogger("sdxl_flows")
@@ -65,22 +67,32 @@ def run_trainer(
     description.write_text(job.model_dump_json(indent=1), encoding="utf-8")
     trainer = ["sdxl_core.train", str(description)]
     if scorers is not None:
-        told = job.work / "scorers.json"
-        told.write_text(scorers.model_dump_json(indent=1), encoding="utf-8")
-        trainer = ["tasks.train_process", str(description), str(told)]
+        names = job.work / "scorers.json"
+        names.write_text(scorers.model_dump_json(indent=1), encoding="utf-8")
+        trainer = ["tasks.train_process", str(description), str(names)]
     heard = Heard()
     with (logs / "errors.log").open("a+b") as errors, (logs / "events.jsonl").open("a", 1, "utf-8") as events:
         begin = errors.seek(0, 2)
         with _supervised(_command(trainer, job, environment), held, errors.fileno(), environment) as process:
             assert process.stdout is not None
             for line in process.stdout:
-                events.write(line)
-                _hear(line, heard, progress)
+                told = masked(line)
+                events.write(told)
+                _hear(told, heard, progress)
             code = process.wait()
-        errors.seek(begin)
-        said = errors.read().decode(errors="replace").strip().splitlines()
+        said = _said_since(errors, begin).strip().splitlines()
     _raise_for(code, heard, said, logs)
     return {"steps": job.training.max_steps, "loss": heard.last_step.get("loss") or ""}
+
+
+def _said_since(errors: BinaryIO, begin: int) -> str:
+    """What has come into a log since; secrets in it are masked, there too."""
+    errors.seek(begin)
+    came = errors.read().decode(errors="replace")
+    if (shown := masked(came)) != came:
+        errors.truncate(begin)
+        errors.write(shown.encode())
+    return shown
 
 
 def _command(module: Sequence[str], job: TrainJob, environment: Mapping[str, str]) -> list[str]:

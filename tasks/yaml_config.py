@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -13,9 +13,12 @@ from ruamel.yaml import YAML
 
 from sdxl_core import plain_yaml
 from sdxl_core.errors import UserError, did_you_mean
-from sdxl_core.plain_yaml import MAX_CHARACTERS, shown
-from tasks.config import PipelineConfig, config_schema
+from sdxl_core.plain_yaml import MAX_CHARACTERS
+from tasks.config import PipelineConfig
 from tasks.errors import ConfigError
+from tasks.manifest import Json
+from tasks.mistakes import explain
+from tasks.secrets import refuse_secrets
 
 _LOCAL = ("./", "../", "~/")
 SUM = " + "
@@ -24,27 +27,43 @@ Section = TypeVar("Section", bound=BaseModel)
 _MOST_MISTAKES = 20  # spelt out in one message; further ones are counted
 
 
-def read_config(path: Path, overrides: Sequence[str] = (), candidates: Sequence[str] = ()) -> PipelineConfig:
+def read_config(
+    path: Path,
+    overrides: Sequence[str] = (),
+    candidates: Sequence[str] = (),
+    settings: Mapping[str, Json] | None = None,
+) -> PipelineConfig:
     """Read, override (`key.path=value`, YAML values) and validate a configuration file.
 
-    Local paths in the file are relative to the file, those in overrides to the working folder. `candidates`: models
-    that are judged in place of those in the file.
+    Local paths in the file are relative to the file, those in settings and overrides to the working folder. `settings`:
+    a part of a configuration, laid over the file's. `candidates`: models that are judged in place of those in either.
 
     Raises:
         ConfigError: the file is missing or not YAML, or a key or value is not what the schema says; the message names
             file, key, what was expected, what came, and the nearest valid name.
     """
     document = resolve_paths(_read_mapping(path), path.resolve().parent)
-    return build_config(with_candidates(document, candidates), overrides, str(path))
+    return build_config(document, overrides, str(path), candidates, settings)
 
 
-def build_config(document: dict[str, Any], overrides: Sequence[str], source: str) -> PipelineConfig:
+def build_config(
+    document: dict[str, Any],
+    overrides: Sequence[str],
+    source: str,
+    candidates: Sequence[str] = (),
+    settings: Mapping[str, Json] | None = None,
+) -> PipelineConfig:
     """Override and validate a document that is not, or no longer, a file; its paths are absolute.
 
     Raises:
-        ConfigError: with one line per mistake.
+        ConfigError: with one line per mistake; what settings say is called `settings.key.path` in it.
     """
-    return build_section(PipelineConfig, document, overrides, source)
+    if settings:
+        from tasks.settings import laid_over  # makes a class of every section, which few commands need
+
+        refuse_secrets({"settings": settings}, "parameters")
+        document = laid_over(document, resolve_paths(settings, Path.cwd()))
+    return build_section(PipelineConfig, with_candidates(document, candidates), overrides, source, settings or {})
 
 
 def with_candidates(document: dict[str, Any], candidates: Sequence[str]) -> dict[str, Any]:
@@ -59,15 +78,23 @@ def with_candidates(document: dict[str, Any], candidates: Sequence[str]) -> dict
     return {**document, "evaluation": {**kept, "candidate": candidates[0]}}
 
 
-def build_section(kind: type[Section], document: dict[str, Any], overrides: Sequence[str], source: str) -> Section:
-    """The same for a class that has some of the sections of a configuration."""
+def build_section(
+    kind: type[Section],
+    document: dict[str, Any],
+    overrides: Sequence[str],
+    source: str,
+    settings: Mapping[str, Json] = MappingProxyType({}),
+) -> Section:
+    """The same for a class that has some of the sections of a configuration. `settings` are in the document already."""
+    refuse_secrets({"overrides": [*overrides]}, source)
     for override in overrides:
         _apply_override(document, override)
+    refuse_secrets(document, source)
     try:
         config = kind.model_validate(document)
     except ValidationError as error:
         mistakes = error.errors(include_url=False)
-        lines = [_explain(source, document, mistake) for mistake in mistakes[:_MOST_MISTAKES]]
+        lines = [explain(source, document, mistake, settings) for mistake in mistakes[:_MOST_MISTAKES]]
         if len(mistakes) > _MOST_MISTAKES:
             lines.append(f"{source}: and {len(mistakes) - _MOST_MISTAKES} more")
         raise ConfigError("\n".join(lines)) from None
@@ -170,78 +197,3 @@ def _index(entries: list[Any], part: str, source: str) -> int:
     if not (part.isascii() and part.isdigit()) or int(part) >= len(entries):
         raise ConfigError(f"{source}: expected an index from 0 to {len(entries) - 1}, got {part!r}")
     return int(part)
-
-
-def _explain(source: str, document: Mapping[str, Any], mistake: Mapping[str, Any]) -> str:
-    """One line for one pydantic mistake: file, key, expected, got, nearest name."""
-    kind, loc, got = mistake["type"], mistake["loc"], mistake["input"]
-    key = ".".join(_names(document, loc)) or "top level"
-    context = mistake.get("ctx", {})
-    if kind == "extra_forbidden":
-        known = sorted(_known_keys(loc[:-1]))
-        return _sentence(source, key, f"unknown key; expected one of {', '.join(known)}", str(loc[-1]), known)
-    if kind == "missing":
-        return f"{source}: {key}: missing; it has no default"
-    if kind == "union_tag_not_found":
-        return f"{source}: {key}.{context['discriminator'].strip(chr(39))}: missing; it says what the section is"
-    if kind == "union_tag_invalid":
-        choices = context["expected_tags"].replace("'", "").split(", ")
-        key = f"{key}.{context['discriminator'].strip(chr(39))}"
-        return _sentence(
-            source, key, f"expected one of {', '.join(choices)}, got {shown(context['tag'])}", context["tag"], choices
-        )
-    if kind == "literal_error":
-        choices = context["expected"].replace("'", "").replace(" or ", ", ").split(", ")
-        return _sentence(source, key, f"expected one of {', '.join(choices)}, got {shown(got)}", str(got), choices)
-    message = mistake["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
-    if kind == "model_type":
-        message = "expected a section (key: value)"
-    elif isinstance(got, Mapping):
-        return f"{source}: {key}: {message}"
-    return f"{source}: {key}: {message}, got {shown(got)}"
-
-
-def _sentence(source: str, key: str, message: str, got: str, choices: Sequence[str]) -> str:
-    return f"{source}: {key}: {message}. {did_you_mean(got, choices)}".rstrip(" ")
-
-
-def _names(document: Any, loc: Sequence[int | str]) -> Iterator[str]:
-    """A mistake's place as it reads in the file: pydantic also lists the tags of unions, which stand nowhere there."""
-    here = document
-    for depth, part in enumerate(loc):
-        try:
-            here = here[part]
-        except (KeyError, IndexError, TypeError):
-            if depth < len(loc) - 1:
-                continue
-        yield str(part)
-
-
-def _known_keys(loc: Sequence[int | str]) -> Mapping[str, Any]:
-    """The keys that the section at a mistake's place may hold."""
-    schema = _schema()
-
-    def resolved(node: Mapping[str, Any]) -> Mapping[str, Any]:
-        if "$ref" in node:
-            return resolved(schema["$defs"][node["$ref"].removeprefix("#/$defs/")])
-        choices = [] if "discriminator" in node else [*node.get("anyOf", []), *node.get("oneOf", [])]
-        sections = [entry for entry in choices if entry.get("type") not in ("null", "string")]
-        return resolved(sections[0]) if len(sections) == 1 else node
-
-    node = resolved(schema)
-    for part in loc:
-        if "discriminator" in node:
-            node = resolved({"$ref": node["discriminator"]["mapping"][part]})
-        elif "items" in node:
-            node = resolved(node["items"])
-        elif "properties" not in node:  # names of the user's own, such as concepts
-            node = resolved(node["additionalProperties"])
-        elif part in node["properties"]:  # else the tag of a union whose members are told apart by their kind
-            node = resolved(node["properties"][part])
-    properties: Mapping[str, Any] = node["properties"]
-    return properties
-
-
-@functools.cache
-def _schema() -> Mapping[str, Any]:
-    return config_schema()

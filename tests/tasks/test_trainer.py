@@ -134,3 +134,21 @@ def test_several_processes_go_through_a_launcher(job: TrainJob, tmp_path: Path, 
     command = trainer._command(["sdxl_core.train", str(tmp_path / "job.json")], two, {})
     assert launcher in command and "2" in command
     assert command[-3:] == ["-m", "sdxl_core.train", str(tmp_path / "job.json")]
+
+
+def test_secrets_of_the_environment_are_kept_out_of_its_logs(
+    job: TrainJob, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    secret = "aSecretOfThisTest"
+    monkeypatch.setenv("HF_TOKEN", secret)
+    acted(
+        monkeypatch,
+        "import json, os, sys\n"
+        "print(json.dumps({'event': 'log', 'message': 'got ' + os.environ['HF_TOKEN']}), flush=True)\n"
+        "sys.exit('no access with ' + os.environ['HF_TOKEN'])\n",
+    )
+    with pytest.raises(TrainerStopped, match=r"no access with \*\*\*"):
+        run(job)
+    kept = {path.name: path.read_text() for path in (job.work / "logs").iterdir()}
+    assert "got ***" in kept["events.jsonl"] and "no access with ***" in kept["errors.log"]
+    assert secret not in "".join([caplog.text, *kept.values()])
