@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import WithJsonSchema
 
+from flows.attempts import refuse_after_crashes
 from tasks.config import PipelineConfig
 from tasks.experiment import Experiment, prepare_experiment
 from tasks.manifest import Ref
@@ -43,7 +44,11 @@ def configure(
     """The configuration with its settings, then its overrides, and all local paths absolute.
 
     `candidates`: as `read_config`. What is logged from here on is masked.
+
+    Raises:
+        ConfigError: something in them cannot be as it is; or this run's process has died too often.
     """
+    refuse_after_crashes()
     mask_logs()
     models, changes = [as_local(reference) for reference in candidates], overrides or []
     said = settings.model_dump(mode="json") if settings is not None else None

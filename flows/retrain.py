@@ -14,15 +14,19 @@ from flows.wiring import LEARNT
 from tasks.announcing import announce
 from tasks.config import PipelineConfig
 from tasks.policies import prefect_runner
+from tasks.registry import Registry
+from tasks.settings import Settings
+from tasks.shown import board
 from tasks.store import ArtifactStore
 from tasks.trainings import Resume
 
 _STATES = {"promoted": "Promoted", "rejected": "Rejected", "inconclusive": "Inconclusive", "nothing new": "NothingNew"}
 
 
-@flow(name="retrain")
+@flow(name="retrain", result_serializer="json")
 def retrain(
     config: Configured,
+    settings: Settings | None = None,
     overrides: list[str] | None = None,
     force: bool = False,
     command: str = "prefect deployment run retrain/retrain",
@@ -30,12 +34,13 @@ def retrain(
     """Train on the data as it is now, unless that was done before, and promote what is proven better.
 
     Args:
-        config: the whole configuration, or the path of its YAML file; it has `evaluation.gates`.
-        overrides: `key.path=value`, such as `retraining.warm_start=true`.
+        config: path of the YAML file of the whole configuration; it has `evaluation.gates`.
+        settings: what is to be otherwise than in the file.
+        overrides: the same as texts `key.path=value`, such as `retraining.warm_start=true`; these come last.
         force: train and judge although the same data and settings were judged before.
         command: what the report says makes it again.
     """
-    return retrained(configure(config, overrides or []), force, command)
+    return retrained(configure(config, overrides, settings=settings), force, command)
 
 
 def retrained(config: PipelineConfig, force: bool, command: str) -> Any:
@@ -56,8 +61,25 @@ def retrained(config: PipelineConfig, force: bool, command: str) -> Any:
         force=force,
     )
     done = retraining.run()
+    with board(store, config.name) as shown:
+        shown.table(f"model-{done.model}", f"Versions of {done.model}: {done.outcome}", _versions(store, done))
     message = f"{done.model}: {done.outcome} ({done.reason})"
     return Completed(name=_STATES[done.outcome], message=message, data=_as_json(done))
+
+
+def _versions(store: ArtifactStore, done: Retrained) -> list[dict[str, Any]]:
+    """Newest first."""
+    return [
+        {
+            "version": version.number,
+            "in production": version.number == done.production,
+            "verdict": version.verdict,
+            "against": "base" if version.against is None else f"base, version {version.against}",
+            "made": version.made_at,
+            "release": str(version.release),
+        }
+        for version in reversed(Registry(store).versions(done.model))
+    ]
 
 
 def _as_json(done: Retrained) -> dict[str, Any]:
