@@ -45,7 +45,7 @@ def run_flow(
 
     Stages of the kinds in `expecting` must be in the store already.
     """
-    store = ArtifactStore(config.runtime.store_root())
+    store = config.runtime.open_store()
     experiment = prepare_experiment(config, store, command, resume)
     recorder = Recorder(prefect_runner(store, config.runtime.device))
     wiring(experiment, Expecting(expecting, store, recorder))

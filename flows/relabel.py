@@ -12,7 +12,6 @@ from tasks.experiment import prepare_experiment
 from tasks.feedback import keep_relabelled
 from tasks.policies import prefect_runner
 from tasks.runs import Recorder
-from tasks.store import ArtifactStore
 
 
 @flow(name="relabel")
@@ -27,7 +26,7 @@ def relabel(config: Configured, overrides: list[str] | None = None) -> dict[str,
         `feedback`: where its artifact lies; `artifacts`: all by label.
     """
     configured = configure(config, overrides or [])
-    store = ArtifactStore(configured.runtime.store_root())
+    store = configured.runtime.open_store()
     recorder = Recorder(prefect_runner(store, configured.runtime.device))
     preferences.relabel(prepare_experiment(configured, store, "relabel"), recorder)
     place = keep_relabelled(store, configured.name, recorder.refs)

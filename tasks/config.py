@@ -22,7 +22,7 @@ from sdxl_core.config import (
 from sdxl_core.export_config import ExportConfig
 from sdxl_core.families import FAMILIES
 from sdxl_core.training_config import TrainingConfig
-from tasks.store import store_root
+from tasks.store import ArtifactStore, Verify, store_root
 
 
 class RuntimeConfig(Config):
@@ -32,10 +32,21 @@ class RuntimeConfig(Config):
     """Folder of the artifact store. Unset: SDXL_FLOWS_STORE of the environment, else `.sdxl-flows` where you are."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes a GPU where there is one. Choose among several by CUDA_VISIBLE_DEVICES."""
+    verify: Verify = "auto"
+    """How an artifact is looked at before it is used again: by the sizes of its files, or by their digests, for which
+    it is read whole, once in a process. auto: digests where the store lies on a network file system, or
+    SDXL_FLOWS_STORE_REMOTE is set; sizes elsewhere."""
 
     def store_root(self) -> Path:
         """The store's folder, absolute."""
         return store_root(self.store)
+
+    def open_store(self) -> ArtifactStore:
+        """
+        Raises:
+            StoreError: its folder cannot be made or written.
+        """
+        return ArtifactStore(self.store_root(), self.verify)
 
 
 class PipelineConfig(Config):

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from tasks.errors import USER_ERRORS, TrainerFailed
 from tasks.manifest import Ref
 from tasks.stage import Call, Handle, Runner, Stage, materialise
-from tasks.store import ArtifactStore
+from tasks.store import ArtifactStore, Verify
 
 _LOG = logging.getLogger("sdxl_flows")
 RETRY_DELAYS_S = [5.0, 30.0]
@@ -38,7 +38,7 @@ class ArtifactPolicy(CachePolicy):
         key = f"{recipe.kind}-{recipe.key}"
         records = task_ctx.result_store
         if records is not None and records.exists(key):
-            present = ArtifactStore(Path(inputs["store_root"])).find_whole(recipe.kind, recipe.key)
+            present = ArtifactStore(Path(inputs["store_root"]), inputs["verify"]).find_whole(recipe.kind, recipe.key)
             if present is None or present != _recorded(records, key):
                 _expire(records, key)
         return key
@@ -52,7 +52,7 @@ def prefect_runner(store: ArtifactStore, device: str) -> Runner:
         reused = store.find_whole(recipe.kind, recipe.key) is not None
         named = stage_task(call.stage).with_options(task_run_name=call.label)
         # Prefect gives a plain dict back from its records, silently, when it cannot rebuild a class: so dicts it is
-        ref = Ref.model_validate(named(call, str(store.root), device))
+        ref = Ref.model_validate(named(call, str(store.root), device, store.verify))
         if reused:
             _LOG.info("%-22s reused", call.label)
         return ref
@@ -64,8 +64,9 @@ def prefect_runner(store: ArtifactStore, device: str) -> Runner:
 def stage_task(stage: Stage) -> Task[..., dict[str, str]]:
     """The Prefect task of a stage."""
 
-    def run_stage(call: Call, store_root: str, device: str) -> dict[str, str]:
-        return materialise(call, ArtifactStore(Path(store_root)), device, publish=stage.heavy).model_dump()
+    def run_stage(call: Call, store_root: str, device: str, verify: Verify) -> dict[str, str]:
+        store = ArtifactStore(Path(store_root), verify)
+        return materialise(call, store, device, publish=stage.heavy).model_dump()
 
     return Task(
         run_stage,

@@ -10,7 +10,6 @@ from tasks import dataset
 from tasks.config import PipelineConfig
 from tasks.errors import ConfigError
 from tasks.stage import materialise
-from tasks.store import ArtifactStore
 
 
 def push_dataset(config: PipelineConfig, repo: str | None, *, private: bool, to: Path | None) -> str:
@@ -29,7 +28,7 @@ def push_dataset(config: PipelineConfig, repo: str | None, *, private: bool, to:
         require_token()
     if config.dataset.drawn is not None:
         raise ConfigError("prepare-dataset push: expected a dataset that is found, got dataset.source = drawn")
-    store = ArtifactStore(config.runtime.store_root())
+    store = config.runtime.open_store()
     fingerprint = dataset_fingerprint(config.dataset, store.digest_file.many)
     ref = materialise(dataset.prepare(config.dataset, fingerprint), store, config.runtime.device)
     if to is not None:
