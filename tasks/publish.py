@@ -9,6 +9,7 @@ from sdxl_core.data.fingerprint import dataset_fingerprint
 from tasks import dataset
 from tasks.config import PipelineConfig
 from tasks.errors import ConfigError
+from tasks.mirrors import found_here
 from tasks.stage import materialise
 
 
@@ -29,8 +30,9 @@ def push_dataset(config: PipelineConfig, repo: str | None, *, private: bool, to:
     if config.dataset.drawn is not None:
         raise ConfigError("prepare-dataset push: expected a dataset that is found, got dataset.source = drawn")
     store = config.runtime.open_store()
-    fingerprint = dataset_fingerprint(config.dataset, store.digest_file.many)
-    ref = materialise(dataset.prepare(config.dataset, fingerprint), store, config.runtime.device)
+    here, _ = found_here(config.dataset, store)
+    fingerprint = dataset_fingerprint(here, store.digest_file.many)
+    ref = materialise(dataset.prepare(here, fingerprint), store, config.runtime.device)
     if to is not None:
         write_imagefolder(store.path(ref), to, config.name)
         return str(to)
