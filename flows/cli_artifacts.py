@@ -105,7 +105,7 @@ def verify(
     if what is not None:
         _verify_lineage(opened, what)
         return
-    from tasks.store import damage_of_all
+    from tasks.damage import damage_of_all
 
     found = list(damage_of_all(opened))
     for kind, key, damage in found:

@@ -16,7 +16,8 @@ app = group("Prepare a dataset, and give it to others.")
 
 @app.command("check")
 def check(config: ConfigFile, overrides: Overrides = None) -> None:
-    """Look at every picture of CONFIG's dataset and tell what it holds; nothing is written.
+    """Look at every picture of CONFIG's dataset and tell what it holds; nothing is written, but the mirror of a
+    bucket.
 
     What a run would refuse is named all at once, with exit code 2: bad pictures, and bad preference pairs by kind.
 

@@ -46,9 +46,8 @@ def check(
     from tasks.experiment import prepare_experiment
     from tasks.plan import Expecting, Planner
     from tasks.runs import Recorder
-    from tasks.store import ArtifactStore
 
-    store = ArtifactStore(config.runtime.store_root())
+    store = config.runtime.open_store()
     experiment = prepare_experiment(config, store, command, resume)
     planner = Planner(store)
     reused = Recorder(planner)

@@ -31,13 +31,12 @@ def retrain(
     from tasks.errors import EXIT_CODE_OF_VERDICT
     from tasks.prefect_home import local_prefect
     from tasks.retraining import check_retraining, nothing_new
-    from tasks.store import ArtifactStore
     from tasks.yaml_config import read_config
 
     settled = read_config(config, overrides or [])
     check_retraining(settled)
     command = made_by(config, overrides or [], settled, (), ()).replace(" run ", " retrain ", 1)
-    store = ArtifactStore(settled.runtime.store_root())
+    store = settled.runtime.open_store()
     if not force and (found := nothing_new(settled, store, command)) is not None:
         console.out(f"nothing new: {found.reason}")
         return

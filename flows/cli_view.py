@@ -65,7 +65,6 @@ def _opened(
     from flows.cli_artifacts import open_store
     from flows.wiring import LEARNT, evaluate
     from tasks.errors import ConfigError
-    from tasks.store import ArtifactStore
     from tasks.studio import Studio, Watching
 
     if config is None:
@@ -75,7 +74,7 @@ def _opened(
     calls: dict[str, Call] = {}
 
     def watched(experiment: Experiment, run: Runner) -> None:
-        store = ArtifactStore(experiment.config.runtime.store_root())
+        store = experiment.config.runtime.open_store()
         evaluate(experiment, Watching(run, store, calls))
 
     changes = [*(overrides or []), *([f"runtime.device={device}"] if device else [])]

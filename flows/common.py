@@ -108,7 +108,7 @@ def carry_through(
     resume: Resume | None = None,
 ) -> Carried:
     """Run a wiring under Prefect, from the configuration to the published report. Arguments as of `run_flow`."""
-    store = ArtifactStore(config.runtime.store_root())
+    store = config.runtime.open_store()
     experiment = prepare_experiment(config, store, command, resume)
     _refuse_impossible(experiment, store, wiring)
     with recorded(experiment, store) as (recorder, shown):
@@ -130,7 +130,7 @@ def run_ahead(config: PipelineConfig, name: str, wiring: Wiring, resume: Resume 
 
     `name`: with the experiment's, what the run is recorded as, so that garbage collection keeps what it made.
     """
-    store = ArtifactStore(config.runtime.store_root())
+    store = config.runtime.open_store()
     experiment = prepare_experiment(config, store, name, resume)
     with recorded(experiment, store) as (recorder, _):
         wiring(experiment, recorder)

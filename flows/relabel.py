@@ -11,7 +11,6 @@ from flows.common import Configured, configure, named, recorded
 from tasks.experiment import prepare_experiment
 from tasks.feedback import keep_relabelled
 from tasks.settings import Settings
-from tasks.store import ArtifactStore
 
 
 @flow(name="relabel", result_serializer="json")
@@ -27,7 +26,7 @@ def relabel(config: Configured, settings: Settings | None = None, overrides: lis
         `feedback`: where its artifact lies; `artifacts`: all by label.
     """
     configured = configure(config, overrides, settings=settings)
-    store = ArtifactStore(configured.runtime.store_root())
+    store = configured.runtime.open_store()
     experiment = prepare_experiment(configured, store, "relabel")
     with recorded(experiment, store) as (recorder, _):
         preferences.relabel(experiment, recorder)

@@ -45,7 +45,7 @@ def retrain(
 
 def retrained(config: PipelineConfig, force: bool, command: str) -> Any:
     """A completed state whose name says what became of the candidate."""
-    store = ArtifactStore(config.runtime.store_root())
+    store = config.runtime.open_store()
 
     def carry(changed: PipelineConfig, wiring: Wiring, is_trained: bool) -> Carried:
         expecting = LEARNT if is_trained else ()

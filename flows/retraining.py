@@ -86,7 +86,7 @@ class Retraining:
             Moved: what is in production was changed by others again and again.
         """
         check_retraining(self.config)
-        store = ArtifactStore(self.config.runtime.store_root())
+        store = self.config.runtime.open_store()
         registry, name = Registry(store), model_name(self.config)
         with registry.retraining(name):
             if (late := unfinished_promotion(registry, name)) is not None:

@@ -12,7 +12,6 @@ from tasks.experiment import prepare_experiment
 from tasks.policies import prefect_runner
 from tasks.runs import Recorder, record_run
 from tasks.self_test import changes, result
-from tasks.store import ArtifactStore
 
 
 @flow(name="self-test")
@@ -25,7 +24,7 @@ def self_test(config: Configured, overrides: list[str] | None = None, comparison
         comparisons: how many, each from noise of its own; every one draws two pictures of each prompt.
     """
     configured = configure(config, [*(overrides or []), *changes(comparisons)])
-    store = ArtifactStore(configured.runtime.store_root())
+    store = configured.runtime.open_store()
     recorder = Recorder(prefect_runner(store, configured.runtime, configured.name))
     wiring.self_test(prepare_experiment(configured, store, "self-test"), recorder)
     record_run(store, f"{configured.name}-self-test", "self-test", recorder.refs)

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sdxl_core.families import FamilyName
 from sdxl_core.pair_rules import refuse_misplaced
+from sdxl_core.urls import is_url, refuse_bad_url
 
 
 class Config(BaseModel):
@@ -81,7 +82,8 @@ class DatasetConfig(Config):
     parquet files; hub: a `datasets` hub id; pairs: a folder of preference pairs with metadata.jsonl; pairs-parquet and
     pairs-hub: preference pairs as Pick-a-Pic has them; drawn: what a model draws of prompts, for `feedback`."""
     path: str
-    """Folder, parquet file or folder of them, or hub id; of source drawn, the prompt file."""
+    """Folder, parquet file or folder of them, or hub id; of source drawn, the prompt file. Folders and files may lie in
+    a bucket (`s3://bucket/pictures`, or any other file system of fsspec), which is mirrored into the store."""
     drawn: DrawnConfig | None = None
     """How the pictures of source drawn are made."""
     validation_path: str | None = None
@@ -142,6 +144,21 @@ class DatasetConfig(Config):
             )
         if self.masks not in (None, "alpha") and not str(self.masks).startswith(("/", "./", "../", "~")):
             raise ValueError(f"masks: expected alpha or a folder, which begins with ./, got {self.masks!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _buckets(self) -> DatasetConfig:
+        for setting in ("path", "validation_path"):
+            place = getattr(self, setting)
+            if not is_url(place):
+                continue
+            if self.source in ("hub", "pairs-hub", "drawn"):
+                wanted = "a prompt file on this machine" if self.source == "drawn" else "a hub id"
+                raise ValueError(f"{setting}: expected {wanted} (source: {self.source}), got a URL")
+            try:
+                refuse_bad_url(str(place))
+            except ValueError as error:
+                raise ValueError(f"{setting}: {error}") from None
         return self
 
     @model_validator(mode="after")

@@ -23,7 +23,7 @@ from sdxl_core.export_config import ExportConfig
 from sdxl_core.families import FAMILIES
 from sdxl_core.training_config import TrainingConfig
 from tasks.retraining_config import RetrainingConfig
-from tasks.store import store_root
+from tasks.store import ArtifactStore, Verify, store_root
 
 Hours = Annotated[float, Field(gt=0)]
 
@@ -70,10 +70,21 @@ class RuntimeConfig(Config):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes a GPU where there is one; of several that are visible (CUDA_VISIBLE_DEVICES), one that is free."""
     timeout_hours: TimeoutHours = TimeoutHours()
+    verify: Verify = "auto"
+    """How an artifact is looked at before it is used again: by the sizes of its files, or by their digests, for which
+    it is read whole, once in a process. auto: digests where the store lies on a network file system, or
+    SDXL_FLOWS_STORE_REMOTE is set; sizes elsewhere."""
 
     def store_root(self) -> Path:
         """The store's folder, absolute."""
         return store_root(self.store)
+
+    def open_store(self) -> ArtifactStore:
+        """
+        Raises:
+            StoreError: its folder cannot be made or written.
+        """
+        return ArtifactStore(self.store_root(), self.verify)
 
 
 class PipelineConfig(Config):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from sdxl_core.config import DatasetConfig
+from sdxl_core.data.fingerprint import dataset_fingerprint
+from sdxl_core.errors import UserError
 from tasks.manifest import Json
 from tasks.stage import Call, Job, Stage
 
@@ -10,7 +14,11 @@ from tasks.stage import Call, Job, Stage
 def _build(job: Job) -> dict[str, Json]:
     from sdxl_core.data.prepare import prepare_dataset
 
-    return prepare_dataset(DatasetConfig.model_validate(job.local["dataset"]), job.out, job.progress)
+    dataset = DatasetConfig.model_validate(job.local["dataset"])
+    summary = prepare_dataset(dataset, job.out, job.progress)
+    if dataset_fingerprint(dataset, job.store.digest_file.many) != job.params["source"]:
+        raise UserError(f"dataset {Path(dataset.path).name}: it changed while it was read; run again")
+    return summary
 
 
 STAGE = Stage(kind="dataset", version="1", build=_build, heavy=False)

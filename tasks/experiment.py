@@ -28,6 +28,7 @@ from tasks.faces import Detector, locate_detector
 from tasks.feedback import locate_judges
 from tasks.identity import FaceModel, locate_face_model
 from tasks.manifest import Json, Ref
+from tasks.mirrors import found_here
 from tasks.models import Surroundings, find_model
 from tasks.pictures import GivenPictures
 from tasks.prompt_sets import PromptSet, choosing_and_judging, drawn_prompts, looks_at
@@ -73,6 +74,8 @@ class Experiment:
     """By judge of `feedback`."""
     drawing: Drawing | None = None
     """Of a dataset that is drawn."""
+    mirrors: Mapping[str, str] = field(default_factory=dict)
+    """The URL of each place in the configuration that is a mirror of one."""
 
     @property
     def name(self) -> str:
@@ -104,8 +107,13 @@ class Experiment:
 
     @property
     def shown_config(self) -> dict[str, Json]:
-        """What was configured; without `runtime`, and with places below the working folder shown relative to it."""
+        """What was configured: without `runtime`, with places below the working folder relative to it, and with URLs in
+        place of their mirrors."""
         document = self.config.model_dump(mode="json", exclude={"runtime"}, exclude_unset=True)
+        document["dataset"] = {
+            name: self.mirrors.get(value, value) if isinstance(value, str) else value
+            for name, value in document["dataset"].items()
+        }
         return {name: _relative(section, f"{Path.cwd()}/") for name, section in document.items()}
 
 
@@ -127,12 +135,14 @@ class Lesson:
 def prepare_experiment(
     config: PipelineConfig, store: ArtifactStore, command: str, resume: Resume | None = None
 ) -> Experiment:
-    """Resolve a configuration. Loads no model and reads no picture beyond its bytes.
+    """Resolve a configuration. Loads no model and reads no picture beyond its bytes. Mirrors what lies in buckets.
 
     Raises:
         UserError, EvalError: something the configuration points at is not there or does not fit.
     """
     check_sections(config)
+    dataset, mirrors = found_here(config.dataset, store)
+    config = config.model_copy(update={"dataset": dataset})
     evaluation = config.evaluation
     trains = names_trained((*evaluation.references, evaluation.baseline))
     model = locate_base_model(config.model, store.digest_file)
@@ -157,6 +167,7 @@ def prepare_experiment(
         lesson=lesson,
         judges=locate_judges(config, store.digest_file),
         drawing=locate_drawing(config.dataset, around),
+        mirrors=mirrors,
     )
 
 

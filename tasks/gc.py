@@ -36,14 +36,15 @@ class Retention(Frozen):
     min_age_h: Annotated[float, Field(ge=0)] = 24.0
     """Nothing younger goes: a run in progress has no record yet."""
     cells_age_h: Annotated[float, Field(ge=0)] = 24.0 * 30
-    """Cells not used for so long go; they cost recomputation only."""
+    """Cells, and mirrors of buckets, not used for so long go; they cost recomputation, and reading again."""
 
 
 @dataclass(frozen=True)
 class Garbage:
     artifacts: tuple[Manifest, ...]
     leftovers: tuple[Path, ...]
-    """Damaged artifacts, work and staging folders of runs that never came back, trainings no name stands for."""
+    """Damaged artifacts, work and staging folders of runs that never came back, trainings no name stands for,
+    mirrors."""
     cells: tuple[Path, ...]
 
     @property
@@ -76,7 +77,9 @@ def find_garbage(store: ArtifactStore, retention: Retention) -> Garbage:
         for path in sorted(found)
         if path.stat().st_mtime < newest and not (path.parent.name == "trainings" and path.name in named)
     )
-    return Garbage(artifacts, leftovers, tuple(_old_cells(store, retention.cells_age_h)))
+    old = time.time() - retention.cells_age_h * _HOUR_S
+    mirrors = tuple(path for path in sorted(store.root.glob("mirrors/*")) if path.stat().st_mtime < old)
+    return Garbage(artifacts, (*leftovers, *mirrors), tuple(_old_cells(store, old)))
 
 
 def told(garbage: Garbage) -> list[dict[str, Json]]:
@@ -111,15 +114,14 @@ def collect(store: ArtifactStore, garbage: Garbage) -> int:
     return freed
 
 
-def _old_cells(store: ArtifactStore, age_h: float) -> Iterator[Path]:
-    oldest = time.time() - age_h * _HOUR_S
+def _old_cells(store: ArtifactStore, oldest: float) -> Iterator[Path]:
     return (path for path in sorted(store.root.glob("cells/*/??/*")) if path.stat().st_mtime < oldest)
 
 
 def _owner(leftover: Path) -> tuple[str, str]:
-    """Kind and key of the lock that guards a training, work (`kind/key`) or staging (`kind-key`) folder."""
-    if leftover.parent.name == "trainings":
-        return "training", leftover.name
+    """Kind and key of the lock that guards a training, a mirror, a work (`kind/key`) or staging (`kind-key`) folder."""
+    if leftover.parent.name in ("trainings", "mirrors"):
+        return leftover.parent.name.removesuffix("s"), leftover.name
     if leftover.parent.parent.name == "work":
         return leftover.parent.name, leftover.name
     kind, key, *_ = leftover.name.split("-")

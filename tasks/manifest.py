@@ -156,13 +156,18 @@ def _sealed(path: Path) -> FileRecord:
 
 def problems(folder: Path, manifest: Manifest, *, deep: bool) -> list[str]:
     """What is wrong with an artifact's files: missing, of the wrong size and, if `deep`, of other bytes."""
-    found = []
-    for name, record in manifest.files.items():
-        path = folder / name
-        if not path.is_file():
-            found.append(f"{name} is missing")
-        elif path.stat().st_size != record.bytes:
-            found.append(f"{name} has {path.stat().st_size} bytes instead of {record.bytes}")
-        elif deep and file_sha256(path) != record.sha256:
-            found.append(f"{name} holds other bytes than were written")
-    return found
+
+    def problem(named: tuple[str, FileRecord]) -> str:
+        return _problem(folder, *named, deep=deep)
+
+    found = in_order(problem, manifest.files.items()) if deep else map(problem, manifest.files.items())
+    return [each for each in found if each]
+
+
+def _problem(folder: Path, name: str, record: FileRecord, *, deep: bool) -> str:
+    path = folder / name
+    if not path.is_file():
+        return f"{name} is missing"
+    if (size := path.stat().st_size) != record.bytes:
+        return f"{name} has {size} bytes instead of {record.bytes}"
+    return f"{name} holds other bytes than were written" if deep and file_sha256(path) != record.sha256 else ""

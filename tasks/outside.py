@@ -19,6 +19,7 @@ from tasks.errors import USER_ERRORS
 from tasks.faces import locate_detector
 from tasks.identity import locate_face_model
 from tasks.manifest import Json
+from tasks.mirrors import found_here
 from tasks.models import Surroundings, find_model
 from tasks.pictures import GivenPictures
 from tasks.prompt_sets import PromptSet, choosing_and_judging, drawn_prompts, looks_at
@@ -94,7 +95,7 @@ def _look_around(store: ArtifactStore, config: PipelineConfig) -> _Today:
     today, digests = _Today(), store.digest_file
     for dataset in (config.dataset, config.dataset.validation):
         if dataset is not None and dataset.drawn is None:
-            today.look([DATASET], partial(_dataset, dataset, digests))
+            today.look([DATASET], partial(_dataset, dataset, store))
     today.look([PROMPTS], partial(_prompts, config))
     _look_at_scorers((*config.evaluation.metrics, *(config.feedback.judges if config.feedback else ())), digests, today)
     today.look([DETECTOR, FACE_MODEL], partial(_face_models, config, digests))
@@ -112,8 +113,9 @@ def _look_around(store: ArtifactStore, config: PipelineConfig) -> _Today:
     return today
 
 
-def _dataset(dataset: DatasetConfig, digests: FileDigests) -> Iterator[Digest]:
-    yield DATASET, dataset_fingerprint(dataset, digests.many)
+def _dataset(dataset: DatasetConfig, store: ArtifactStore) -> Iterator[Digest]:
+    here, _ = found_here(dataset, store)
+    yield DATASET, dataset_fingerprint(here, store.digest_file.many)
 
 
 def _prompts(config: PipelineConfig) -> Iterator[Digest]:

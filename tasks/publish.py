@@ -9,8 +9,8 @@ from sdxl_core.data.fingerprint import dataset_fingerprint
 from tasks import dataset
 from tasks.config import PipelineConfig
 from tasks.errors import ConfigError
+from tasks.mirrors import found_here
 from tasks.stage import materialise
-from tasks.store import ArtifactStore
 
 
 def push_dataset(config: PipelineConfig, repo: str | None, *, private: bool, to: Path | None) -> str:
@@ -29,9 +29,10 @@ def push_dataset(config: PipelineConfig, repo: str | None, *, private: bool, to:
         require_token()
     if config.dataset.drawn is not None:
         raise ConfigError("prepare-dataset push: expected a dataset that is found, got dataset.source = drawn")
-    store = ArtifactStore(config.runtime.store_root())
-    fingerprint = dataset_fingerprint(config.dataset, store.digest_file.many)
-    ref = materialise(dataset.prepare(config.dataset, fingerprint), store, config.runtime.device)
+    store = config.runtime.open_store()
+    here, _ = found_here(config.dataset, store)
+    fingerprint = dataset_fingerprint(here, store.digest_file.many)
+    ref = materialise(dataset.prepare(here, fingerprint), store, config.runtime.device)
     if to is not None:
         write_imagefolder(store.path(ref), to, config.name)
         return str(to)

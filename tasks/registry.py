@@ -25,10 +25,11 @@ from pydantic import ValidationError
 
 from sdxl_core.disk import flush, write_durably
 from sdxl_core.errors import did_you_mean
+from tasks.damage import damage_of
 from tasks.errors import ConfigError
 from tasks.locks import held
 from tasks.manifest import Frozen, Ref
-from tasks.store import ArtifactStore, damage_of, say_waiting
+from tasks.store import ArtifactStore, say_waiting
 
 PRODUCTION = "production"
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")

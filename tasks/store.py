@@ -5,7 +5,7 @@ work/<kind>/<key>/        what an unfinished stage can resume from; survives kil
 staging/                  results on their way in; never read
 damaged/                  what failed its check, set aside
 cells/<name>/             small cached values
-locks/, digests.sqlite, runs/, prefect/
+locks/, mirrors/, digests.sqlite, runs/, prefect/
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 from pydantic import ValidationError
 
@@ -25,6 +26,7 @@ from sdxl_core.disk import flush
 from tasks.cells import DiskCells
 from tasks.digests import FileDigests
 from tasks.errors import StoreError
+from tasks.file_systems import is_remote, own_memo
 from tasks.locks import held
 from tasks.manifest import (
     MANIFEST,
@@ -40,6 +42,9 @@ from tasks.manifest import (
 
 _LOG = logging.getLogger("sdxl_flows.store")
 DEFAULT_ROOT = ".sdxl-flows"
+Verify = Literal["auto", "sizes", "digests"]
+_read_whole: set[tuple[Path, str, str, str]] = set()
+"""Root, kind, key and content digest of what this process has written, or read and found whole."""
 
 
 def store_root(named: str | os.PathLike[str] | None = None) -> Path:
@@ -67,21 +72,27 @@ Build = Callable[[Workplace], dict[str, Json]]
 
 
 class ArtifactStore:
-    """Artifacts below one local folder.
+    """Artifacts below one folder.
+
+    `verify` says how an artifact is looked at before it is used: by its files' sizes, or whole, by their digests, once
+    in a process; `auto` reads it whole where the folder lies on a network file system.
 
     Raises:
         StoreError: the folder cannot be made or written.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, verify: Verify = "auto") -> None:
         self.root = root
+        self.verify = verify
         try:
             root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"runtime.store: cannot make the folder {root}: {error.strerror}") from None
         if not os.access(root, os.W_OK):
             raise StoreError(f"runtime.store: {root} is not writable; set runtime.store or SDXL_FLOWS_STORE")
-        self.digest_file = FileDigests(root / "digests.sqlite")
+        remote = is_remote(root)
+        self.digest_file = FileDigests(own_memo(root) if remote else root / "digests.sqlite")
+        self._deep = verify == "digests" or (verify == "auto" and remote)
 
     def path(self, ref: Ref) -> Path:
         return self._place(ref.kind, ref.key)
@@ -116,7 +127,7 @@ class ArtifactStore:
         return manifest
 
     def find(self, kind: str, key: str) -> Ref | None:
-        """The artifact if it is there with every file at its size.
+        """The artifact if it is there with every file at its size or, as `verify` says, of the bytes that were written.
 
         Raises:
             DamagedArtifact: it is there, but not whole.
@@ -124,8 +135,11 @@ class ArtifactStore:
         manifest = self.manifest(kind, key)
         if manifest is None:
             return None
-        if found := problems(self._place(kind, key), manifest, deep=False):
+        known = (self.root, kind, key, manifest.digest)
+        if found := problems(self._place(kind, key), manifest, deep=self._deep and known not in _read_whole):
             raise DamagedArtifact("; ".join(found[:3]))
+        if self._deep:
+            _read_whole.add(known)
         return manifest.ref
 
     def find_whole(self, kind: str, key: str) -> Ref | None:
@@ -212,6 +226,7 @@ class ArtifactStore:
         place.parent.mkdir(parents=True, exist_ok=True)
         os.rename(staging, place)
         flush(place.parent)
+        _read_whole.add((self.root, manifest.recipe.kind, manifest.key, manifest.digest))
         return manifest.ref
 
     def set_aside(self, kind: str, key: str, reason: str) -> None:
@@ -224,27 +239,6 @@ class ArtifactStore:
 
     def _place(self, kind: str, key: str) -> Path:
         return self.root / "artifacts" / kind / key
-
-
-def damage_of_all(store: ArtifactStore) -> Iterator[tuple[str, str, str]]:
-    """Kind and key of every artifact that is not what was written, with what is wrong. Reads every byte."""
-    for place in sorted((store.root / "artifacts").glob("*/*")):
-        kind, key = place.parent.name, place.name
-        if damage := damage_of(store, kind, key):
-            yield kind, key, damage
-
-
-def damage_of(store: ArtifactStore, kind: str, key: str) -> str:
-    """What is wrong with an artifact's manifest, key, content digest or files; empty where it is whole or not there."""
-    try:
-        manifest = store.manifest(kind, key)
-    except DamagedArtifact as damage:
-        return str(damage)
-    if manifest is None:
-        return ""
-    if manifest.recipe.key != key:
-        return f"the recipe in {MANIFEST} is not the one that it was made by: it gives another key"
-    return "; ".join(problems(store.path(manifest.ref), manifest, deep=True))
 
 
 def say_waiting(label: str) -> Callable[[str], None]:

@@ -11,11 +11,12 @@ from typing import Literal
 
 from eval.stated import Stated
 from sdxl_core.disk import file_sha256
+from tasks.damage import damage_of
 from tasks.manifest import MANIFEST, Manifest, Ref
 from tasks.provenance import stated_recipe, stated_ref
 from tasks.runs import published_files
 from tasks.sources import Source, sources_of
-from tasks.store import ArtifactStore, DamagedArtifact, damage_of
+from tasks.store import ArtifactStore, DamagedArtifact
 from tasks.verify_target import Target
 
 _NAME = re.compile(r"[a-z_]+/[0-9a-f]{32}")

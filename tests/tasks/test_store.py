@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from sdxl_core.disk import file_sha256
+from tasks.damage import damage_of_all
 from tasks.manifest import MANIFEST, Json, Ref
 from tasks.stage import Call, Job, materialise
-from tasks.store import ArtifactStore, DamagedArtifact, damage_of_all
+from tasks.store import ArtifactStore, DamagedArtifact
 from tests.processes import CLEAN, killed_at_every_touch
 from tests.tasks.conftest import MakeCall, write_text
 
@@ -118,6 +120,43 @@ def test_verify_finds_bytes_changed_at_the_same_size(store: ArtifactStore, call:
     assert store.find(ref.kind, ref.key) == ref  # a hit is checked by presence and size only
     [(kind, key, damage)] = damage_of_all(store)
     assert (kind, key) == (ref.kind, ref.key) and "deep/er/text.txt" in damage
+
+
+def in_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this process has read whole is unknown to the next one."""
+    monkeypatch.setattr("tasks.store._read_whole", set())
+
+
+@pytest.mark.parametrize("remote", [True, False])
+def test_where_digests_are_asked_for_other_bytes_are_never_used(
+    tmp_path: Path, call: MakeCall, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, remote: bool
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    if remote:
+        monkeypatch.setenv("SDXL_FLOWS_STORE_REMOTE", "1")
+    store = ArtifactStore(tmp_path / "store", "auto" if remote else "digests")
+    ref = materialise(call(), store, "cpu")
+    (store.path(ref) / "deep/er/text.txt").write_text("jello")
+    in_another_process(monkeypatch)
+    with pytest.raises(DamagedArtifact, match=r"text\.txt holds other bytes"):
+        store.find(ref.kind, ref.key)
+    with caplog.at_level(logging.WARNING, "sdxl_flows.store"):
+        assert materialise(call(), store, "cpu") == ref
+    assert f"damaged artifact {ref}" in caplog.text
+    assert (store.path(ref) / "deep/er/text.txt").read_text() == "hello"
+
+
+def test_what_has_been_read_whole_is_not_read_again(
+    tmp_path: Path, call: MakeCall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ArtifactStore(tmp_path / "store", "digests")
+    ref = materialise(call(), store, "cpu")
+    read: list[Path] = []
+    monkeypatch.setattr("tasks.manifest.file_sha256", lambda path: read.append(path) or file_sha256(path))
+    in_another_process(monkeypatch)
+    for _ in range(3):
+        assert store.find(ref.kind, ref.key) == ref
+    assert len(read) == 3  # its files, once each
 
 
 def test_a_failed_build_leaves_no_artifact_and_keeps_its_work(store: ArtifactStore, call: MakeCall) -> None:

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from tasks.damage import damage_of_all
 from tasks.errors import ConfigError
 from tasks.manifest import MANIFEST, FileRecord, Ref, content_digest
 from tasks.outside import verify_sources
 from tasks.runs import publish, record_run
-from tasks.store import ArtifactStore, damage_of_all
+from tasks.store import ArtifactStore
 from tasks.verify import BAD, Found, sources_in, verify_artifacts, verify_published
 from tasks.verify_target import find_target
 from tests.tasks.toy import fill_store, write_experiment

@@ -109,6 +109,29 @@ def test_a_hub_dataset_is_its_id_split_and_commit() -> None:
     assert len({dataset_fingerprint(base.model_copy(update=change), never) for change in changes}) == len(changes)
 
 
+def test_a_branch_that_moved_is_another_dataset(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unpinned revision is asked for anew each time, so a scheduled run sees what was pushed since."""
+    from types import SimpleNamespace
+
+    from huggingface_hub import HfApi
+
+    head, asked = ["1" * 40], []
+
+    def dataset_info(self: HfApi, repo: str, *, revision: str | None, timeout: float) -> SimpleNamespace:
+        asked.append((repo, revision))
+        return SimpleNamespace(sha=head[0])
+
+    monkeypatch.setattr(HfApi, "dataset_info", dataset_info)
+    for revision in (None, "main"):
+        config = DatasetConfig(source="hub", path="someone/pictures", revision=revision)
+        head[0] = "1" * 40
+        before = fingerprint(config)
+        assert fingerprint(config) == before == fingerprint(config.model_copy(update={"revision": "1" * 40}))
+        head[0] = "2" * 40
+        assert fingerprint(config) != before
+    assert asked == [("someone/pictures", None)] * 3 + [("someone/pictures", "main")] * 3
+
+
 def test_an_unpinned_hub_dataset_cannot_be_identified_offline(monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub.constants
 
