@@ -67,7 +67,7 @@ def _names(document: Any, loc: Sequence[int | str]) -> Iterator[str]:
 def _stands_in(settings: Json, names: Sequence[str]) -> bool:
     """Whether it is settings that say what is called so, or a part of it."""
     for name in names:
-        if not isinstance(settings, dict):
+        if not isinstance(settings, Mapping):
             return settings is not None  # a list takes the place of the file's, with all its entries
         if name not in settings:
             return False

@@ -120,6 +120,7 @@ class Board:
 
         patience = get_client(sync_client=True, httpx_settings={"timeout": REQUEST_S})
         with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), patience as client:
+            level = logging.WARNING
             while (make := self._queue.get()) is not None:
                 try:
                     client.create_artifact(make())
@@ -127,7 +128,8 @@ class Board:
                     _LOG.warning("Prefect's server does not answer; its page will not show the rest (%r)", error)
                     return
                 except Exception as error:  # the page is a courtesy: whatever is wrong with it, the run is worth more
-                    _LOG.warning("not shown on the page of Prefect's server: %r", error)
+                    _LOG.log(level, "not shown on the page of Prefect's server: %r", error)
+                    level = logging.DEBUG  # what is wrong with one is mostly wrong with all
 
 
 @contextmanager
