@@ -59,10 +59,11 @@ def test_kubernetes_asks_for_gpus_shared_memory_and_a_claim() -> None:
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "{{ gpus }}"
     assert container["envFrom"] == [{"secretRef": {"name": "{{ secret_name }}", "optional": True}}]
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
-    assert {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]} == {
-        "data": "/data",
-        "shm": "/dev/shm",
-    }
+    assert [(mount["name"], mount["mountPath"]) for mount in container["volumeMounts"]] == [
+        ("data", "/data"),
+        ("data", "/app/runs"),
+        ("shm", "/dev/shm"),
+    ]
     assert volumes["shm"]["emptyDir"] == {"medium": "Memory", "sizeLimit": "{{ shm_size }}"}
     assert volumes["data"]["persistentVolumeClaim"] == {"claimName": "{{ store_claim }}"}
     assert pod["securityContext"]["runAsNonRoot"] and pod["restartPolicy"] == "Never"
@@ -134,6 +135,18 @@ def test_ecs_worker_renders_it() -> None:
     assert made.task_definition["volumes"][0]["efsVolumeConfiguration"]["fileSystemId"] == "fs-0123"
     assert made.task_run_request["launchType"] == "EC2" and container["linuxParameters"]["sharedMemorySize"] == 8192
     assert "{{" not in json.dumps([made.task_definition, made.task_run_request])
+    # numbers of Prefect's own template, which AWS spells as text
+    assert not _refused_by_aws(made.task_definition | {"family": "f", "cpu": "4096", "memory": "24576"})
+
+
+def _refused_by_aws(task_definition: Json) -> str:
+    """What AWS's own description of the call says is wrong with its parameters."""
+    from botocore.session import get_session
+    from botocore.validate import ParamValidator
+
+    call = get_session().get_service_model("ecs").operation_model("RegisterTaskDefinition")
+    report: str = ParamValidator().validate(task_definition, call.input_shape).generate_report()
+    return report
 
 
 def test_docker_worker_renders_it() -> None:
