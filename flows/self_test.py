@@ -14,7 +14,7 @@ from tasks.runs import Recorder, record_run
 from tasks.self_test import changes, result
 
 
-@flow(name="self-test")
+@flow(name="self-test", result_serializer="json")
 def self_test(config: Configured, overrides: list[str] | None = None, comparisons: int = 1) -> dict[str, Any]:
     """Compare the base with itself: from the same noise, bit by bit, and from other noise, by all metrics.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from sdxl_core.errors import UserError
 from tasks.gc import Retention
 from tasks.manifest import Json, Ref
 from tasks.shown import artifact_key, board, code, stage_page, text_cell
@@ -56,11 +57,14 @@ def results() -> list[dict[str, Any]]:
 def test_every_stage_is_on_the_page_and_results_are_json(
     filled: Sequence[Ref], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from prefect.settings import PREFECT_RESULTS_LOCAL_STORAGE_PATH, temporary_settings
+
     from flows.finetune import finetune
 
     monkeypatch.setenv("SDXL_FLOWS_VIEW_URL", "http://127.0.0.1:8080")
-    before = len(results())
-    done = finetune(Path("toy/toy.yaml"), command="by hand")
+    with temporary_settings({PREFECT_RESULTS_LOCAL_STORAGE_PATH: tmp_path / "records"}):
+        done = finetune(Path("toy/toy.yaml"), command="by hand")
+        kept = results()
     assert {*done["artifacts"].values()} == {str(ref) for ref in filled}
     shown = artifacts()
     for label, name in done["artifacts"].items():
@@ -70,9 +74,8 @@ def test_every_stage_is_on_the_page_and_results_are_json(
     assert len({shown[artifact_key(f"stage-toy-{label}")].flow_run_id for label in done["artifacts"]}) == 1
     assert "http://127.0.0.1:8080/reports/" in shown["page-toy"].data and "http://" in shown["report-toy"].data
     assert shown["scores-toy"].type == "table"
-    after = results()
-    assert len(after) == before + len(filled) + 1 and done in after  # the stages', and the flow's own, as it is
-    assert {record["metadata"]["serializer"]["type"] for record in after if "metadata" in record} == {"json"}
+    assert len(kept) == len(filled) + 1 and done in kept  # the stages', and the flow's own, as it is
+    assert {record["metadata"]["serializer"]["type"] for record in kept if "metadata" in record} == {"json"}
 
 
 @pytest.mark.usefixtures("prefect_api")
@@ -115,3 +118,25 @@ def test_what_others_wrote_is_no_markup(tmp_path: Path) -> None:
     assert artifact_key("stage-toy-images/base_1") == "stage-toy-images-base-1"
     assert text_cell("a|b") == r"a\|b" and code("a`b|c") == r"`a'b\|c`"
     assert len(text_cell("x" * 5000)) == 200
+
+
+def fail(job: Job) -> dict[str, Json]:
+    raise UserError("mend your picture")
+
+
+@pytest.mark.usefixtures("prefect_api")
+def test_a_failed_run_leaves_nothing_pickled(tmp_path: Path) -> None:
+    from prefect import flow
+    from prefect.settings import PREFECT_RESULTS_LOCAL_STORAGE_PATH, temporary_settings
+
+    from tasks.policies import prefect_runner
+
+    @flow(name="toy", result_serializer="json")
+    def run_one() -> None:
+        failing = Stage(kind="failing", version="1", build=fail, heavy=False, retries=1)
+        prefect_runner(ArtifactStore(tmp_path / "store"), "cpu")(Call(failing, "toy", {}))
+
+    with temporary_settings({PREFECT_RESULTS_LOCAL_STORAGE_PATH: tmp_path / "records"}):
+        with pytest.raises(UserError, match="mend your picture"):
+            run_one()
+        assert results(), "the exception is kept, and read below as JSON"
