@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import time
 from datetime import UTC, datetime, timedelta
 from http.client import HTTPConnection, HTTPException
 from urllib.parse import urlsplit
@@ -13,10 +14,15 @@ from tasks.manifest import Json
 from tasks.serving.automations import MOST_RUNS
 
 _TIMEOUT_S = 10
+_TRIES, _BUSY_S = 5, 1.0
 
 
 class ServerSilent(Exception):
     """The server did not answer, or not as asked."""
+
+
+class ServerBusy(ServerSilent):
+    """The server may answer next time."""
 
 
 class Api:
@@ -58,6 +64,15 @@ class Api:
         self._ask("POST", f"/flow_runs/{run}/set_state", {"state": state, "force": True})
 
     def _ask(self, method: str, path: str, body: Json = None) -> Json:
+        """Several times: on SQLite the server refuses now and then while its database is locked."""
+        for _ in range(_TRIES - 1):
+            try:
+                return self._ask_once(method, path, body)
+            except ServerBusy:
+                time.sleep(_BUSY_S)
+        return self._ask_once(method, path, body)
+
+    def _ask_once(self, method: str, path: str, body: Json) -> Json:
         headers = {"Content-Type": "application/json"}
         if secret := os.environ.get("PREFECT_SERVER_API_AUTH_STRING"):
             headers["Authorization"] = f"Basic {base64.b64encode(secret.encode()).decode()}"
@@ -66,6 +81,8 @@ class Api:
             connection.request(method, self._root + path, None if body is None else json.dumps(body), headers)
             answer = connection.getresponse()
             content = answer.read()
+            if answer.status == 503:
+                raise ServerBusy(f"{method} {path}: {answer.status}")
             if answer.status >= 300:
                 raise ServerSilent(f"{method} {path}: {answer.status}")
             return json.loads(content) if content else None

@@ -21,7 +21,7 @@ _POLL_S = 0.2
 
 
 def drain(api: Api, pool: str, worker: Child, hurry: Callable[[], bool]) -> None:
-    """Give the worker nothing more, let its runs save what they have, and have them scheduled for the next worker.
+    """Give the worker nothing more, let its runs save what they have, stop it, and have its runs scheduled again.
 
     The pool is paused afterwards. `hurry`: whether somebody wants it over.
     """
@@ -38,6 +38,7 @@ def drain(api: Api, pool: str, worker: Child, hurry: Callable[[], bool]) -> None
                 with suppress(psutil.NoSuchProcess):
                     process.terminate()
         time.sleep(_POLL_S)
+    worker.stop()  # it may still report how its runs ended, and would undo what follows
     for run in sorted(set(told.values())):
         with suppress(ServerSilent):
             _have_scheduled(api, run)
