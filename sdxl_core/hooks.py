@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -23,8 +25,13 @@ from sdxl_core.training_config.exported_steps import exported_steps
 
 
 def emit(event: str, **fields: Any) -> None:
-    """One line of JSON on standard output, for whoever started the trainer."""
-    print(json.dumps({"event": event, **fields}), flush=True)
+    """One line of JSON on standard output, for whoever started the trainer; if that is gone, for nobody."""
+    try:
+        print(json.dumps({"event": event, **fields}), flush=True)
+    except BrokenPipeError:  # no reason to lose what was learned; what is told from now on, and what is buffered, goes
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def log_line(message: str) -> None:

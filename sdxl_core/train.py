@@ -12,7 +12,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
 
@@ -147,7 +147,8 @@ def stopped_by_signals(state: TrainState) -> Iterator[None]:
         if state.stop_requested:
             os._exit(EXIT_KILLED)
         state.stop_requested = True
-        log_line("asked to stop: finishing the step, then saving")
+        with suppress(RuntimeError):  # the signal came in the middle of another line
+            log_line("asked to stop: finishing the step, then saving")
 
     numbers = (signal.SIGTERM, signal.SIGINT)
     before = [signal.signal(number, stop) for number in numbers]

@@ -21,6 +21,7 @@ from tasks.manifest import Ref
 from tasks.stage import Call, Conditions, Handle, Runner, Stage, materialise
 from tasks.store import ArtifactStore, Verify
 from tasks.transient import is_transient
+from tasks.worker_gone import end_with_worker
 
 _LOG = logging.getLogger("sdxl_flows")
 RETRY_DELAYS_S = [5.0, 30.0]
@@ -47,6 +48,7 @@ class ArtifactPolicy(CachePolicy):
 
 def prefect_runner(store: ArtifactStore, runtime: RuntimeConfig, run_name: str) -> Runner:
     """A runner that runs every stage as a Prefect task, directly in the flow's own thread."""
+    end_with_worker()
 
     def run(call: Call) -> Handle:
         recipe = call.recipe()
