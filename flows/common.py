@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import WithJsonSchema
+from pydantic import BaseModel, WithJsonSchema
 
 from flows.attempts import refuse_after_crashes
 from tasks.config import PipelineConfig
@@ -81,7 +83,7 @@ class Carried:
 
 def run_flow(
     config: PipelineConfig,
-    command: str,
+    command: str | None,
     wiring: Wiring,
     *,
     expecting: Collection[str] = (),
@@ -89,14 +91,30 @@ def run_flow(
 ) -> dict[str, Any]:
     """The body of a flow; returns the report's place, the verdict by gates and all artifacts by label.
 
-    Stages of the kinds in `expecting` must be in the store already.
+    `command`: what makes it again; None: this very deployment. Stages of the kinds in `expecting` must be in the store already.
     """
-    carried = carry_through(config, command, wiring, expecting=expecting, resume=resume)
+    carried = carry_through(config, command or this_deployment(), wiring, expecting=expecting, resume=resume)
     return {
         "report": str(carried.report),
         "verdict": carried.verdict,
         "artifacts": named(carried.refs),
     }
+
+
+def this_deployment() -> str:
+    """The command that starts this flow run's deployment with the same parameters."""
+    from prefect.runtime import deployment, flow_run
+
+    words = ["prefect", "deployment", "run", f"{flow_run.flow_name}/{deployment.name or flow_run.flow_name}"]
+    for name, value in sorted((flow_run.parameters or {}).items()):
+        if name not in ("command", "resume") and value not in (None, [], {}, False):
+            text = str(value) if isinstance(value, str | Path) else json.dumps(as_json(value), sort_keys=True)
+            words += ["--param", f"{name}={text}"]
+    return shlex.join(words)
+
+
+def as_json(value: object) -> object:
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
 
 
 def carry_through(

@@ -23,7 +23,7 @@ def compare(
     prompts: Annotated[int, Field(ge=1)] = 8,
     settings: Settings | None = None,
     overrides: list[str] | None = None,
-    command: str = "prefect deployment run compare/compare",
+    command: str | None = None,
 ) -> dict[str, Any]:
     """A few pictures of several models side by side, with their scores; promotes nothing.
 
@@ -34,7 +34,7 @@ def compare(
         prompts: at most so many, every category with its share.
         settings: what is to be otherwise than in the file or the run.
         overrides: the same as texts `key.path=value`, such as `sampling.steps=20`; these come last.
-        command: what the report says makes it again.
+        command: what the report says makes it again; default: this deployment with these parameters.
     """
     mask_logs()
     said = settings.model_dump(mode="json") if settings is not None else None

@@ -17,7 +17,7 @@ def evaluate(
     settings: Settings | None = None,
     overrides: list[str] | None = None,
     candidate: str | list[str] | None = None,
-    command: str = "prefect deployment run evaluate/evaluate",
+    command: str | None = None,
 ) -> dict[str, Any]:
     """From pictures of base and candidate to a report; trains nothing.
 
@@ -26,7 +26,7 @@ def evaluate(
         settings: what is to be otherwise than in the file.
         overrides: the same as texts `key.path=value`, such as `evaluation.replicates=4`; these come last.
         candidate: a model by any of the names in docs/evaluation/models.md, or several; default: as configured.
-        command: what the report says makes it again.
+        command: what the report says makes it again; default: this deployment with these parameters.
     """
     models = [candidate] if isinstance(candidate, str) else candidate or []
     configured = configure(config, overrides, models, settings)

@@ -19,7 +19,7 @@ def finetune(
     settings: Settings | None = None,
     overrides: list[str] | None = None,
     resume: Resume | None = None,
-    command: str = "prefect deployment run finetune/finetune",
+    command: str | None = None,
 ) -> dict[str, Any]:
     """From dataset to report.
 
@@ -28,7 +28,7 @@ def finetune(
         settings: what is to be otherwise than in the file.
         overrides: the same as texts `key.path=value`, such as `training.learning_rate=5e-5`; these come last.
         resume: how to deal with a training under the same name that was interrupted or made with other settings.
-        command: what the report says makes it again.
+        command: what the report says makes it again; default: this deployment with these parameters.
     """
     configured = configure(config, overrides, settings=settings)
     require_candidate_trained(configured)

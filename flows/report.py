@@ -16,7 +16,7 @@ def report(
     config: Configured,
     settings: Settings | None = None,
     overrides: list[str] | None = None,
-    command: str = "prefect deployment run report/report",
+    command: str | None = None,
 ) -> dict[str, Any]:
     """From scores to a report; trains, draws and scores nothing.
 
@@ -24,7 +24,7 @@ def report(
         config: path of the YAML file of the whole configuration.
         settings: what is to be otherwise than in the file.
         overrides: the same as texts `key.path=value`, such as `evaluation.confidence=0.99`; these come last.
-        command: what the report says makes it again.
+        command: what the report says makes it again; default: this deployment with these parameters.
     """
     configured = configure(config, overrides, settings=settings)
     return run_flow(configured, command, wiring.evaluate, expecting=wiring.SCORED)

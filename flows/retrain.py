@@ -8,7 +8,7 @@ from typing import Any
 from prefect import flow
 from prefect.states import Completed
 
-from flows.common import Carried, Configured, carry_through, configure
+from flows.common import Carried, Configured, carry_through, configure, this_deployment
 from flows.retraining import Retrained, Retraining, Wiring
 from flows.wiring import LEARNT
 from tasks.announcing import announce
@@ -29,7 +29,7 @@ def retrain(
     settings: Settings | None = None,
     overrides: list[str] | None = None,
     force: bool = False,
-    command: str = "prefect deployment run retrain/retrain",
+    command: str | None = None,
 ) -> Any:
     """Train on the data as it is now, unless that was done before, and promote what is proven better.
 
@@ -38,9 +38,9 @@ def retrain(
         settings: what is to be otherwise than in the file.
         overrides: the same as texts `key.path=value`, such as `retraining.warm_start=true`; these come last.
         force: train and judge although the same data and settings were judged before.
-        command: what the report says makes it again.
+        command: what the report says makes it again; default: this deployment with these parameters.
     """
-    return retrained(configure(config, overrides, settings=settings), force, command)
+    return retrained(configure(config, overrides, settings=settings), force, command or this_deployment())
 
 
 def retrained(config: PipelineConfig, force: bool, command: str) -> Any:
