@@ -91,7 +91,8 @@ def run_flow(
 ) -> dict[str, Any]:
     """The body of a flow; returns the report's place, the verdict by gates and all artifacts by label.
 
-    `command`: what makes it again; None: this very deployment. Stages of the kinds in `expecting` must be in the store already.
+    `command`: what makes it again; None: this very deployment. Stages of the kinds in `expecting` must be in the store
+    already.
     """
     carried = carry_through(config, command or this_deployment(), wiring, expecting=expecting, resume=resume)
     return {
