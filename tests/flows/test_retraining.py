@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -221,3 +222,31 @@ def test_the_command_line_shows_and_moves_what_is_in_production(world: Retrainin
     assert unknown.returncode == 2 and "Did you mean 'short'?" in unknown.stderr
     judged = sdxl_flows("plan", "short.yaml", "--candidate", "production/short", "--set", "runtime.store=./store")
     assert judged.returncode == 0, judged.stderr
+
+
+@pytest.mark.slow
+def test_under_prefect_the_state_says_what_became_of_it(
+    prefect_api: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without JSON, Prefect would pickle what a flow gives back."""
+    from prefect import State
+
+    from flows.retrain import retrain
+
+    world = start(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SDXL_FLOWS_STORE", str(world.store.root))
+
+    def state_of(*overrides: str) -> State[Any]:
+        return cast(Any, retrain)(Path("short.yaml"), overrides=list(overrides), return_state=True)
+
+    promoted = state_of(PASSED)
+    assert (promoted.type.value, promoted.name) == ("COMPLETED", "Promoted"), promoted.message
+    assert promoted.message == "short: promoted (promote against the base)"
+    told = promoted.result()
+    assert json.loads(json.dumps(told))["production"] == 1 and Path(told["reports"][0]).is_file()
+    assert state_of(PASSED).name == "NothingNew"
+    write_pictures(tmp_path / "pictures", 4)
+    assert state_of(FAILED).name == "Rejected"
+    assert world.production() == 1
+    assert [event.what for event in world.registry.history("short")].count("announced") == 1
