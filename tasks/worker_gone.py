@@ -28,5 +28,17 @@ def end_with_worker() -> None:
 def _watch(worker: int) -> None:
     while os.getppid() == worker:
         time.sleep(LOOK_EVERY_S)
-    _LOG.warning("the worker (process %d) is gone: stopping", worker)
-    os.kill(os.getpid(), signal.SIGTERM)
+    _silence()
+    try:
+        _LOG.warning("the worker (process %d) is gone: stopping", worker)
+    finally:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _silence() -> None:
+    """The worker read what this process writes. On a pipe without a reader, the console of Prefect's log ends the
+    thread that writes to it: this one, or the flow's before it has reported its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for output in (1, 2):
+        os.dup2(nowhere, output)
+    os.close(nowhere)
