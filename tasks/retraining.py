@@ -67,7 +67,9 @@ def asked(experiment: Experiment) -> str:
         "model": experiment.model.digest(),
         "prompts": [prompt.as_dict() for prompt in experiment.looks[-1].prompts],
         "scorers": {name: dict(weights.digests) for name, weights in experiment.metric_weights.items()},
+        "judges": {name: dict(weights.digests) for name, weights in experiment.judges.items()},
         "start": "" if lesson is None else lesson.continuing.start,
+        "faces": [one.digest for one in (lesson.face_detector, lesson.face_model) if one] if lesson else [],
     }
     return digest_json(content)
 
