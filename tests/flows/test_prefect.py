@@ -153,7 +153,7 @@ def test_what_prefect_shows_says_what_is_waited_for(
 ) -> None:
     shown: list[str] = []
     monkeypatch.setenv("SDXL_FLOWS_CPU_SLOTS", "1")
-    monkeypatch.setattr("tasks.progress._publish", lambda label, percent, text, artifact: shown.append(text) or shown)
+    monkeypatch.setattr("tasks.progress._publish", lambda label, percent, text: shown.append(text))
     heavy = replace(STAGE, heavy=True)
     released = threading.Event()
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from sdxl_core.errors import UserError
+from tasks.config import RuntimeConfig
 from tasks.gc import Retention
 from tasks.manifest import Json, Ref
 from tasks.shown import artifact_key, board, code, stage_page, text_cell
@@ -134,7 +135,7 @@ def test_a_failed_run_leaves_nothing_pickled(tmp_path: Path) -> None:
     @flow(name="toy", result_serializer="json")
     def run_one() -> None:
         failing = Stage(kind="failing", version="1", build=fail, heavy=False, retries=1)
-        prefect_runner(ArtifactStore(tmp_path / "store"), "cpu")(Call(failing, "toy", {}))
+        prefect_runner(ArtifactStore(tmp_path / "store"), RuntimeConfig(device="cpu"), "toy")(Call(failing, "toy", {}))
 
     with temporary_settings({PREFECT_RESULTS_LOCAL_STORAGE_PATH: tmp_path / "records"}):
         with pytest.raises(UserError, match="mend your picture"):
