@@ -49,6 +49,8 @@ def show(model: Model, store: Store = None) -> None:
     rows = []
     for version in versions:
         mark = "in production" if current is not None and version.number == current.number else ""
+        if registry.store.find_whole(version.release.kind, version.release.key) is None:
+            mark = f"{mark} (cleared)".strip()
         against = "against the base" if version.against is None else f"against base and version {version.against}"
         place = str(registry.folder(model) / "versions" / str(version.number))
         rows.append((f"version {version.number}", version.made_at[:19], version.verdict, against, mark, place))
@@ -150,7 +152,8 @@ def watch(
 def _move(registry: Registry, model: str, current: Version | None, target: Version, what: str, reason: str) -> None:
     from tasks.announcing import tell_by_hand
     from tasks.errors import ConfigError
-    from tasks.registry import MOVES, Moved
+    from tasks.history import MOVES
+    from tasks.registry import Moved
 
     number = None if current is None else current.number
     if number == target.number:

@@ -13,7 +13,6 @@ from tasks import release as releases
 from tasks.config import PipelineConfig
 from tasks.experiment import Experiment, prepare_experiment
 from tasks.manifest import Ref
-from tasks.references import IN_PRODUCTION
 from tasks.registry import Moved, Registry, Version
 from tasks.retraining import (
     OF_VERDICT,
@@ -116,8 +115,8 @@ class Retraining:
         """Against what is in production, if anything is; and promote it if it has shown all that was asked."""
         incumbent, against = registry.production(name), None
         if incumbent is not None:
-            baseline = f"{IN_PRODUCTION}{name}@{incumbent.number}"
-            against = self.carry(against_incumbent(config, baseline), wiring.evaluate, True)
+            compared = against_incumbent(config, registry.reference(name, incumbent))
+            against = self.carry(compared, wiring.evaluate, True)
         runs = [first, *([against] if against is not None else [])]
         verdict = combined([str(run.verdict) for run in runs])
         version = self._keep(registry, name, what, first, against, verdict)

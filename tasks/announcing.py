@@ -9,9 +9,10 @@ import logging
 from typing import TYPE_CHECKING
 
 from tasks.errors import ConfigError
+from tasks.history import Event
 from tasks.prefect_home import has_lasting_server
 from tasks.push import check_repository, require_token
-from tasks.registry import PRODUCTION, Event, Registry, Version
+from tasks.registry import PRODUCTION, Registry, Version
 from tasks.retraining_config import RetrainingConfig
 
 if TYPE_CHECKING:

@@ -10,31 +10,24 @@ The link is the truth; the history tells of it afterwards, and catches up where 
 
 from __future__ import annotations
 
-import getpass
-import json
 import os
 import re
-import socket
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
-
-from pydantic import ValidationError
 
 from sdxl_core.disk import flush, write_durably
 from sdxl_core.errors import did_you_mean
 from tasks.damage import damage_of
 from tasks.errors import ConfigError
+from tasks.history import MOVES, Event, What, append_event, now, read_history
 from tasks.locks import held
 from tasks.manifest import Frozen, Ref
+from tasks.references import IN_PRODUCTION
 from tasks.store import ArtifactStore, say_waiting
 
 PRODUCTION = "production"
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
-What = Literal["judged", "unchanged", "promoted", "rolled back", "announced", "pushed"]
-MOVES: tuple[What, ...] = ("promoted", "rolled back")
 
 
 class Version(Frozen):
@@ -53,19 +46,6 @@ class Version(Frozen):
     """Digest of the configuration and of all data that it was made of."""
     made_at: str
     command: str
-
-
-class Event(Frozen):
-    """One line of a history."""
-
-    at: str
-    what: What
-    version: int | None
-    before: int | None = None
-    """Of what changed the pointer: where it pointed before."""
-    asked: str | None = None
-    reason: str = ""
-    by: str = ""
 
 
 class Moved(Exception):
@@ -125,12 +105,8 @@ class Registry:
         return found
 
     def history(self, name: str) -> list[Event]:
-        """Oldest first. A last line that was not written to its end counts as none."""
-        try:
-            lines = (self.folder(name) / "history.jsonl").read_text(encoding="utf-8").splitlines()
-        except FileNotFoundError:
-            return []
-        return list(_events(lines))
+        """Oldest first."""
+        return read_history(self._history(name))
 
     def add(
         self, name: str, *, release: Ref, training: Ref, report: Ref, verdict: str, asked: str, command: str
@@ -146,14 +122,14 @@ class Registry:
                 verdict=verdict,
                 against=self._pointed(name),
                 asked=asked,
-                made_at=_now(),
+                made_at=now(),
                 command=command,
             )
             folder = self.folder(name) / "versions"
             folder.mkdir(parents=True, exist_ok=True)
             _link(folder / str(number), Path("../../..") / "artifacts" / release.kind / release.key)
             write_durably(folder / f"{number}.json", version.model_dump_json(indent=1).encode())
-            self._note(name, "judged", number, asked=asked, reason=verdict)
+            append_event(self._history(name), "judged", number, asked=asked, reason=verdict)
         return version
 
     def point(self, name: str, number: int, what: What, *, expected: int | None, reason: str) -> None:
@@ -170,11 +146,18 @@ class Registry:
             if before != expected:
                 raise Moved(f"{name}: version {before} is in production by now, not {expected}")
             _link(self.link(name), Path("versions") / str(number))
-            self._note(name, what, number, before=before, reason=reason)
+            append_event(self._history(name), what, number, before=before, reason=reason)
 
     def note(self, name: str, what: What, version: int | None, *, asked: str | None = None, reason: str = "") -> None:
         with self._changing(name):
-            self._note(name, what, version, asked=asked, reason=reason)
+            append_event(self._history(name), what, version, asked=asked, reason=reason)
+
+    def reference(self, name: str, version: Version) -> str:
+        """How to name a version where models are named: by its training, or where that is gone, by its release."""
+        if self.store.find_whole(version.training.kind, version.training.key) is not None:
+            return f"{IN_PRODUCTION}{name}@{version.number}"
+        require_release(self.store, f"{name}@{version.number}", version.release)
+        return str(self.store.path(version.release))
 
     def earlier(self, name: str, current: Version) -> Version:
         """What was in production before `current` came to be so first.
@@ -215,9 +198,10 @@ class Registry:
         with held(self._lock(name, "pointer"), lambda holder: None):
             self.folder(name).mkdir(parents=True, exist_ok=True)
             told = [event.version for event in self.history(name) if event.what in MOVES]
-            before, now = told[-1] if told else None, self._pointed(name)
-            if now is not None and now != before:
-                self._note(name, "promoted", now, before=before, reason="told afterwards: a process died in between")
+            last, pointed = told[-1] if told else None, self._pointed(name)
+            if pointed is not None and pointed != last:
+                reason = "told afterwards: a process died in between"
+                append_event(self._history(name), "promoted", pointed, before=last, reason=reason)
             yield
 
     def _lock(self, name: str, what: str) -> Path:
@@ -230,13 +214,8 @@ class Registry:
         except FileNotFoundError:
             return None
 
-    def _note(self, name: str, what: What, version: int | None, **more: str | int | None) -> None:
-        event = Event.model_validate({"at": _now(), "what": what, "version": version, "by": _who(), **more})
-        path = self.folder(name) / "history.jsonl"
-        torn = path.is_file() and path.stat().st_size > 0 and path.read_bytes()[-1:] != b"\n"
-        with path.open("a", encoding="utf-8") as file:
-            file.write(("\n" if torn else "") + event.model_dump_json() + "\n")
-        flush(path)
+    def _history(self, name: str) -> Path:
+        return self.folder(name) / "history.jsonl"
 
 
 def require_release(store: ArtifactStore, what: str, release: Ref) -> None:
@@ -247,14 +226,6 @@ def require_release(store: ArtifactStore, what: str, release: Ref) -> None:
         raise ConfigError(f"{what}: its release {release} is not in the store any more; retrain it with --force")
 
 
-def _events(lines: list[str]) -> Iterator[Event]:
-    for line in lines:
-        try:
-            yield Event.model_validate(json.loads(line))
-        except (ValueError, ValidationError):
-            continue
-
-
 def _link(path: Path, target: Path) -> None:
     """A link in place of another, if there is one, without a moment in which there is none."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -262,14 +233,3 @@ def _link(path: Path, target: Path) -> None:
     os.symlink(target, temporary)
     os.replace(temporary, path)
     flush(path.parent)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _who() -> str:
-    try:
-        return f"{getpass.getuser()}@{socket.gethostname()}"
-    except (OSError, KeyError):  # a container's user without a name
-        return f"{os.getuid()}@{socket.gethostname()}"

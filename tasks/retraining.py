@@ -109,7 +109,8 @@ def warm(config: PipelineConfig, incumbent: Version | None, store: ArtifactStore
     """The configuration, beginning with the incumbent's weights if that is wanted."""
     if incumbent is None or not config.retraining.warm_start:
         return config
-    place = store.path(incumbent.training)
+    trained = store.find_whole(incumbent.training.kind, incumbent.training.key)
+    place = store.path(trained or incumbent.release)
     adapter = config.training.adapter.model_copy(update={"start_from": str(place)})
     training = TrainingConfig.model_validate(
         config.training.model_dump(exclude_unset=True) | {"adapter": adapter.model_dump(exclude_unset=True)}

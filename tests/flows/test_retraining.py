@@ -171,6 +171,19 @@ def test_collection_keeps_what_is_in_production_and_the_last_of_each_sort(world:
     assert world.production() == 1
 
 
+def test_a_release_that_was_put_back_alone_is_held_against(world: RetrainingWorld) -> None:
+    """As from a backup of `models` and `artifacts/release`."""
+    for folder in (world.folder / "store").iterdir():
+        if folder.name not in ("models", "artifacts"):
+            shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
+    for folder in (world.folder / "store" / "artifacts").iterdir():
+        if folder.name != "release":
+            shutil.rmtree(folder)
+    write_pictures(world.folder / "pictures", 4)
+    done = world.retrain(PASSED, "retraining.warm_start=true")
+    assert (done.outcome, done.version) == ("promoted", 2) and world.registry.version("short", 2).against == 1
+
+
 def test_a_damaged_release_is_not_put_into_production(world: RetrainingWorld) -> None:
     write_pictures(world.folder / "pictures", 4)
     world.retrain()
