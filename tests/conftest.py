@@ -19,6 +19,7 @@ os.environ |= {
 }
 LONGEST = (
     "flows/test_pipeline.py",
+    "flows/test_retraining.py",
     "sdxl_core/test_resume.py",
     "flows/test_cli.py",
     "flows/test_prefect.py",
