@@ -13,14 +13,12 @@ from typing import Any, cast
 import pytest
 
 from sdxl_core.errors import UserError
-from tasks.gc import Retention, collect, find_garbage
 from tests.flows.conftest import REPOSITORY
 from tests.flows.retraining import FAILED, PASSED, UNDECIDED, RetrainingWorld
 from tests.flows.short import CONFIG
 from tests.flows.test_pipeline import write_pictures
 
 PROMPTS = [{"prompt": f"a photo of a person {n}"} for n in range(12)]
-ALL = Retention(runs=0, versions=1, min_age_h=0, cells_age_h=24)
 
 
 def start(folder: Path) -> RetrainingWorld:
@@ -42,6 +40,22 @@ def promoted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def world(promoted: Path, tmp_path: Path) -> RetrainingWorld:
     shutil.copytree(promoted, tmp_path / "copy", symlinks=True)
+    return RetrainingWorld(tmp_path / "copy")
+
+
+@pytest.fixture(scope="module")
+def promoted_twice(promoted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same after two more pictures."""
+    folder = tmp_path_factory.mktemp("twice") / "copy"
+    shutil.copytree(promoted, folder, symlinks=True)
+    write_pictures(folder / "pictures", 5)
+    assert RetrainingWorld(folder).retrain().production == 2
+    return folder
+
+
+@pytest.fixture
+def later(promoted_twice: Path, tmp_path: Path) -> RetrainingWorld:
+    shutil.copytree(promoted_twice, tmp_path / "copy", symlinks=True)
     return RetrainingWorld(tmp_path / "copy")
 
 
@@ -107,15 +121,12 @@ def test_gates_against_production_can_be_others(world: RetrainingWorld) -> None:
         world.retrain(PASSED, "retraining.against_incumbent=[{metric: dino, require: better}]")
 
 
-def test_a_rollback_is_not_undone_by_the_next_run(world: RetrainingWorld) -> None:
-    write_pictures(world.folder / "pictures", 5)
-    world.retrain()
-    current = world.registry.require("short")
-    earlier = world.registry.earlier("short", current)
-    world.registry.point("short", earlier.number, "rolled back", expected=2, reason="hands")
-    assert world.production() == 1
-    assert world.retrain().outcome == "nothing new" and world.production() == 1
-    assert world.retrain(force=True).outcome == "promoted" and world.production() == 3
+def test_a_rollback_is_not_undone_by_the_next_run(later: RetrainingWorld) -> None:
+    earlier = later.registry.earlier("short", later.registry.require("short"))
+    later.registry.point("short", earlier.number, "rolled back", expected=2, reason="hands")
+    assert later.production() == 1
+    assert later.retrain().outcome == "nothing new" and later.production() == 1
+    assert later.retrain(force=True).outcome == "promoted" and later.production() == 3
 
 
 def test_a_warm_start_begins_with_what_is_in_production(world: RetrainingWorld) -> None:
@@ -129,21 +140,12 @@ def test_a_warm_start_begins_with_what_is_in_production(world: RetrainingWorld) 
     assert world.retrain(PASSED, "retraining.warm_start=true").outcome == "nothing new"
 
 
-def test_production_that_moves_while_a_candidate_is_judged_is_judged_against(world: RetrainingWorld) -> None:
-    write_pictures(world.folder / "pictures", 5)
-    world.retrain()
-    write_pictures(world.folder / "pictures", 6)
-    moves = iter([lambda: world.registry.point("short", 1, "rolled back", expected=2, reason="meanwhile")])
-    moved: list[bool] = []
-
-    def meanwhile() -> None:
-        if not moved:
-            moved.append(True)
-            next(moves)()
-
-    world.before_judging = meanwhile
-    done = world.retrain()
-    judged = [world.registry.version("short", number).against for number in (3, 4)]
+def test_production_that_moves_while_a_candidate_is_judged_is_judged_against(later: RetrainingWorld) -> None:
+    write_pictures(later.folder / "pictures", 6)
+    moves = [lambda: later.registry.point("short", 1, "rolled back", expected=2, reason="meanwhile")]
+    later.before_judging = lambda: moves.pop()() if moves else None
+    done = later.retrain()
+    judged = [later.registry.version("short", number).against for number in (3, 4)]
     assert done.outcome == "promoted" and done.production == 4 and judged == [1, 1]
 
 
@@ -156,19 +158,6 @@ def test_a_promotion_that_was_cut_off_is_made_good(world: RetrainingWorld) -> No
     assert world.retrain().outcome == "nothing new"
     assert world.production() == 1 and world.happened() == [("judged", 1), ("promoted", 1)]
     assert world.told == [1]
-
-
-def test_collection_keeps_what_is_in_production_and_the_last_of_each_sort(world: RetrainingWorld) -> None:
-    for count, gates in ((4, PASSED), (5, PASSED), (6, FAILED), (7, FAILED)):
-        write_pictures(world.folder / "pictures", count)
-        world.retrain(gates)
-    world.registry.point("short", 1, "rolled back", expected=3, reason="")
-    collect(world.store, find_garbage(world.store, ALL))
-    kept = {n for n in range(1, 6) if world.store.find_whole("release", world.registry.version("short", n).release.key)}
-    assert kept == {1, 5}  # the last that was put into production is 1 itself
-    with pytest.raises(UserError, match=r"its release .* is not in the store any more"):
-        world.registry.point("short", 2, "rolled back", expected=1, reason="")
-    assert world.production() == 1
 
 
 def test_a_release_that_was_put_back_alone_is_held_against(world: RetrainingWorld) -> None:
@@ -184,14 +173,12 @@ def test_a_release_that_was_put_back_alone_is_held_against(world: RetrainingWorl
     assert (done.outcome, done.version) == ("promoted", 2) and world.registry.version("short", 2).against == 1
 
 
-def test_a_damaged_release_is_not_put_into_production(world: RetrainingWorld) -> None:
-    write_pictures(world.folder / "pictures", 4)
-    world.retrain()
-    weights = world.store.path(world.registry.version("short", 1).release) / "kohya_lora.safetensors"
+def test_a_damaged_release_is_not_put_into_production(later: RetrainingWorld) -> None:
+    weights = later.store.path(later.registry.version("short", 1).release) / "kohya_lora.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     with pytest.raises(UserError, match=r"short@1: its release .* is damaged"):
-        world.registry.point("short", 1, "rolled back", expected=2, reason="")
-    assert world.production() == 2
+        later.registry.point("short", 1, "rolled back", expected=2, reason="")
+    assert later.production() == 2
 
 
 @pytest.mark.parametrize(

@@ -135,9 +135,7 @@ def test_the_trainer_is_told_where_faces_and_face_model_are(
 ) -> None:
     """And what it exports says by the digest which one it was."""
     given: list[TrainJob] = []
-    monkeypatch.setattr(
-        "tasks.train.run_trainer", lambda task, *others: given.append(task) or {}
-    )
+    monkeypatch.setattr("tasks.train.run_trainer", lambda task, *others: given.append(task) or {})
     folder = pack(tmp_path / "pack")
     for overrides in ([using(folder)], []):
         call = plan(*overrides)["train"]

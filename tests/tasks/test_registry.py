@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from sdxl_core.errors import UserError
+from tasks.gc import Retention, collect, find_garbage
 from tasks.manifest import Ref
 from tasks.registry import Moved, Registry
 from tasks.stage import Call, materialise
@@ -149,6 +150,21 @@ def test_back_goes_to_what_was_there_before(two: ArtifactStore) -> None:
     assert registry.earlier("dog", registry.require("dog")).number == 2
     registry.point("dog", 2, "rolled back", expected=3, reason="")
     assert registry.earlier("dog", registry.require("dog")).number == 1
+
+
+def test_collection_keeps_what_is_in_production_and_the_last_of_each_sort(store: ArtifactStore) -> None:
+    registry = Registry(store)
+    for number, verdict in enumerate(("promote", "promote", "promote", "reject", "reject"), 1):
+        assert add(store, f"{number}", verdict) == number
+        if verdict == "promote":
+            registry.point("dog", number, "promoted", expected=number - 1 or None, reason="")
+    registry.point("dog", 1, "rolled back", expected=3, reason="")
+    collect(store, find_garbage(store, Retention(runs=0, versions=2, min_age_h=0)))
+    kept = {v.number for v in registry.versions("dog") if store.find_whole("text", v.release.key)}
+    assert kept == {1, 3, 4, 5}
+    with pytest.raises(UserError, match=r"dog@2: its release .* is not in the store any more"):
+        registry.point("dog", 2, "rolled back", expected=1, reason="")
+    assert production(store) == 1
 
 
 def test_names_lead_nowhere_else(store: ArtifactStore) -> None:
