@@ -53,6 +53,12 @@ class Api:
         }
         return {run["id"] for run in self._ask("POST", "/flow_runs/filter", asked) if 0 < run["run_count"] < MOST_RUNS}
 
+    def pending(self, pool: str, since: datetime) -> set[str]:
+        """Ids of the pool's flow runs that were taken before `since` and have not begun. Raises ServerSilent."""
+        asked = {"flow_runs": {"state": {"type": {"any_": ["PENDING"]}}}, "work_pools": {"name": {"any_": [pool]}}}
+        found = self._ask("POST", "/flow_runs/filter", asked)
+        return {run["id"] for run in found if datetime.fromisoformat(run["state"]["timestamp"]) < since}
+
     def state_type(self, run: str) -> str:
         """Raises ServerSilent."""
         found: str = self._ask("GET", f"/flow_runs/{run}")["state_type"]

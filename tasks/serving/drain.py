@@ -11,9 +11,9 @@ import psutil
 
 from tasks.serving.api import Api, ServerSilent
 from tasks.serving.children import Child
+from tasks.serving.sweep import FLOW_RUN
 
 _LOG = logging.getLogger("sdxl_flows")
-_RUN = "PREFECT__FLOW_RUN_ID"
 _QUIET_S = 3.0
 """A worker asks every two seconds, and may have been given a run just before the pool was paused."""
 _STATE_S = 6.0
@@ -51,8 +51,8 @@ def _flow_processes(worker: Child) -> list[tuple[psutil.Process, str]]:
         for process in psutil.Process(worker.supervisor).children(recursive=True):
             parent = process.parent()
             with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                run = process.environ().get(_RUN)
-                if run and parent is not None and parent.environ().get(_RUN) != run:
+                run = process.environ().get(FLOW_RUN)
+                if run and parent is not None and parent.environ().get(FLOW_RUN) != run:
                     found.append((process, run))
     return found
 
