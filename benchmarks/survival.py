@@ -60,6 +60,8 @@ TARGETS = {
 }
 EMPTIED = ("artifacts", "cells", "trainings", "work", "staging", "runs", "prefect/records")
 COMPLETE_WITHIN_S = 900.0
+GONE_WITHIN_S = 30.0
+"""A process that has told the server that it is done still has to end."""
 
 
 @dataclass
@@ -132,10 +134,11 @@ class Served:
         newest = max((self.store / "runs" / "survivor").glob("*.json"))
         return {label: ref["digest"] for label, ref in json.loads(newest.read_text())["refs"].items()}
 
-    def held_locks(self) -> list[str]:
-        return [
-            path.name for path in (self.store / "locks").rglob("*.lock") if path.name != "serve.lock" and _held(path)
-        ]
+    def left(self) -> list[str]:
+        """Processes and held locks of a run that has ended."""
+        left = [f"process: {_line(one)[:80]}" for target in ("flow", "trainer") for one in self.processes(target)]
+        locks = [path for path in (self.store / "locks").rglob("*.lock") if path.name != "serve.lock"]
+        return left + [f"lock: {path.name}" for path in locks if _held(path)]
 
     def _descendants(self) -> list[psutil.Process]:
         try:
@@ -190,8 +193,13 @@ def _free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def one_run(served: Served, kills: int, within_s: float, rng: random.Random, expected: dict[str, str] | None) -> Result:
-    """Submit a run to an empty store, kill at random, and wait until it has ended by itself."""
+def one_run(
+    served: Served, kills: int, within_s: float, rng: random.Random, expected: dict[str, str] | None, so_far: list[str]
+) -> Result:
+    """Submit a run to an empty store, kill at random, and wait until it has ended by itself.
+
+    `so_far`: what was killed in earlier runs.
+    """
     served.empty()
     began, run = time.monotonic(), served.submit()
     moments, done = sorted(rng.uniform(0, within_s) for _ in range(kills)), list[str]()
@@ -201,22 +209,24 @@ def one_run(served: Served, kills: int, within_s: float, rng: random.Random, exp
             running_since = time.monotonic()
         if running_since is not None and moments and time.monotonic() - running_since > moments[0]:
             moments.pop(0)
-            done.append(strike(served, rng))
+            done.append(strike(served, rng, [*so_far, *done]))
         if time.monotonic() - began > COMPLETE_WITHIN_S:
             break
         time.sleep(0.3)
     seconds = time.monotonic() - began
-    time.sleep(5)
-    left = [f"process: {_line(one)[:80]}" for t in ("flow", "trainer") for one in served.processes(t)]
-    left += [f"lock: {name}" for name in served.held_locks()]
+    while (left := served.left()) and time.monotonic() - began < seconds + GONE_WITHIN_S:
+        time.sleep(1)
     equal = state == "COMPLETED" and (expected is None or served.digests() == expected)
     return Result(done, state, seconds, equal, left)
 
 
-def strike(served: Served, rng: random.Random) -> str:
-    """Kill something that is there; returns what it was."""
-    there = [target for target in TARGETS if served.processes(target)]
-    target = rng.choice([*there, "all"])
+def strike(served: Served, rng: random.Random, so_far: list[str]) -> str:
+    """Kill what was killed least of all that is there; returns what it was.
+
+    At an even draw the trainer, which is there for a fraction of a run, would hardly ever be hit.
+    """
+    there = [*(target for target in TARGETS if served.processes(target)), "all"]
+    target = min(there, key=lambda one: (so_far.count(one), rng.random()))
     if target == "all":
         served.kill_all()
         served.start()
@@ -249,14 +259,14 @@ def main() -> None:
 
 
 def trial(served: Served, kills: int, rng: random.Random) -> list[Result]:
-    undisturbed = one_run(served, 0, 0, rng, None)
+    undisturbed = one_run(served, 0, 0, rng, None, [])
     expected = served.digests()
     print(f"undisturbed: {undisturbed.seconds:.0f} s, {undisturbed.state}, {len(expected)} artifacts", flush=True)
     assert undisturbed.state == "COMPLETED" and not undisturbed.left, undisturbed
     results: list[Result] = []
-    while (struck := sum(len(result.kills) for result in results)) < kills:
-        wanted = min(rng.choice([1, 1, 2, 3]), kills - struck)
-        results.append(one_run(served, wanted, 0.9 * undisturbed.seconds, rng, expected))
+    while len(struck := [kill for result in results for kill in result.kills]) < kills:
+        wanted = min(rng.choice([1, 1, 2, 3]), kills - len(struck))
+        results.append(one_run(served, wanted, 0.9 * undisturbed.seconds, rng, expected, struck))
         last = results[-1]
         said = f"{', '.join(last.kills) or 'nothing'} killed: {last.state} after {last.seconds:.0f} s"
         print(f"{said}, digests {'equal' if last.equal else 'DIFFER'}, left: {last.left or 'nothing'}", flush=True)

@@ -30,12 +30,12 @@ def retrain(
     from flows.reproduction import made_by
     from tasks.errors import EXIT_CODE_OF_VERDICT
     from tasks.prefect_home import local_prefect
-    from tasks.retraining import check_retraining, nothing_new
+    from tasks.retraining import OF_VERDICT, check_retraining, nothing_new
     from tasks.yaml_config import read_config
 
     settled = read_config(config, overrides or [])
     check_retraining(settled)
-    command = made_by(config, overrides or [], settled, (), ()).replace(" run ", " retrain ", 1)
+    command = made_by(config, overrides or [], settled, (), (), "retrain")
     store = settled.runtime.open_store()
     if not force and (found := nothing_new(settled, store, command)) is not None:
         console.out(f"nothing new: {found.reason}")
@@ -48,6 +48,6 @@ def retrain(
         console.out(f"report: {report}")
     production = "nothing" if done["production"] is None else f"version {done['production']}"
     console.out(f"{done['model']}: {done['outcome']} ({done['reason']}); in production: {production}")
-    codes = {"rejected": "reject", "inconclusive": "inconclusive"}
-    if done["outcome"] in codes:
-        raise typer.Exit(EXIT_CODE_OF_VERDICT[codes[done["outcome"]]])
+    for verdict, outcome in OF_VERDICT.items():
+        if outcome == done["outcome"]:
+            raise typer.Exit(EXIT_CODE_OF_VERDICT[verdict])

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from flows import console
+from flows.cli_artifacts import Store
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-Store = Annotated[
-    Path | None, typer.Option("--store", help="The store's folder; default: SDXL_FLOWS_STORE, else .sdxl-flows here.")
-]
 
 
 def slots(store: Store = None) -> None:

@@ -45,19 +45,29 @@ def configure(
 ) -> PipelineConfig:
     """The configuration with its settings, then its overrides, and all local paths absolute.
 
-    `candidates`: as `read_config`. What is logged from here on is masked.
+    `candidates`: as `read_config`.
 
     Raises:
-        ConfigError: something in them cannot be as it is; or this run's process has died too often.
+        ConfigError: something in them cannot be as it is; or as `begin`.
     """
-    refuse_after_crashes()
-    mask_logs()
+    said = begin(settings)
     models, changes = [as_local(reference) for reference in candidates], overrides or []
-    said = settings.model_dump(mode="json") if settings is not None else None
     if isinstance(config, Path):
         return read_config(config, changes, models, said)
     document = resolve_paths(config.model_dump(mode="json", exclude_unset=True), Path.cwd())
     return build_config(document, changes, "config", models, said)
+
+
+def begin(settings: Settings | None) -> dict[str, Any] | None:
+    """What every flow does first; returns the settings as a YAML file would have them. What is logged from here on is
+    masked.
+
+    Raises:
+        ConfigError: this run's process has died too often.
+    """
+    refuse_after_crashes()
+    mask_logs()
+    return None if settings is None else settings.model_dump(mode="json")
 
 
 @contextmanager
@@ -72,7 +82,6 @@ def recorded(experiment: Experiment, store: ArtifactStore) -> Iterator[tuple[Rec
 class Carried:
     """What a configuration came to."""
 
-    name: str
     refs: Mapping[str, Ref]
     """All artifacts by label."""
     report: Path
@@ -109,12 +118,12 @@ def this_deployment() -> str:
     words = ["prefect", "deployment", "run", f"{flow_run.flow_name}/{deployment.name or flow_run.flow_name}"]
     for name, value in sorted((flow_run.parameters or {}).items()):
         if name not in ("command", "resume") and value not in (None, [], {}, False):
-            text = str(value) if isinstance(value, str | Path) else json.dumps(as_json(value), sort_keys=True)
+            text = str(value) if isinstance(value, str | Path) else json.dumps(_as_json(value), sort_keys=True)
             words += ["--param", f"{name}={text}"]
     return shlex.join(words)
 
 
-def as_json(value: object) -> object:
+def _as_json(value: object) -> object:
     return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
 
 
@@ -134,7 +143,7 @@ def carry_through(
         wiring(experiment, Expecting(expecting, store, recorder))
         report = finish_run(store, experiment.name, command, recorder.refs)
         shown.report(recorder.refs["report"], report)
-    return Carried(experiment.name, recorder.refs, report, verdict_of(store, recorder.refs))
+    return Carried(recorder.refs, report, verdict_of(store, recorder.refs))
 
 
 def _refuse_impossible(experiment: Experiment, store: ArtifactStore, wiring: Wiring) -> None:
@@ -144,13 +153,13 @@ def _refuse_impossible(experiment: Experiment, store: ArtifactStore, wiring: Wir
     planner.require_devices(experiment.config.runtime.device)
 
 
-def run_ahead(config: PipelineConfig, name: str, wiring: Wiring, resume: Resume | None = None) -> dict[str, Any]:
+def run_ahead(config: PipelineConfig, name: str, wiring: Wiring) -> dict[str, Any]:
     """The body of a flow that ends before a report; returns all artifacts by label.
 
     `name`: with the experiment's, what the run is recorded as, so that garbage collection keeps what it made.
     """
     store = config.runtime.open_store()
-    experiment = prepare_experiment(config, store, name, resume)
+    experiment = prepare_experiment(config, store, name)
     with recorded(experiment, store) as (recorder, _):
         wiring(experiment, recorder)
     record_run(store, f"{config.name}-{name}", name, recorder.refs)

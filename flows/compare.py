@@ -9,9 +9,8 @@ from prefect import flow
 from pydantic import Field
 
 from flows import wiring
-from flows.common import run_flow
+from flows.common import begin, run_flow
 from tasks.quick_look import quick_look
-from tasks.secrets import mask_logs
 from tasks.settings import Settings
 from tasks.store import ArtifactStore, store_root
 
@@ -36,8 +35,7 @@ def compare(
         overrides: the same as texts `key.path=value`, such as `sampling.steps=20`; these come last.
         command: what the report says makes it again; default: this deployment with these parameters.
     """
-    mask_logs()
-    said = settings.model_dump(mode="json") if settings is not None else None
+    said = begin(settings)
     store = ArtifactStore(store_root(None))
     settled = quick_look(config, overrides or [], models, prompts, store, said)
     return run_flow(settled, command, wiring.evaluate, expecting=wiring.LEARNT)

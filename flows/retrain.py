@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 from prefect import flow
@@ -19,8 +19,6 @@ from tasks.settings import Settings
 from tasks.shown import board
 from tasks.store import ArtifactStore
 from tasks.trainings import Resume
-
-_STATES = {"promoted": "Promoted", "rejected": "Rejected", "inconclusive": "Inconclusive", "nothing new": "NothingNew"}
 
 
 @flow(name="retrain", result_serializer="json")
@@ -63,8 +61,9 @@ def retrained(config: PipelineConfig, force: bool, command: str) -> Any:
     done = retraining.run()
     with board(store, config.name) as shown:
         shown.table(f"model-{done.model}", f"Versions of {done.model}: {done.outcome}", _versions(store, done))
-    message = f"{done.model}: {done.outcome} ({done.reason})"
-    return Completed(name=_STATES[done.outcome], message=message, data=_as_json(done))
+    name, message = done.outcome.title().replace(" ", ""), f"{done.model}: {done.outcome} ({done.reason})"
+    data = asdict(done) | {"reports": [str(report) for report in done.reports]}
+    return Completed(name=name, message=message, data=data)
 
 
 def _versions(store: ArtifactStore, done: Retrained) -> list[dict[str, Any]]:
@@ -80,14 +79,3 @@ def _versions(store: ArtifactStore, done: Retrained) -> list[dict[str, Any]]:
         }
         for version in reversed(Registry(store).versions(done.model))
     ]
-
-
-def _as_json(done: Retrained) -> dict[str, Any]:
-    return {
-        "model": done.model,
-        "outcome": done.outcome,
-        "reason": done.reason,
-        "version": done.version,
-        "production": done.production,
-        "reports": [str(Path(report)) for report in done.reports],
-    }

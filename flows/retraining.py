@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Protocol
 
 from flows import wiring
-from tasks import release as releases
 from tasks.config import PipelineConfig
 from tasks.experiment import Experiment, prepare_experiment
 from tasks.manifest import Ref
 from tasks.registry import Moved, Registry, Version
+from tasks.release import release
 from tasks.retraining import (
     OF_VERDICT,
     Outcome,
@@ -139,8 +139,8 @@ class Retraining:
         self, registry: Registry, name: str, what: str, first: Judged, against: Judged | None, verdict: str
     ) -> Version:
         """The candidate as a version, with all that belongs to it in one release."""
-        judged = releases.Judged(dict(first.refs), None if against is None else against.refs["report"])
-        made = self.build(releases.release(name, self.config.retraining.hub, self.config.export, judged))
+        report = None if against is None else against.refs["report"]
+        made = self.build(release(name, self.config.retraining.hub, first.refs, report))
         assert isinstance(made, Ref)
         return registry.add(
             name,

@@ -106,18 +106,22 @@ def push_version(registry: Registry, name: str, version: Version, repository: st
 
 
 def retag(registry: Registry, name: str, version: Version) -> str | None:
-    """Move the hub's tag to a version that was uploaded before; returns the repository, if there is one.
+    """Move the hub's tag to a version, which is uploaded if it was not before; returns the repository, if there is one.
 
     Raises:
-        ConfigError: the hub does not let it, or has no such version.
+        ConfigError: the hub does not let it.
     """
     pushed = [event for event in registry.history(name) if event.what == "pushed"]
     if not pushed:
         return None
 
+    repository = pushed[-1].reason
+    if not any((event.version, event.reason) == (version.number, repository) for event in pushed):
+        push_version(registry, name, version, repository, private=True)  # said of new ones only
+        return repository
+
     from huggingface_hub import HfApi
 
-    repository = pushed[-1].reason
     require_token()
     try:
         _move_tag(HfApi(), repository, f"v{version.number}")
@@ -142,5 +146,5 @@ def _not_taken(repository: str, error: Exception, name: str) -> ConfigError:
     reason = next(iter(str(error).splitlines()), "")
     return ConfigError(
         f"{name}: the link in the store was moved, but the hub did not take {repository}: {type(error).__name__}: "
-        f"{reason}; `sdxl-flows models push {name}` tries again"
+        f"{reason}; `sdxl-flows models push {name} --repo {repository}` tries again"
     )

@@ -172,7 +172,10 @@ class Registry:
 
     def since_it_moved(self, name: str) -> list[Event]:
         """The last event that changed what is in production, and all after it."""
-        events = self.history(name)
+        if self._pointed(name) is None:
+            return []
+        with self._changing(name):
+            events = self.history(name)
         places = [place for place, event in enumerate(events) if event.what in MOVES]
         return events[places[-1] :] if places else []
 

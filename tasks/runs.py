@@ -15,13 +15,12 @@ from tasks.manifest import Frozen, Json, Manifest, Ref
 from tasks.stage import Call, Handle, Runner
 from tasks.store import ArtifactStore
 
-# of every kind, the files and folders that are there
-_PUBLISHED: dict[str, tuple[str, ...]] = {
+PUBLISHED: dict[str, tuple[str, ...]] = {
     "report": ("report.html", "report.json", "summary.md", "scores.parquet"),
     "matrix": ("report.html", "report.json", "summary.md", "scores.parquet"),  # scores are each candidate's own
     "train": ("pytorch_lora_weights.safetensors", "kohya_lora.safetensors", "peft", "unet", "steps"),
 }
-
+"""Of every kind of artifact, what of it is copied for people, if it is there."""
 
 REPORTS = ("report", "matrix")
 """Kinds of artifacts that are reports."""
@@ -87,11 +86,11 @@ def publish(store: ArtifactStore, refs: Mapping[str, Ref], folder: Path) -> Path
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.glob("*/report.html"):
         files = {path.name for path in leftover.parent.iterdir()}
-        ours = files <= {*_PUBLISHED["report"]} and not leftover.parent.is_symlink()
+        ours = files <= {*PUBLISHED["report"]} and not leftover.parent.is_symlink()
         if ours and leftover.parent.name not in placed.values():
             shutil.rmtree(leftover.parent)
     for ref, below in placed.items():
-        for name in _PUBLISHED[ref.kind]:
+        for name in PUBLISHED[ref.kind]:
             target = folder / below / name
             if (store.path(ref) / name).exists():
                 target.parent.mkdir(exist_ok=True)
@@ -109,13 +108,13 @@ def publications(refs: Mapping[str, Ref]) -> dict[Ref, str]:
     return {
         ref: label.removeprefix("report").lstrip("/") if ref.kind in REPORTS else ""
         for label, ref in refs.items()
-        if ref.kind in _PUBLISHED
+        if ref.kind in PUBLISHED
     }
 
 
 def published_files(manifest: Manifest) -> list[str]:
     """Those of an artifact's files that `publish` copies."""
-    copied = _PUBLISHED.get(manifest.recipe.kind, ())
+    copied = PUBLISHED.get(manifest.recipe.kind, ())
     return [name for name in manifest.files if name.partition("/")[0] in copied]
 
 

@@ -11,6 +11,7 @@ from functools import cache
 
 _LOG = logging.getLogger("sdxl_flows")
 STARTED_BY_WORKER = "PREFECT__FLOW_RUN_ID"
+"""In the environment of a process that runs a flow for a worker: which run."""
 LOOK_EVERY_S = 2.0
 
 

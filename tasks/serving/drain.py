@@ -11,7 +11,7 @@ import psutil
 
 from tasks.serving.api import Api, ServerSilent
 from tasks.serving.children import Child
-from tasks.serving.sweep import FLOW_RUN
+from tasks.worker_gone import STARTED_BY_WORKER
 
 _LOG = logging.getLogger("sdxl_flows")
 _QUIET_S = 3.0
@@ -51,8 +51,8 @@ def _flow_processes(worker: Child) -> list[tuple[psutil.Process, str]]:
         for process in psutil.Process(worker.supervisor).children(recursive=True):
             parent = process.parent()
             with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                run = process.environ().get(FLOW_RUN)
-                if run and parent is not None and parent.environ().get(FLOW_RUN) != run:
+                run = process.environ().get(STARTED_BY_WORKER)
+                if run and parent is not None and parent.environ().get(STARTED_BY_WORKER) != run:
                     found.append((process, run))
     return found
 

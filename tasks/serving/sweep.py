@@ -17,9 +17,8 @@ from datetime import UTC, datetime, timedelta
 import psutil
 
 from tasks.serving.api import Api, ServerSilent
+from tasks.worker_gone import STARTED_BY_WORKER
 
-FLOW_RUN = "PREFECT__FLOW_RUN_ID"
-"""In the environment of a process that runs a flow."""
 _LOG = logging.getLogger("sdxl_flows")
 _EVERY_S = 30.0
 _STARTS_WITHIN = timedelta(minutes=2)
@@ -59,5 +58,5 @@ def runs_here() -> set[str]:
     found = set()
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            found.add(process.environ().get(FLOW_RUN, ""))
+            found.add(process.environ().get(STARTED_BY_WORKER, ""))
     return found - {""}

@@ -76,7 +76,7 @@ def test_the_same_again_is_nothing_new(world: RetrainingWorld) -> None:
     assert world.built == [] and world.happened() == [("judged", 1), ("promoted", 1)]
 
 
-def test_pictures_that_were_touched_or_renamed_in_place_are_nothing_new(world: RetrainingWorld) -> None:
+def test_pictures_that_were_only_touched_are_nothing_new(world: RetrainingWorld) -> None:
     for picture in (world.folder / "pictures").iterdir():
         os.utime(picture)
     assert world.retrain().outcome == "nothing new"

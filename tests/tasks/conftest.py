@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from flows.wiring import finetune
+from sdxl_core.config import SamplingConfig
+from sdxl_core.train_job import TrainJob
+from sdxl_core.training_config import TrainingConfig
 from tasks.additions import Model
 from tasks.experiment import Experiment, prepare_experiment
 from tasks.manifest import Json, Ref
@@ -30,6 +33,21 @@ def write_text(job: Job) -> dict[str, Json]:
 
 TEXT = Stage(kind="text", version="1", build=write_text, heavy=False)
 MakeCall = Callable[..., Call]
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> TrainJob:
+    """Of four steps, for trainers that are a few lines and only act one."""
+    return TrainJob(
+        model=tmp_path,
+        training=TrainingConfig(max_steps=4),
+        latents=tmp_path,
+        text=tmp_path,
+        sampling=SamplingConfig(),
+        work=tmp_path / "work",
+        out=tmp_path / "out",
+        device="cpu",
+    )
 
 
 @pytest.fixture

@@ -96,7 +96,7 @@ def test_a_temporary_server_is_not_told_so_that_the_next_one_is(
 
 def test_a_hub_that_is_away_is_named_and_told_next_time(registry: Registry, hub: Hub) -> None:
     hub.away = True
-    with pytest.raises(UserError, match=r"hub did not take me/dog: ConnectionError.*models push dog"):
+    with pytest.raises(UserError, match=r"not take me/dog: ConnectionError.*models push dog --repo me/dog"):
         announce(registry, "dog", HUB)
     hub.away = False
     announce(registry, "dog", HUB)
@@ -111,3 +111,22 @@ def test_a_rollback_moves_the_tag_back(registry: Registry, hub: Hub) -> None:
     registry.point("dog", 1, "rolled back", expected=2, reason="")
     assert retag(registry, "dog", registry.require("dog")) == "me/dog"
     assert hub.tags["production"] == "commit-1" and len(hub.uploads) == 2
+
+
+def test_the_tag_moves_to_what_was_never_uploaded_as_well(registry: Registry, hub: Hub) -> None:
+    announce(registry, "dog", HUB)
+    registry.point("dog", 2, "promoted", expected=1, reason="by hand")
+    assert retag(registry, "dog", registry.require("dog")) == "me/dog"
+    assert hub.tags == {"v1": "commit-1", "v2": "commit-2", "production": "commit-2"}
+
+
+def test_a_promotion_whose_process_died_before_the_history_was_written_is_told(
+    registry: Registry, hub: Hub, events: list[dict[str, Any]]
+) -> None:
+    announce(registry, "dog", HUB)
+    link = registry.link("dog")
+    link.unlink()
+    link.symlink_to("versions/2")
+    announce(registry, "dog", HUB)
+    assert [(event["version"], event["before"]) for event in events] == [(1, None), (2, 1)]
+    assert hub.tags["production"] == hub.tags["v2"] == "commit-2"

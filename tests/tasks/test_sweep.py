@@ -9,7 +9,8 @@ import time
 from datetime import UTC, datetime, timedelta
 
 from tasks.serving.api import Api
-from tasks.serving.sweep import FLOW_RUN, Sweeper
+from tasks.serving.sweep import Sweeper
+from tasks.worker_gone import STARTED_BY_WORKER
 
 
 class Server(Api):
@@ -48,7 +49,7 @@ def test_a_crash_is_seen_twice_before_it_counts() -> None:
 
 def test_a_run_that_no_process_came_of_is_lost_and_one_that_is_starting_is_not() -> None:
     server, now = Server(), datetime.now(UTC)
-    environment = {**os.environ, FLOW_RUN: "slow"}
+    environment = {**os.environ, STARTED_BY_WORKER: "slow"}
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], env=environment) as process:
         time.sleep(0.3)
         server.taken = {"lost": now - timedelta(minutes=5), "slow": now - timedelta(minutes=5), "new": now}

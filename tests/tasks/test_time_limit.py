@@ -13,9 +13,7 @@ from pathlib import Path
 import pytest
 
 import tasks
-from sdxl_core.config import SamplingConfig
 from sdxl_core.train_job import TrainJob
-from sdxl_core.training_config import TrainingConfig
 from tasks import trainer
 from tasks.config import TimeoutHours
 from tasks.errors import StageTimedOut
@@ -56,20 +54,10 @@ def test_what_ends_in_time_is_left_alone() -> None:
     time.sleep(0.3)
 
 
-def test_a_trainer_saves_and_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trainer_saves_and_is_gone(job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pid, saved = tmp_path / "pid", tmp_path / "saved"
     line = [sys.executable, "-c", LISTENING, str(pid), str(saved)]
     monkeypatch.setattr(trainer, "_command", lambda module, job, environment: line)
-    job = TrainJob(
-        model=tmp_path,
-        training=TrainingConfig(max_steps=4),
-        latents=tmp_path,
-        text=tmp_path,
-        sampling=SamplingConfig(),
-        work=tmp_path / "work",
-        out=tmp_path / "out",
-        device="cpu",
-    )
     with pytest.raises(StageTimedOut), time_limit(3.0, "train", "runtime.x"):
         trainer.run_trainer(job, (), lambda done, total, note="": None)
     assert saved.read_text() == "saved"

@@ -8,28 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from sdxl_core.config import SamplingConfig
 from sdxl_core.errors import UserError
 from sdxl_core.train_job import TrainJob
 from sdxl_core.training_config import TrainingConfig
 from tasks import trainer
 from tasks.errors import TrainerFailed, TrainerPreempted, TrainerStopped
 from tasks.validation_scores import ScorersFile
-
-
-@pytest.fixture
-def job(tmp_path: Path) -> TrainJob:
-    return TrainJob(
-        model=tmp_path,
-        training=TrainingConfig(max_steps=4),
-        latents=tmp_path,
-        text=tmp_path,
-        sampling=SamplingConfig(),
-        work=tmp_path / "work",
-        out=tmp_path / "out",
-        device="cpu",
-    )
-
 
 seen: list[tuple[int, int, str]] = []
 
