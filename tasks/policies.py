@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from prefect import Task
@@ -19,7 +18,7 @@ from pydantic import ValidationError
 from tasks.config import RuntimeConfig
 from tasks.manifest import Ref
 from tasks.stage import Call, Conditions, Handle, Runner, Stage, materialise
-from tasks.store import ArtifactStore, Verify
+from tasks.store import ArtifactStore, StorePlace
 from tasks.transient import is_transient
 from tasks.worker_gone import end_with_worker
 
@@ -40,7 +39,7 @@ class ArtifactPolicy(CachePolicy):
         key = f"{recipe.kind}-{recipe.key}"
         records = task_ctx.result_store
         if records is not None and records.exists(key):
-            present = ArtifactStore(Path(inputs["store_root"]), inputs["verify"]).find_whole(recipe.kind, recipe.key)
+            present = ArtifactStore.at(inputs["place"]).find_whole(recipe.kind, recipe.key)
             if present is None or present != _recorded(records, key):
                 _expire(records, key)
         return key
@@ -57,7 +56,7 @@ def prefect_runner(store: ArtifactStore, runtime: RuntimeConfig, run_name: str) 
         limit_s = runtime.timeout_hours.seconds(call.stage.kind)
         under = Conditions(run=run_name, limit_s=limit_s, publish=call.stage.heavy)
         # Prefect gives a plain dict back from its records, silently, when it cannot rebuild a class: so dicts it is
-        ref = Ref.model_validate(named(call, str(store.root), runtime.device, store.verify, under))
+        ref = Ref.model_validate(named(call, store.place, runtime.device, under))
         if reused:
             _LOG.info("%-22s reused", call.label)
         return ref
@@ -72,8 +71,8 @@ def stage_task(stage: Stage) -> Task[..., dict[str, str]]:
     Limits of time are our own (`tasks.time_limit`): Prefect's would count the wait for a device too.
     """
 
-    def run_stage(call: Call, store_root: str, device: str, verify: Verify, under: Conditions) -> dict[str, str]:
-        return materialise(call, ArtifactStore(Path(store_root), verify), device, under).model_dump()
+    def run_stage(call: Call, place: StorePlace, device: str, under: Conditions) -> dict[str, str]:
+        return materialise(call, ArtifactStore.at(place), device, under).model_dump()
 
     return Task(
         run_stage,

@@ -57,6 +57,14 @@ class DamagedArtifact(Exception):
 
 
 @dataclass(frozen=True)
+class StorePlace:
+    """What another process needs to open the same store."""
+
+    root: str
+    verify: Verify
+
+
+@dataclass(frozen=True)
 class Workplace:
     """Where a build works."""
 
@@ -93,6 +101,15 @@ class ArtifactStore:
         remote = is_remote(root)
         self.digest_file = FileDigests(own_memo(root) if remote else root / "digests.sqlite")
         self._deep = verify == "digests" or (verify == "auto" and remote)
+
+    @classmethod
+    def at(cls, place: StorePlace) -> ArtifactStore:
+        """Raises StoreError as the constructor does."""
+        return cls(Path(place.root), place.verify)
+
+    @property
+    def place(self) -> StorePlace:
+        return StorePlace(str(self.root), self.verify)
 
     def path(self, ref: Ref) -> Path:
         return self._place(ref.kind, ref.key)
