@@ -9,7 +9,7 @@ from prefect import flow
 
 from tasks.gc import Retention, collect, find_garbage, told
 from tasks.shown import board
-from tasks.store import ArtifactStore, store_root
+from tasks.store import named_store
 
 USUAL = Retention()
 
@@ -25,12 +25,12 @@ def artifacts_gc(
     Args:
         retention: what is kept.
         dry_run: only say what would go.
-        store: the store's folder; default: SDXL_FLOWS_STORE, else .sdxl-flows in the working folder.
+        store: the store's folder or URL; default: SDXL_FLOWS_STORE, else .sdxl-flows in the working folder.
 
     Returns:
         `freed_bytes`, or with `dry_run` `would_free_bytes`; `rows`: how many of which kind, and their bytes.
     """
-    opened = ArtifactStore(store_root(store))
+    opened = named_store(store)
     garbage = find_garbage(opened, retention)
     rows = told(garbage)
     with board(opened, "artifacts-gc") as shown:

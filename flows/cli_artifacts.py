@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,7 +19,8 @@ if TYPE_CHECKING:
 app = group("Look at the artifact store, check it, and clear it.")
 
 Store = Annotated[
-    Path | None, typer.Option("--store", help="The store's folder; default: SDXL_FLOWS_STORE, else .sdxl-flows here.")
+    str | None,
+    typer.Option("--store", help="The store's folder or URL; default: SDXL_FLOWS_STORE, else .sdxl-flows here."),
 ]
 Named = Annotated[str, typer.Argument(metavar="ARTIFACT", help="`kind/key`; the key's beginning is enough.")]
 
@@ -180,12 +180,12 @@ def gc(
         console.out(f"would free {console.size(garbage.total_bytes)}; --apply does it")
 
 
-def open_store(folder: Path | None) -> ArtifactStore:
+def open_store(named: str | None) -> ArtifactStore:
     """Raises ConfigError where there is none: commands that only look make none."""
     from tasks.errors import ConfigError
-    from tasks.store import ArtifactStore, store_root
+    from tasks.store import named_store, store_root, store_url
 
-    root = store_root(folder)
-    if not root.is_dir():
+    root = store_root(named)
+    if store_url(named) is None and not root.is_dir():
         raise ConfigError(f"there is no store at {root}; name one by --store or SDXL_FLOWS_STORE")
-    return ArtifactStore(root)
+    return named_store(named)

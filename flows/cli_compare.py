@@ -38,9 +38,9 @@ def compare(
     """
     from flows.wiring import LEARNT, evaluate
     from tasks.quick_look import quick_look
-    from tasks.store import ArtifactStore, store_root
+    from tasks.store import named_store
 
-    settled = quick_look(config, overrides or [], models, prompts, ArtifactStore(store_root(None)))
+    settled = quick_look(config, overrides or [], models, prompts, named_store())
     words = ["compare", *models, *(["--config", str(config)] if config else []), "--prompts", str(prompts)]
     words += [word for change in overrides or [] for word in ("--set", change)]
     command = shlex.join(["sdxl-flows", *words])

@@ -12,7 +12,7 @@ from flows import wiring
 from flows.common import begin, run_flow
 from tasks.quick_look import quick_look
 from tasks.settings import Settings
-from tasks.store import ArtifactStore, store_root
+from tasks.store import named_store
 
 
 @flow(name="compare", result_serializer="json")
@@ -36,6 +36,6 @@ def compare(
         command: what the report says makes it again; default: this deployment with these parameters.
     """
     said = begin(settings)
-    store = ArtifactStore(store_root(None))
+    store = named_store()
     settled = quick_look(config, overrides or [], models, prompts, store, said)
     return run_flow(settled, command, wiring.evaluate, expecting=wiring.LEARNT)

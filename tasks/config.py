@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from eval.config import EvaluationConfig
 from eval.feedback_config import FeedbackConfig
@@ -22,8 +22,9 @@ from sdxl_core.config import (
 from sdxl_core.export_config import ExportConfig
 from sdxl_core.families import FAMILIES
 from sdxl_core.training_config import TrainingConfig
+from sdxl_core.urls import is_url, refuse_bad_url
 from tasks.retraining_config import RetrainingConfig
-from tasks.store import ArtifactStore, Verify, store_root
+from tasks.store import ArtifactStore, Verify, store_root, store_url
 
 Hours = Annotated[float, Field(gt=0)]
 
@@ -66,7 +67,11 @@ class RuntimeConfig(Config):
     """Where and on what to run. Nothing here changes a result, so nothing here enters a key."""
 
     store: str | None = None
-    """Folder of the artifact store. Unset: SDXL_FLOWS_STORE of the environment, else `.sdxl-flows` where you are."""
+    """Folder of the artifact store, or a URL that several machines share, such as s3://bucket/sdxl. Unset:
+    SDXL_FLOWS_STORE of the environment, else `.sdxl-flows` where you are."""
+    cache: str | None = None
+    """Folder of this machine's copies, where the store is a URL. Unset: SDXL_FLOWS_CACHE of the environment, else
+    `.sdxl-flows` where you are."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes a GPU where there is one; of several that are visible (CUDA_VISIBLE_DEVICES), one that is free."""
     timeout_hours: TimeoutHours = TimeoutHours()
@@ -75,16 +80,23 @@ class RuntimeConfig(Config):
     it is read whole, once in a process. auto: digests where the store lies on a network file system, or
     SDXL_FLOWS_STORE_REMOTE is set; sizes elsewhere."""
 
+    @field_validator("store")
+    @classmethod
+    def _can_be_opened(cls, store: str | None) -> str | None:
+        if store is not None and is_url(store):
+            refuse_bad_url(store)
+        return store
+
     def store_root(self) -> Path:
         """The store's folder, absolute."""
-        return store_root(self.store)
+        return store_root(self.store, self.cache)
 
     def open_store(self) -> ArtifactStore:
         """
         Raises:
-            StoreError: its folder cannot be made or written.
+            StoreError, StoreAway: as `ArtifactStore`.
         """
-        return ArtifactStore(self.store_root(), self.verify)
+        return ArtifactStore(self.store_root(), self.verify, store_url(self.store))
 
 
 class PipelineConfig(Config):

@@ -22,6 +22,10 @@ class StoreError(UserError):
     """The artifact store cannot do what was asked, for a reason its owner can remove."""
 
 
+class StoreAway(ConnectionError):
+    """The shared store cannot be reached, which may pass."""
+
+
 class TrainerStopped(RuntimeError):
     """The trainer ended before its last step; running the stage again resumes from its newest bundle."""
 
@@ -45,6 +49,7 @@ EXIT_CODES: dict[type[Exception], int] = {
     TrainerStopped: EXIT_FAILED,
     TrainerFailed: EXIT_FAILED,
     StageTimedOut: EXIT_FAILED,
+    StoreAway: EXIT_FAILED,
 }
 """What the command line ends with, and one message; anything else is a fault of ours, with a traceback and 1."""
 

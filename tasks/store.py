@@ -23,6 +23,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from sdxl_core.disk import flush
+from sdxl_core.urls import is_url
 from tasks.cells import DiskCells
 from tasks.digests import FileDigests
 from tasks.errors import StoreError
@@ -39,6 +40,7 @@ from tasks.manifest import (
     problems,
     seal,
 )
+from tasks.shared.objects import Objects, open_objects
 
 _LOG = logging.getLogger("sdxl_flows.store")
 DEFAULT_ROOT = ".sdxl-flows"
@@ -47,9 +49,25 @@ _read_whole: set[tuple[Path, str, str, str]] = set()
 """Root, kind, key and content digest of what this process has written, or read and found whole."""
 
 
-def store_root(named: str | os.PathLike[str] | None = None) -> Path:
-    """The store's folder, absolute: the one named, else that of SDXL_FLOWS_STORE, else `.sdxl-flows` here."""
+def store_root(named: str | None = None, cache: str | None = None) -> Path:
+    """The folder on this machine, absolute: the one named, else that of SDXL_FLOWS_STORE, else `.sdxl-flows` here.
+
+    Where that is a URL, the folder of this machine's copies: `cache`, else SDXL_FLOWS_CACHE, else `.sdxl-flows` here.
+    """
+    if store_url(named) is not None:
+        named = cache or os.environ.get("SDXL_FLOWS_CACHE") or DEFAULT_ROOT
     return Path(named or os.environ.get("SDXL_FLOWS_STORE") or DEFAULT_ROOT).expanduser().absolute()
+
+
+def store_url(named: str | None = None) -> str | None:
+    """Where the store is that others share, as `store_root` finds it; None where it is a folder."""
+    place = named or os.environ.get("SDXL_FLOWS_STORE")
+    return place if is_url(place) else None
+
+
+def named_store(named: str | None = None) -> ArtifactStore:
+    """The store named, else that of the environment, else the one here. Raises as `ArtifactStore` does."""
+    return ArtifactStore(store_root(named), url=store_url(named))
 
 
 class DamagedArtifact(Exception):
@@ -62,6 +80,7 @@ class StorePlace:
 
     root: str
     verify: Verify
+    url: str | None
 
 
 @dataclass(frozen=True)
@@ -80,16 +99,17 @@ Build = Callable[[Workplace], dict[str, Json]]
 
 
 class ArtifactStore:
-    """Artifacts below one folder.
+    """Artifacts below one folder, which may be this machine's copy of what lies below a URL.
 
     `verify` says how an artifact is looked at before it is used: by its files' sizes, or whole, by their digests, once
     in a process; `auto` reads it whole where the folder lies on a network file system.
 
     Raises:
-        StoreError: the folder cannot be made or written.
+        StoreError: the folder cannot be made or written; or as `open_objects`.
+        StoreAway: the URL's place cannot be reached.
     """
 
-    def __init__(self, root: Path, verify: Verify = "auto") -> None:
+    def __init__(self, root: Path, verify: Verify = "auto", url: str | None = None) -> None:
         self.root = root
         self.verify = verify
         try:
@@ -98,6 +118,8 @@ class ArtifactStore:
             raise StoreError(f"runtime.store: cannot make the folder {root}: {error.strerror}") from None
         if not os.access(root, os.W_OK):
             raise StoreError(f"runtime.store: {root} is not writable; set runtime.store or SDXL_FLOWS_STORE")
+        self.objects: Objects | None = open_objects(url) if url is not None else None
+        """What is shared with other machines; None where the folder is all there is."""
         remote = is_remote(root)
         self.digest_file = FileDigests(own_memo(root) if remote else root / "digests.sqlite")
         self._deep = verify == "digests" or (verify == "auto" and remote)
@@ -105,11 +127,11 @@ class ArtifactStore:
     @classmethod
     def at(cls, place: StorePlace) -> ArtifactStore:
         """Raises StoreError as the constructor does."""
-        return cls(Path(place.root), place.verify)
+        return cls(Path(place.root), place.verify, place.url)
 
     @property
     def place(self) -> StorePlace:
-        return StorePlace(str(self.root), self.verify)
+        return StorePlace(str(self.root), self.verify, self.objects.url if self.objects else None)
 
     def path(self, ref: Ref) -> Path:
         return self._place(ref.kind, ref.key)

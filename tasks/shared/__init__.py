@@ -1,0 +1,1 @@
+"""A store that several machines share: objects below a URL, of which every machine has a copy of what it uses."""
