@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from prefect import flow
@@ -18,7 +17,7 @@ USUAL = Retention()
 def artifacts_gc(
     retention: Retention = USUAL,
     dry_run: bool = False,
-    store: Path | None = None,
+    store: str | None = None,
 ) -> dict[str, Any]:
     """Remove artifacts that no recent run reaches; removing anything only costs its recomputation.
 

@@ -4,8 +4,8 @@ leases/<name>/<epoch>.json   who holds it; created once, so that of several one 
 leases/<name>/<epoch>.beat   a counter that the holder counts up while it lives
 
 Nobody's clock is compared with another's: who waits takes the next epoch when the counter has stood still for as long
-as the lease lasts, by its own clock. A holder that was only frozen meanwhile may then work beside its successor; therefore
-nothing rests on a lease but that work is not done twice: what is written is created once, and complete.
+as the lease lasts, by its own clock. A holder that was only frozen meanwhile may then work beside its successor;
+therefore nothing rests on a lease but that work is not done twice: what is written is created once, and complete.
 """
 
 from __future__ import annotations

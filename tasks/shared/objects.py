@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from sdxl_core.errors import UserError
 from sdxl_core.urls import CREDENTIALS, refuse_bad_url
 from tasks.errors import StoreAway, StoreError
 
@@ -197,7 +198,7 @@ class Objects:
                 raise self._refused(error) from error
             raise StoreAway(f"runtime.store {self.url}: cannot be reached: {_said(error)}") from error
 
-    def _refused(self, error: Exception) -> StoreError:
+    def _refused(self, error: Exception) -> UserError:
         fix = f"Credentials come from the environment ({CREDENTIALS}); they need to read, write, list and delete"
         return StoreError.about(f"runtime.store {self.url}", expected="access", got=_said(error), fix=fix)
 
