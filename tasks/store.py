@@ -15,6 +15,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -149,6 +150,10 @@ class ArtifactStore:
 
     def cells(self, name: str) -> DiskCells:
         return DiskCells(self.cells_path(name))
+
+    def sharing_training(self, key: str, folder: Path) -> AbstractContextManager[None]:
+        """While a training is under way in its folder, other machines get what they need to go on with it."""
+        return nullcontext()
 
     def share_cells(self) -> None:
         """Let other machines have the cells that were computed by way of this object."""

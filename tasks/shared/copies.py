@@ -4,46 +4,27 @@ artifacts/<kind>/<key>/manifest.json        written last, and once: an artifact 
 artifacts/<kind>/<key>/<16 hex>/<file>      what the manifest names; the folder is called by the digests of its files
 
 So machines that build the same at the same time write beside each other, the first to be done is the artifact, and no
-manifest ever stands for another one's files. A file of more than `PART_BYTES` is a folder of parts. What is there
-already is neither written nor read again: an interrupted way goes on where it was.
+manifest ever stands for another one's files. A big file is a folder of parts. What is there already is neither written
+nor read again: an interrupted way goes on where it was.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from pydantic import ValidationError
 
-from sdxl_core.ahead import in_order
-from sdxl_core.disk import file_sha256, flush, naming_a_full_disk, require_room
+from sdxl_core.disk import flush
 from tasks.digests import digest_json
 from tasks.errors import StoreAway
-from tasks.manifest import MANIFEST, FileRecord, Manifest, content_digest
+from tasks.manifest import MANIFEST, Manifest, content_digest
+from tasks.shared.files import FileSet, Torn, fetch, send
 from tasks.shared.objects import Objects
 
 _LOG = logging.getLogger("sdxl_flows.store")
-PART_BYTES = 32 * 1024 * 1024
-_TELL_EVERY_S = 10.0
-
-
-class Torn(Exception):
-    """The shared store has a manifest, and not what it names."""
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A piece of a file, an object of its own."""
-
-    name: str
-    file: str
-    start: int
-    bytes: int
 
 
 class Copies:
@@ -78,22 +59,11 @@ class Copies:
     def missing(self, manifest: Manifest) -> list[str]:
         """What a manifest names that is not there, or not of its size."""
         there = self._objects.sizes(_folder(manifest))
-        return [part.name for part in _parts(manifest) if there.get(part.name) != part.bytes]
+        return [part.name for part in _file_set(manifest).parts() if there.get(part.name) != part.bytes]
 
     def push(self, manifest: Manifest, folder: Path) -> Manifest:
         """Put an artifact there; returns the manifest that is there then, which may be another machine's."""
-        there = self._objects.sizes(_folder(manifest))
-        parts = [part for part in _parts(manifest) if there.get(part.name) != part.bytes]
-        told = _Told(f"{manifest.label}: to {self._objects.url}", sum(part.bytes for part in parts))
-
-        def send(part: _Part) -> None:
-            with (folder / part.file).open("rb") as file:
-                file.seek(part.start)
-                self._objects.write(part.name, file.read(part.bytes))
-            told.add(part.bytes)
-
-        self._objects.each(send, parts)
-        told.end()
+        send(self._objects, _file_set(manifest), folder, self._objects.sizes(_folder(manifest)))
         name = f"{_place(manifest.recipe.kind, manifest.key)}/{MANIFEST}"
         if self._objects.create(name, (folder / MANIFEST).read_bytes()):
             return manifest
@@ -109,28 +79,10 @@ class Copies:
             Torn: something is not there, or not what the manifest says; what is not is gone from the folder.
             DiskFullError: there is no room.
         """
-        files = {name: record for name, record in manifest.files.items() if not _is_whole(folder / name, record)}
-        require_room(folder.parent, sum(record.bytes for record in files.values()), f"a copy of {manifest.label}")
-        got = {name: _Arriving(folder / name) for name in files}
-        parts = [part for part in _parts(manifest) if part.file in files and part.start not in got[part.file].starts]
-        told = _Told(f"{manifest.label}: from {self._objects.url}", sum(part.bytes for part in parts))
-
-        def fetch(part: _Part) -> None:
-            data = self._objects.read(part.name)
-            if data is None or len(data) != part.bytes:
-                raise Torn(f"{part.name} is {'missing' if data is None else 'of another size'}")
-            with naming_a_full_disk(folder, part.bytes):
-                got[part.file].write(part.start, data)
-            told.add(part.bytes)
-
-        self._objects.each(fetch, parts)
-        told.end()
-        bad = [name for name in in_order(lambda name: got[name].finished(files[name]), files) if name]
-        if bad:
-            raise Torn(f"{bad[0]} holds other bytes than were written")
+        fetch(self._objects, _file_set(manifest), folder)
         (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1))
-        for inside in (folder / MANIFEST, *{(folder / name).parent for name in manifest.files}, folder):
-            flush(inside)
+        flush(folder / MANIFEST)
+        flush(folder)
 
     def remove(self, kind: str, key: str) -> None:
         """The manifest first."""
@@ -165,77 +117,9 @@ def parsed(data: bytes, kind: str, key: str) -> Manifest:
     return manifest
 
 
-class _Arriving:
-    """A file that comes in parts; beside it is written which have come."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._part = path, path.with_name(f"{path.name}.part")
-        self._come = path.with_name(f"{path.name}.come")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = threading.Lock()
-        self.starts: set[int] = set()
-        if self._part.exists() and self._come.exists():
-            self.starts = {int(line) for line in self._come.read_text().splitlines() if line.isdigit()}
-        self._part.touch()
-
-    def write(self, start: int, data: bytes) -> None:
-        with self._part.open("r+b") as file:
-            file.seek(start)
-            file.write(data)
-        with self._lock, self._come.open("a") as come:
-            come.write(f"{start}\n")
-
-    def finished(self, record: FileRecord) -> str:
-        """Put the file into its place; or remove it and return its name where it is not what was written."""
-        flush(self._part)
-        whole = self._part.stat().st_size == record.bytes and file_sha256(self._part) == record.sha256
-        self._come.unlink(missing_ok=True)
-        if not whole:
-            self._part.unlink()
-            return self._path.name
-        os.replace(self._part, self._path)
-        return ""
-
-
-class _Told:
-    """Says now and then how far many bytes have come."""
-
-    def __init__(self, what: str, total_bytes: int) -> None:
-        self._what, self._total_bytes = what, total_bytes
-        self._begun = self._last = time.monotonic()
-        self._done_bytes = 0
-        self._lock = threading.Lock()
-
-    def add(self, some_bytes: int) -> None:
-        with self._lock:
-            self._done_bytes += some_bytes
-            now = time.monotonic()
-            if now - self._last < _TELL_EVERY_S:
-                return
-            self._last = now
-            rate = self._done_bytes / (now - self._begun)
-            left = (self._total_bytes - self._done_bytes) / rate
-        done, total = self._done_bytes / 1e6, self._total_bytes / 1e6
-        _LOG.info("%s: %.0f of %.0f MB · %.3g MB/s · %.0f s left", self._what, done, total, rate / 1e6, left)
-
-    def end(self) -> None:
-        if self._done_bytes:
-            seconds = time.monotonic() - self._begun
-            _LOG.info("%s: %.3g MB in %.1f s", self._what, self._done_bytes / 1e6, seconds)
-
-
-def _parts(manifest: Manifest) -> Iterator[_Part]:
+def _file_set(manifest: Manifest) -> FileSet:
     folder = _folder(manifest)
-    for file, record in manifest.files.items():
-        if record.bytes <= PART_BYTES:
-            yield _Part(f"{folder}/{file}", file, 0, record.bytes)
-            continue
-        for number, start in enumerate(range(0, record.bytes, PART_BYTES)):
-            yield _Part(f"{folder}/{file}/{number:05d}", file, start, min(PART_BYTES, record.bytes - start))
-
-
-def _is_whole(path: Path, record: FileRecord) -> bool:
-    return path.is_file() and path.stat().st_size == record.bytes and file_sha256(path) == record.sha256
+    return FileSet(manifest.label, manifest.files, lambda file: f"{folder}/{file}")
 
 
 def _folder(manifest: Manifest) -> str:

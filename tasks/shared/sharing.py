@@ -16,7 +16,8 @@ from pydantic import ValidationError
 
 from tasks.locks import held, open_lock
 from tasks.manifest import Manifest, Ref
-from tasks.shared.copies import Copies, Torn
+from tasks.shared.copies import Copies
+from tasks.shared.files import Torn
 from tasks.shared.leases import leased
 from tasks.shared.objects import Objects, open_objects
 

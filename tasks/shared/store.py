@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from tasks.errors import StoreError
 from tasks.locks import held
 from tasks.manifest import Manifest, Ref
 from tasks.shared.cells import SharedCells
-from tasks.shared.copies import Torn
+from tasks.shared.files import Torn
 from tasks.shared.sharing import Sharing
+from tasks.shared.trainings import SharedTraining
 from tasks.store import ArtifactStore, DamagedArtifact, StorePlace, say_waiting
 
 _LOG = logging.getLogger("sdxl_flows.store")
@@ -54,6 +56,10 @@ class SharedStore(ArtifactStore):
         cells = SharedCells(self.cells_path(name), self._sharing.objects, self._sharing.memo)
         self._used_cells.append(cells)
         return cells
+
+    def sharing_training(self, key: str, folder: Path) -> AbstractContextManager[None]:
+        """Raises StoreAway and DiskFullError, where another machine's bundles cannot be brought here."""
+        return SharedTraining(self._sharing.objects, key, folder).kept()
 
     def share_cells(self) -> None:
         while self._used_cells:

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from sdxl_core.errors import UserError
-from tasks.manifest import MANIFEST, Json, Ref
-from tasks.shared import copies
+from tasks.manifest import MANIFEST, Json, Ref, content_digest
+from tasks.shared import files
 from tasks.shared.objects import Objects
 from tasks.stage import Call, Job, materialise
 from tasks.store import ArtifactStore, DamagedArtifact
@@ -139,8 +139,8 @@ def test_a_manifest_cannot_name_what_is_outside(
     ref = materialise(call(), one, "cpu")
     manifest = one.manifest("text", ref.key)
     assert manifest is not None
-    files = {name: next(iter(manifest.files.values()))}
-    harmful = manifest.model_copy(update={"files": files, "digest": copies.content_digest(files)})
+    named = {name: next(iter(manifest.files.values()))}
+    harmful = manifest.model_copy(update={"files": named, "digest": content_digest(named)})
     Objects(file_url).write(f"artifacts/{ref}/{MANIFEST}", harmful.model_dump_json().encode())
     with pytest.raises(DamagedArtifact, match="no file of an artifact"):
         machine("two", file_url).find("text", ref.key)
@@ -150,7 +150,7 @@ def test_an_interrupted_way_goes_on_where_it_was(
     url: str, machine: Machine, call: MakeCall, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There, and back; of files in parts as well."""
-    monkeypatch.setattr(copies, "PART_BYTES", 1000)
+    monkeypatch.setattr(files, "PART_BYTES", 1000)
     big = call("x" * 10_500)
     one = machine("one", url)
     written, read = list[str](), list[str]()

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from tasks.manifest import Json, Ref
-from tasks.shared import copies
+from tasks.shared import files
 from tasks.stage import Call, Job, Stage, materialise
 from tasks.store import ArtifactStore, StorePlace
 
@@ -46,7 +46,7 @@ def read(folder: Path, label: str) -> None:
 
 
 def main(root: str, url: str, log: str) -> None:
-    copies.PART_BYTES = 1000
+    files.PART_BYTES = 1000
     store = ArtifactStore.at(StorePlace(root, "auto", url))
     stage = Stage(kind="toy", version="1", build=partial(build, Path(log)), heavy=False)
     refs: dict[str, Ref] = {}
