@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -24,6 +26,7 @@ from tasks.shared.files import FileSet, Torn, fetch, send
 from tasks.shared.objects import Objects
 
 _LOG = logging.getLogger("sdxl_flows.store")
+_BUNDLES = "bundles"
 _LOOK_EVERY_S = 5.0
 _SETTLED_S = 2.0
 """A file that is not a bundle's may be half written for less time."""
@@ -58,15 +61,18 @@ class SharedTraining:
             watching.join()
 
     def _bring(self) -> None:
+        arriving = self._folder.with_name(f"{STAGING}{self._folder.name}")
         try:
             state = self._state()
             if state is None or state["step"] <= self._newest():
                 return
             _LOG.info("train: another machine has got to step %d; going on from there", state["step"])
-            self._folder.mkdir(parents=True, exist_ok=True)
-            fetch(self._objects, self._file_set(_records(state)), self._folder)
+            arriving.mkdir(parents=True, exist_ok=True)
+            fetch(self._objects, self._file_set(_records(state)), arriving)
+            _move(arriving, self._folder)
             self._sent = state["step"]
         except Torn as damage:
+            shutil.rmtree(arriving, ignore_errors=True)
             _LOG.warning("train: what another machine has of this training is not whole (%s); not used", damage)
 
     def _watch(self, over: threading.Event) -> None:
@@ -100,18 +106,19 @@ class SharedTraining:
         found = {}
         for path in sorted(self._folder.rglob("*")):
             name = path.relative_to(self._folder).as_posix()
-            bundle = next((part for part in PurePosixPath(name).parts if part.startswith("step-")), None)
-            is_whole = (
-                name.startswith("bundles/") and bundle and (self._folder / "bundles" / bundle / MANIFEST).exists()
-            )
-            is_settled = not name.startswith("bundles/") and path.stat().st_mtime < settled
-            if path.is_file() and (is_whole or is_settled) and not name.startswith(LOGS) and STAGING not in name:
+            if not path.is_file() or name.startswith(LOGS) or STAGING in name:
+                continue
+            if name.startswith(f"{_BUNDLES}/"):
+                is_there = (self._folder / _BUNDLES / name.split("/")[1] / MANIFEST).is_file()
+            else:
+                is_there = path.stat().st_mtime < settled
+            if is_there:
                 found[name] = FileRecord(file_sha256(path), path.stat().st_size)
         return found
 
     def _newest(self) -> int:
         """Step of the newest bundle here; 0 where there is none."""
-        steps = [step for step, path in steps_of(self._folder / "bundles") if (path / MANIFEST).is_file()]
+        steps = [step for step, path in steps_of(self._folder / _BUNDLES) if (path / MANIFEST).is_file()]
         return max(steps, default=0)
 
     def _state(self) -> dict[str, Json] | None:
@@ -136,3 +143,17 @@ def _records(state: dict[str, Json]) -> dict[str, FileRecord]:
         if path.is_absolute() or path.as_posix() != name or ".." in path.parts or "\0" in name:
             raise Torn(f"state.json names {name!r}, which is no file of a training")
     return {name: FileRecord(str(sha256), int(size)) for name, (sha256, size) in state["files"].items()}
+
+
+def _move(arriving: Path, folder: Path) -> None:
+    """Bundles each in one step, since the trainer takes what it finds of one for damage."""
+    (folder / _BUNDLES).mkdir(parents=True, exist_ok=True)
+    for path in sorted(arriving.rglob("*")):
+        name = path.relative_to(arriving)
+        if path.is_file() and name.parts[0] != _BUNDLES:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, folder / name)
+    for bundle in sorted((arriving / _BUNDLES).glob("*")):
+        shutil.rmtree(folder / _BUNDLES / bundle.name, ignore_errors=True)
+        os.rename(bundle, folder / _BUNDLES / bundle.name)
+    shutil.rmtree(arriving)
