@@ -68,6 +68,7 @@ class Sweeping:
     def __post_init__(self) -> None:
         self._shared = Shared(self.run)
         self._slugs: dict[Ref, str] = {}
+        self._same: dict[str, str] = {}
         self._feedback: set[Handle | None] = set()
         self.calls: dict[str, Call] = {}
         """Of a plan, the trainings by slug."""
@@ -102,6 +103,8 @@ class Sweeping:
         elif outcome not in self._slugs:
             self._slugs[outcome] = slug = f"{len(self.trained) + 1}-{variant.slug}"
             self.trained[slug] = (variant, outcome)
+        elif (first := self.trained[self._slugs[outcome]][0]) != variant:
+            self._same[variant.name] = f"{variant.name} is the same training as {first.name}."
 
     def plan(self, prepared: Sequence[Prepared]) -> list[Handle]:
         """What each variant's training is or will be, by a runner that only plans; the report too, if all are there."""
@@ -132,7 +135,7 @@ class Sweeping:
         experiment = judge(order.asked, trained, self.checked.store, self.command, order.search)
         lessons = gather(experiment, self._shared.of("judged"))
         feedback = next(iter(self._feedback)) if len(self._feedback) == 1 else None
-        section = told(self.trained, self.failed, self.checked.notes)
+        section = told(self.trained, self.failed, [*self.checked.notes, *self._same.values()])
         return Judging(experiment, lessons.pictures, None, self.run, feedback, section)
 
     def improvement(self, ref: Ref) -> float:

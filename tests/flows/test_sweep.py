@@ -16,7 +16,6 @@ import pytest
 
 from flows.sweeping import Sweeping, search
 from tasks.errors import TrainerFailed
-from tasks.manifest import Ref
 from tasks.plan import Planner
 from tasks.runs import Recorder, finish_run
 from tasks.stage import Call, Handle, materialise
@@ -58,6 +57,12 @@ class Sweeps:
             finish_run(self.store, checked.name, "test", recorder.refs)
         return recorder
 
+    def plan(self, *grid: str) -> tuple[Planner, list[Handle]]:
+        planner = Planner(self.store)
+        with contextlib.chdir(self.folder):
+            checked = self.check(*grid)
+            return planner, Sweeping(checked, planner, "test").plan(checked.prepared)
+
     def _run(self, call: Call) -> Handle:
         if self.store.find_whole(call.recipe().kind, call.recipe().key) is None:
             if self.failing and self.failing in call.label:
@@ -80,7 +85,8 @@ def sweeps(evaluations: Evaluations) -> Sweeps:
 
 def test_what_variants_share_is_made_once(sweeps: Sweeps) -> None:
     """The dataset, its caches, and the base's pictures are those of the run that was before; nothing twice."""
-    done = sweeps.run("training.seed=0,1", "training.learning_rate=5e-2,1e-2")
+    grid = ("training.seed=0,1", "training.learning_rate=5e-2,1e-2")
+    done = sweeps.run(*grid)
     trainings = [label for label in sweeps.built if label.startswith("train/")]
     assert len(trainings) == 3, "one of the four is what the run has trained"
     assert not {"dataset", "latents", "text"} & {*sweeps.kinds()} and "images/base" not in sweeps.built
@@ -92,15 +98,17 @@ def test_what_variants_share_is_made_once(sweeps: Sweeps) -> None:
     published = sweeps.folder / "runs" / "short-sweep"
     assert len([*published.glob("*/report.html")]) == 4 and not [*published.rglob("*.safetensors")]
 
-    before = document
-    again = sweeps.run("training.seed=0,1", "training.learning_rate=5e-2,1e-2")
-    assert sweeps.built == [] and sweeps.document(again) == before
-    with contextlib.chdir(sweeps.folder):
-        planner = Planner(sweeps.store)
-        Sweeping(sweeps.check("training.seed=0,1", "training.learning_rate=5e-2,1e-2"), planner, "test").plan(
-            sweeps.check("training.seed=0,1", "training.learning_rate=5e-2,1e-2").prepared
-        )
+    again = sweeps.run(*grid)
+    assert sweeps.built == [] and sweeps.document(again) == document
+    planner, _ = sweeps.plan(*grid)
     assert planner.complete
+
+    # a setting that decides no byte
+    same = sweeps.run("training.seed=0,1", "training.log_every_steps=1,7")
+    assert not [label for label in sweeps.built if label.startswith("train/")]
+    assert sweeps.document(same)["sweep"]["notes"] == [
+        f"seed={seed}, log_every_steps=7 is the same training as seed={seed}, log_every_steps=1." for seed in (0, 1)
+    ]
 
     sweeps.failing = "learning-rate-0-02"
     failed = sweeps.run("training.learning_rate=5e-2,2e-2")
@@ -116,19 +124,12 @@ def test_where_nothing_could_be_trained_there_is_no_report(sweeps: Sweeps) -> No
         sweeps.run("training.seed=8,9")
 
 
-def test_a_variant_run_by_itself_uses_the_sweep_s_training(sweeps: Sweeps, evaluations: Evaluations) -> None:
-    """And the sweep that run's: the key has no name in it."""
-    with contextlib.chdir(sweeps.folder):
-        planner = Planner(sweeps.store)
-        handles = Sweeping(sweeps.check("training.seed=0,1"), planner, "test").plan(
-            sweeps.check("training.seed=0,1").prepared
-        )
-    assert isinstance(handles[0], Ref) and handles[0] == next(sweeps.store.manifests("train")).ref
-    assert [stage.label for stage in planner.stages if stage.action == "run"] == ["train/seed-1-" + _end(planner)]
-
-
-def _end(planner: Planner) -> str:
-    return next(stage.label for stage in planner.stages if stage.action == "run").rpartition("-")[2]
+def test_what_a_run_has_trained_is_a_variant(sweeps: Sweeps) -> None:
+    """The key has no name in it."""
+    planner, handles = sweeps.plan("training.seed=0,1")
+    assert handles[0] == next(sweeps.store.manifests("train")).ref
+    [missing] = [stage.label for stage in planner.stages if stage.action == "run"]
+    assert missing.startswith("train/seed-1-")
 
 
 def test_a_dry_run_tells_and_makes_nothing(cli: Cli, tmp_path: Path) -> None:
