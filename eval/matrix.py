@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from eval import gate_words, matrix_plots, matrix_words, wording
+from eval import gate_words, matrix_plots, matrix_words, sweep_plots, wording
 from eval.compare import choose
 from eval.config import GalleryConfig
 from eval.errors import EvalError
@@ -21,6 +21,7 @@ from eval.pages import rendered, write_report
 from eval.result import Comparison, JudgedMetric, MetricFacts, read_comparison
 from eval.sides import BASE
 from eval.summary import escaped
+from eval.sweep import Sweep, SweptGroup, has_seeds, how_inferred, sentences, swept
 from eval.verdicts import verdict_of_several
 
 SCHEMA_VERSION = 1
@@ -42,6 +43,7 @@ def build_matrix(
     config_yaml: str,
     gallery: GalleryConfig,
     out: Path,
+    sweep: Sweep | None = None,
 ) -> dict[str, object]:
     """Write report.html, report.json and summary.md into `out`. The same inputs give the same bytes.
 
@@ -57,6 +59,7 @@ def build_matrix(
         provenance, command, config_yaml: as of `build_report`.
         gallery: how many pictures are shown, and how large.
         out: folder for the results, made if absent.
+        sweep: which settings the candidates were trained with, if they are variants of one training.
 
     Returns:
         A summary: headline, verdict in one word, and the rows of pictures shown.
@@ -70,6 +73,7 @@ def build_matrix(
         raise EvalError(f"{sets['base'].name}: the base's image set is empty")
     rows = rows_of_pictures(contenders, found, comparisons, images, baseline, gallery)
     points = _points(contenders, found, axes)
+    groups = [] if sweep is None else swept(sweep, found, comparisons, images["base"], _facts(found.values()))
     document = {
         "schema_version": SCHEMA_VERSION,
         "title": title,
@@ -80,7 +84,10 @@ def build_matrix(
         "command": command,
         "config": config_yaml,
     }
-    page = _page(document, contenders, found, points, rows)
+    if sweep is not None:
+        document["sweep"] = {**asdict(sweep), "groups": [_group_as_json(one) for one in groups]}
+        document["summary"] += sentences(groups, sweep)
+    page = _page(document, contenders, found, points, rows, _section(sweep, groups, found))
     write_report(page, document, _markdown(document, contenders, found), out)
     return {"headline": document["headline"], "verdict": document["verdict"], "rows_shown": len(rows)}
 
@@ -107,11 +114,12 @@ def _page(
     found: Found,
     points: Points,
     rows: Sequence[RowOfPictures],
+    section: Mapping[str, Any],
 ) -> str:
     unbeaten = document["trade_off"]["unbeaten"] if points else ()
     return rendered(
         "matrix.html.j2",
-        **document,
+        **{**document, **section},
         contenders=contenders,
         found=found,
         facts=_facts(found.values()),
@@ -122,6 +130,7 @@ def _page(
         figures={
             "trajectory": Markup(matrix_plots.trajectory(_over_steps(contenders, found))),
             "trade_off": Markup(matrix_plots.trade_off(points, unbeaten) if points else ""),
+            "over_seeds": Markup(sweep_plots.over_seeds(section["swept"], _facts(found.values()))),
         },
         rows=rows,
         lineage=lineage_section(document["provenance"]),
@@ -130,6 +139,21 @@ def _page(
         words=wording,
         gate_words=gate_words,
     )
+
+
+def _section(sweep: Sweep | None, groups: Sequence[SweptGroup], found: Found) -> dict[str, Any]:
+    """What the page's part on a sweep needs."""
+    return {
+        "sweep": sweep,
+        "swept": groups,
+        "has_seeds": has_seeds(groups),
+        "has_intervals": any(metric.found.interval for one in groups for metric in one.metrics),
+        "how_inferred": how_inferred(groups, found) if groups else "",
+    }
+
+
+def _group_as_json(one: SweptGroup) -> dict[str, Any]:
+    return {**asdict(one.group), "metrics": [metric.as_json() for metric in one.metrics]}
 
 
 def _facts(found: Iterable[Comparison]) -> list[MetricFacts]:

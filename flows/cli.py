@@ -25,6 +25,7 @@ from flows import (
     cli_self_test,
     cli_serve,
     cli_slots,
+    cli_sweep,
     cli_view,
     cli_weights,
     console,
@@ -42,6 +43,7 @@ app.command("plan")(cli_runs.plan)
 app.command("evaluate")(cli_runs.evaluate)
 app.command("compare")(cli_compare.compare)
 app.command("report")(cli_runs.report)
+app.command("sweep")(cli_sweep.sweep)
 app.command("self-test")(cli_self_test.self_test)
 app.command("relabel")(cli_relabel.relabel)
 app.command("retrain")(cli_retrain.retrain)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tasks import additions, bundles, comparison, images, matrix, pictures, report, scores
 from tasks.experiment import CANDIDATE, Experiment
+from tasks.manifest import Json
 from tasks.prompt_sets import PromptSet
 from tasks.stage import Handle, Pending, Runner
 
@@ -25,6 +26,8 @@ class Judging:
     run: Runner
     feedback: Handle | None = None
     """Where scorers labelled the pairs that the configuration learns from."""
+    sweep: Mapping[str, Json] | None = None
+    """Of variants of one training, what was varied; for the report of all."""
 
     def report(self) -> Handle:
         """As `evaluation` asks for it."""
@@ -34,6 +37,11 @@ class Judging:
         if self.experiment.choosing is None:
             return self._all(candidates)
         return self._best(candidates, self.experiment.choosing)
+
+    def on_choosing_prompts(self) -> Handle:
+        """What the candidates show on those prompts that the best is chosen on."""
+        assert self.experiment.choosing is not None
+        return self._compared(self.experiment.candidates, (self.experiment.choosing,), "selection/")[1]
 
     def _one(self, candidate: AnyModel | Pending, selection: Handle | None = None) -> Handle:
         """`selection`: of the best of several, where it was chosen."""
@@ -62,11 +70,11 @@ class Judging:
             training = self._training_of(one)
             shown = report.Shown(found, both, self.references, training, one.name, feedback=self.feedback, slug=slug)
             self.run(report.build(self.experiment, shown))
-        return self.run(matrix.build("report", self.experiment, found, sets))
+        return self.run(matrix.build("report", self.experiment, found, sets, self.sweep))
 
     def _best(self, candidates: Mapping[str, AnyModel], choosing: PromptSet) -> Handle:
         sets, found = self._compared(candidates, (choosing,), "selection/")
-        selection = self.run(matrix.build("selection", self.experiment, found, sets))
+        selection = self.run(matrix.build("selection", self.experiment, found, sets, self.sweep))
         if isinstance(found, Pending):
             return self._one(found, selection)
         return self._one(candidates[self.experiment.chosen(found)], selection)

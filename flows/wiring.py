@@ -22,7 +22,7 @@ from tasks import (
 from tasks import self_test as self_tests
 from tasks.errors import ConfigError
 from tasks.experiment import Experiment, require_candidate_trained
-from tasks.stage import Handle, Runner
+from tasks.stage import Call, Handle, Runner
 
 LEARNT = frozenset({"faces", "landmarks", "identity", "latents", "class_images", "text", "feedback", "train"})
 """What an evaluation of a training expects to be there."""
@@ -50,10 +50,16 @@ class Lessons:
 
 def finetune(experiment: Experiment, run: Runner) -> Handle:
     """Teach the base the dataset, and report whether it is better for it."""
+    lessons, pairs = checked(experiment, run)
+    return _learn_and_judge(experiment, lessons, pairs, run)
+
+
+def checked(experiment: Experiment, run: Runner) -> tuple[Lessons, Handle | None]:
+    """What a training learns from, and what says which of it is preferred; looked at for what would spoil it."""
     lessons = gather(experiment, run)
     pairs = preferred(experiment, lessons, run)
     run(preflight.check(lessons.known, experiment.config, experiment.model, lessons.held_out, by_scorers(pairs)))
-    return _learn_and_judge(experiment, lessons, pairs, run)
+    return lessons, pairs
 
 
 def cache(experiment: Experiment, run: Runner) -> None:
@@ -63,9 +69,7 @@ def cache(experiment: Experiment, run: Runner) -> None:
         ConfigError: nothing that the configuration trains is judged.
     """
     require_candidate_trained(experiment.config)
-    lessons = gather(experiment, run)
-    pairs = preferred(experiment, lessons, run)
-    run(preflight.check(lessons.known, experiment.config, experiment.model, lessons.held_out, by_scorers(pairs)))
+    lessons, pairs = checked(experiment, run)
     ready(experiment, lessons, pairs, run)
 
 
@@ -123,11 +127,16 @@ def preferred(experiment: Experiment, lessons: Lessons, run: Runner) -> Handle |
 
 def learn(experiment: Experiment, lessons: Lessons, pairs: Handle | None, run: Runner) -> Handle:
     """From pictures, and what is preferred among them, to what was trained on them."""
+    return run(training(experiment, lessons, pairs, run))
+
+
+def training(experiment: Experiment, lessons: Lessons, pairs: Handle | None, run: Runner) -> Call:
+    """The training itself, when all that it reads is made."""
     config, lesson = experiment.config, experiment.lesson
     assert lesson is not None
     cached = ready(experiment, lessons, pairs, run)
     settings = (config.training, config.sampling, config.captions)
-    return run(train.train(*settings, experiment.model, cached, lesson.continuing, lesson.face_model, lesson.scorers))
+    return train.train(*settings, experiment.model, cached, lesson.continuing, lesson.face_model, lesson.scorers)
 
 
 def ready(experiment: Experiment, lessons: Lessons, pairs: Handle | None, run: Runner) -> dict[str, Handle]:

@@ -76,10 +76,14 @@ class Experiment:
     """Of a dataset that is drawn."""
     mirrors: Mapping[str, str] = field(default_factory=dict)
     """The URL of each place in the configuration that is a mirror of one."""
+    run_name: str = ""
+    """Of a run that is not called by what it judges."""
 
     @property
     def name(self) -> str:
         """Names the run, its folder and its report."""
+        if self.run_name:
+            return self.run_name
         evaluation, models = self.config.evaluation, self.models
         own = all(names_trained((reference,)) for reference in evaluation.candidates)
         if evaluation.candidates:

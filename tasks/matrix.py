@@ -19,6 +19,7 @@ _COMPARISONS = "comparisons"
 def _build(job: Job) -> dict[str, Json]:
     from eval.matrix import build_matrix
     from eval.matrix_words import Choosing, Contender
+    from eval.sweep import Sweep
 
     params = job.params
     return build_matrix(
@@ -34,14 +35,22 @@ def _build(job: Job) -> dict[str, Json]:
         config_yaml=to_yaml(params["config"]),
         gallery=GalleryConfig.model_validate(params["gallery"]),
         out=job.out,
+        sweep=Sweep.of(params["sweep"]) if "sweep" in params else None,
     )
 
 
 STAGE = Stage(kind="matrix", version="1", build=_build, heavy=False)
 
 
-def build(label: str, experiment: Experiment, comparisons: Handle, sets: Mapping[str, Handle]) -> Call:
-    """`sets`: image sets, by candidate and the `base`'s."""
+def build(
+    label: str,
+    experiment: Experiment,
+    comparisons: Handle,
+    sets: Mapping[str, Handle],
+    sweep: Mapping[str, Json] | None = None,
+) -> Call:
+    """`sets`: image sets, by candidate and the `base`'s. `sweep`: with which settings they were trained, as
+    `eval.sweep.Sweep` has it."""
     evaluation, inputs = experiment.config.evaluation, {_COMPARISONS: comparisons, **sets}
     choosing = None
     if evaluation.selection is not None:
@@ -55,6 +64,7 @@ def build(label: str, experiment: Experiment, comparisons: Handle, sets: Mapping
         "command": experiment.command,
         "config": experiment.shown_config,
         "gallery": evaluation.gallery.model_dump(mode="json"),
+        **({} if sweep is None else {"sweep": dict(sweep)}),
     }
     sources = [handle.model_dump() for handle in inputs.values() if isinstance(handle, Ref)]
     return Call(STAGE, label, params, inputs, {"sources": sources})

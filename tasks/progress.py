@@ -73,7 +73,8 @@ def describe(label: str, done: int, total: int, rate: float, left_s: float | Non
 def stage_progress(label: str, *, publish: bool) -> Iterator[StageProgress]:
     """Progress of one stage, shown on the console and, if `publish`, as a Prefect progress artifact."""
     with ExitStack() as stack:
-        sinks = [stack.enter_context(_bar(label) if sys.stderr.isatty() else _lines(label))]
+        alone = threading.current_thread() is threading.main_thread()  # bars of several threads would overwrite
+        sinks = [stack.enter_context(_bar(label) if alone and sys.stderr.isatty() else _lines(label))]
         if publish:
             sinks.append(stack.enter_context(_published(label)))
         yield StageProgress(sinks)

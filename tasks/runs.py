@@ -103,12 +103,13 @@ def publish(store: ArtifactStore, refs: Mapping[str, Ref], folder: Path) -> Path
 def publications(refs: Mapping[str, Ref]) -> dict[Ref, str]:
     """Of a run's artifacts those that are copied for people -> folder below the run's, empty for its own.
 
-    A report labelled `report/NAME` comes into the folder NAME, and the selection's into `selection`.
+    A report labelled `report/NAME` comes into the folder NAME, and the selection's into `selection`. Of a sweep's
+    trainings, `train/NAME`, nothing is copied: they may be many and large, and `export train/KEY` writes any of them.
     """
     return {
         ref: label.removeprefix("report").lstrip("/") if ref.kind in REPORTS else ""
         for label, ref in refs.items()
-        if ref.kind in PUBLISHED
+        if ref.kind in PUBLISHED and not label.startswith("train/")
     }
 
 

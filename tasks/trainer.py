@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,6 +30,9 @@ GRACE_S = 20.0
 """For the step in hand and a last bundle; below the 30 s after which a Prefect worker kills."""
 _TAIL_LINES = 12
 NOTHING: Mapping[str, str] = MappingProxyType({})
+_running: set[subprocess.Popen[str]] = set()
+"""Supervisors of the trainers that this process runs, from whichever thread."""
+_leaving = threading.Event()
 
 
 @dataclass
@@ -115,6 +119,8 @@ def _supervised(
 ) -> Iterator[subprocess.Popen[str]]:
     """The command under `tasks.supervise`; leaving the block, however it happens, stops it and waits for its end."""
     holds = [argument for descriptor in inherited for argument in ("--hold", str(descriptor))]
+    if _leaving.is_set():
+        raise TrainerPreempted("not started: this process is about to end")
     process = subprocess.Popen(
         [sys.executable, "-m", "tasks.supervise", str(GRACE_S), *holds, "--", *command],
         stdin=subprocess.PIPE,
@@ -127,11 +133,27 @@ def _supervised(
         errors="replace",
         bufsize=1,
     )
+    _running.add(process)
     try:
+        if _leaving.is_set():  # since it was looked at
+            process.terminate()
         yield process
     finally:
         assert process.stdin is not None
         process.stdin.close()
+        process.wait(GRACE_S + 10)
+        _running.discard(process)
+
+
+def stop_trainers() -> None:
+    """Have all trainers that other threads run save and end, and start no more; returns when they have ended.
+
+    For a main thread that leaves: the signal or error that it got reaches no other thread.
+    """
+    _leaving.set()
+    for process in list(_running):
+        process.terminate()
+    for process in list(_running):
         process.wait(GRACE_S + 10)
 
 

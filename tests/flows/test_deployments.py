@@ -15,7 +15,7 @@ DEPLOYED = YAML(typ="safe").load((REPOSITORY / "prefect.yaml").read_text())
 EXPECTED = {
     *(f"finetune/{name}" for name in ("lora", "dreambooth", "full", "dpo", "sft", "miniature")),
     *(f"retrain/{name}" for name in ("miniature", "sdxl")),
-    *(f"{name}/{name}" for name in ("evaluate", "compare", "cache-only", "class-images", "relabel", "report")),
+    *(f"{name}/{name}" for name in ("evaluate", "compare", "cache-only", "class-images", "relabel", "report", "sweep")),
     "artifacts-gc/weekly",
 }
 ASKED = {"compare": {"models": ["base", "kestrel"]}}
@@ -44,6 +44,7 @@ def test_a_deployment_is_one_that_runs(deployment: dict[str, Any], monkeypatch: 
     flow_of(deployment).validate_parameters(ASKED.get(deployment["name"], {}) | dict(deployment["parameters"]))
     config = deployment["parameters"].get("config")
     assert config is None or Path(config).is_file()
+    assert all(Path(one).is_file() for one in deployment["parameters"].get("configs", []))
     assert "sdxl-flows" in deployment["tags"], "automations go by it"
     assert not any(schedule["active"] for schedule in deployment.get("schedules", []))
     assert not any(trigger["enabled"] for trigger in deployment.get("triggers", []))

@@ -1,0 +1,1 @@
+"""Sweeps: what is varied, which trainings that makes, and how they run."""
