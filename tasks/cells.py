@@ -47,7 +47,7 @@ class DiskCells(MutableMapping[str, bytes]):
     def __setitem__(self, key: str, value: bytes) -> None:
         """Raises DiskFullError where there is no room."""
         with naming_a_full_disk(self._root, len(value)):
-            self._write(self._path(key), value)
+            self._write(self._path(key), _MAGIC, hashlib.sha256(value).digest(), value)
 
     def __delitem__(self, key: str) -> None:
         try:
@@ -77,13 +77,12 @@ class DiskCells(MutableMapping[str, bytes]):
         return self._root / key[:2] / key
 
     @staticmethod
-    def _write(path: Path, value: bytes) -> None:
+    def _write(path: Path, *parts: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
         try:
             with os.fdopen(descriptor, "wb") as stream:
-                stream.write(_MAGIC + hashlib.sha256(value).digest())
-                stream.write(value)
+                stream.writelines(parts)
             os.replace(temporary, path)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)

@@ -24,7 +24,7 @@ from sdxl_core.families import FAMILIES
 from sdxl_core.training_config import TrainingConfig
 from sdxl_core.urls import is_url, refuse_bad_url
 from tasks.retraining_config import RetrainingConfig
-from tasks.store import ArtifactStore, Verify, store_root, store_url
+from tasks.store import ArtifactStore, StorePlace, Verify, store_root, store_url
 
 Hours = Annotated[float, Field(gt=0)]
 
@@ -72,6 +72,9 @@ class RuntimeConfig(Config):
     cache: str | None = None
     """Folder of this machine's copies, where the store is a URL. Unset: SDXL_FLOWS_CACHE of the environment, else
     `.sdxl-flows` where you are."""
+    cache_gb: Annotated[float, Field(gt=0)] | None = None
+    """How much this machine's copies may take, where the store is a URL: the longest unused go first, and are fetched
+    again when they are needed. What nobody else has yet always stays. Unset: no limit."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes a GPU where there is one; of several that are visible (CUDA_VISIBLE_DEVICES), one that is free."""
     timeout_hours: TimeoutHours = TimeoutHours()
@@ -94,9 +97,11 @@ class RuntimeConfig(Config):
     def open_store(self) -> ArtifactStore:
         """
         Raises:
-            StoreError, StoreAway: as `ArtifactStore`.
+            StoreError, StoreAway: as `ArtifactStore.at`.
         """
-        return ArtifactStore(self.store_root(), self.verify, store_url(self.store))
+        cache_bytes = None if self.cache_gb is None else round(self.cache_gb * 1e9)
+        place = StorePlace(str(self.store_root()), self.verify, store_url(self.store), cache_bytes)
+        return ArtifactStore.at(place)
 
 
 class PipelineConfig(Config):

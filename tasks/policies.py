@@ -39,8 +39,9 @@ class ArtifactPolicy(CachePolicy):
         key = f"{recipe.kind}-{recipe.key}"
         records = task_ctx.result_store
         if records is not None and records.exists(key):
-            present = ArtifactStore.at(inputs["place"]).find_whole(recipe.kind, recipe.key)
-            if present is None or present != _recorded(records, key):
+            store = ArtifactStore.at(inputs["place"])
+            present = store.find_whole(recipe.kind, recipe.key)
+            if present is None or present != _recorded(records, key) or not store.is_shared(present):
                 _expire(records, key)
         return key
 

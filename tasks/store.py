@@ -15,6 +15,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,7 +41,7 @@ from tasks.manifest import (
     problems,
     seal,
 )
-from tasks.shared.objects import Objects, open_objects
+from tasks.shared.objects import Objects
 
 _LOG = logging.getLogger("sdxl_flows.store")
 DEFAULT_ROOT = ".sdxl-flows"
@@ -66,8 +67,8 @@ def store_url(named: str | None = None) -> str | None:
 
 
 def named_store(named: str | None = None) -> ArtifactStore:
-    """The store named, else that of the environment, else the one here. Raises as `ArtifactStore` does."""
-    return ArtifactStore(store_root(named), url=store_url(named))
+    """The store named, else that of the environment, else the one here. Raises as `ArtifactStore.at` does."""
+    return ArtifactStore.at(StorePlace(str(store_root(named)), "auto", store_url(named)))
 
 
 class DamagedArtifact(Exception):
@@ -80,7 +81,8 @@ class StorePlace:
 
     root: str
     verify: Verify
-    url: str | None
+    url: str | None = None
+    cache_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -99,17 +101,19 @@ Build = Callable[[Workplace], dict[str, Json]]
 
 
 class ArtifactStore:
-    """Artifacts below one folder, which may be this machine's copy of what lies below a URL.
+    """Artifacts below one folder. `tasks.shared.store` has one that shares them with other machines.
 
     `verify` says how an artifact is looked at before it is used: by its files' sizes, or whole, by their digests, once
     in a process; `auto` reads it whole where the folder lies on a network file system.
 
     Raises:
-        StoreError: the folder cannot be made or written; or as `open_objects`.
-        StoreAway: the URL's place cannot be reached.
+        StoreError: the folder cannot be made or written.
     """
 
-    def __init__(self, root: Path, verify: Verify = "auto", url: str | None = None) -> None:
+    objects: Objects | None = None
+    """What is shared with other machines; None where the folder is all there is."""
+
+    def __init__(self, root: Path, verify: Verify = "auto") -> None:
         self.root = root
         self.verify = verify
         try:
@@ -118,26 +122,41 @@ class ArtifactStore:
             raise StoreError(f"runtime.store: cannot make the folder {root}: {error.strerror}") from None
         if not os.access(root, os.W_OK):
             raise StoreError(f"runtime.store: {root} is not writable; set runtime.store or SDXL_FLOWS_STORE")
-        self.objects: Objects | None = open_objects(url) if url is not None else None
-        """What is shared with other machines; None where the folder is all there is."""
         remote = is_remote(root)
         self.digest_file = FileDigests(own_memo(root) if remote else root / "digests.sqlite")
         self._deep = verify == "digests" or (verify == "auto" and remote)
 
     @classmethod
     def at(cls, place: StorePlace) -> ArtifactStore:
-        """Raises StoreError as the constructor does."""
-        return cls(Path(place.root), place.verify, place.url)
+        """The store of that place, of the kind that it is.
+
+        Raises:
+            StoreError: its folder cannot be made or written, or its URL is none that can be shared, or refuses us.
+            StoreAway: its URL's place cannot be reached.
+        """
+        if place.url is None:
+            return ArtifactStore(Path(place.root), place.verify)
+        from tasks.shared.store import SharedStore
+
+        return SharedStore(place)
 
     @property
     def place(self) -> StorePlace:
-        return StorePlace(str(self.root), self.verify, self.objects.url if self.objects else None)
+        return StorePlace(str(self.root), self.verify)
 
     def path(self, ref: Ref) -> Path:
+        """The artifact's folder. A shared one is brought here first, which may raise as reading a file does."""
         return self._place(ref.kind, ref.key)
 
     def cells(self, name: str) -> DiskCells:
         return DiskCells(self.cells_path(name))
+
+    def sharing_training(self, key: str, folder: Path) -> AbstractContextManager[None]:
+        """While a training is under way in its folder, other machines get what they need to go on with it."""
+        return nullcontext()
+
+    def share_cells(self) -> None:
+        """Let other machines have the cells that were computed by way of this object."""
 
     def cells_path(self, name: str) -> Path:
         return self.root / "cells" / name
@@ -211,15 +230,19 @@ class ArtifactStore:
         in the log, and built again.
         """
         kind, key = recipe.kind, recipe.key
-        if ref := self.find_whole(kind, key):
+        if (ref := self.find_whole(kind, key)) and self.is_shared(ref):
             return ref
         with held(self.lock_path(kind, key), say_waiting(label)) as lock:
             try:
                 if ref := self.find(kind, key):
-                    return ref
+                    return self._share(ref)
             except DamagedArtifact as damage:
                 self.set_aside(kind, key, str(damage))
-            return self._build(recipe, label, build, lock)
+            return self._by_one(kind, key, label, lambda: self._build(recipe, label, build, lock))
+
+    def is_shared(self, ref: Ref) -> bool:
+        """Whether all have an artifact who are to have it."""
+        return True
 
     def remove(self, kind: str, key: str) -> None:
         """Delete an artifact: out of its place in one step, then from the disk."""
@@ -241,6 +264,7 @@ class ArtifactStore:
             ref = self._commit(recipe, label, staging, summary, time.monotonic() - started)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+            self.share_cells()
         shutil.rmtree(work, ignore_errors=True)
         return ref
 
@@ -261,11 +285,11 @@ class ArtifactStore:
         (staging / MANIFEST).write_text(manifest.model_dump_json(indent=1))
         flush(staging / MANIFEST)
         flush(staging)
-        place = self.path(manifest.ref)
+        place = self._place(manifest.recipe.kind, manifest.key)
         place.parent.mkdir(parents=True, exist_ok=True)
         os.rename(staging, place)
         flush(place.parent)
-        _read_whole.add((self.root, manifest.recipe.kind, manifest.key, manifest.digest))
+        self._note_whole(manifest.ref)
         return manifest.ref
 
     def set_aside(self, kind: str, key: str, reason: str) -> None:
@@ -275,6 +299,18 @@ class ArtifactStore:
         target = aside / f"{kind}-{key}-{time.time_ns()}"
         os.rename(self._place(kind, key), target)
         _LOG.warning("damaged artifact %s/%s (%s): set aside in %s, to be built again", kind, key, reason, target)
+
+    def _share(self, ref: Ref) -> Ref:
+        """Let all have an artifact that is here; returns the one that counts."""
+        return ref
+
+    def _by_one(self, kind: str, key: str, label: str, build: Callable[[], Ref]) -> Ref:
+        """Build on one machine only."""
+        return build()
+
+    def _note_whole(self, ref: Ref) -> None:
+        """Its bytes were seen to be those that were written."""
+        _read_whole.add((self.root, ref.kind, ref.key, ref.digest))
 
     def _place(self, kind: str, key: str) -> Path:
         return self.root / "artifacts" / kind / key

@@ -81,7 +81,8 @@ def _build(job: Job) -> dict[str, Json]:
             allow_fresh=continuing.fresh,
         )
         held_open = (*job.inherited, lock)
-        summary = run_trainer(task, held_open, job.progress, _scorers(job, training, where), job.environment)
+        with job.store.sharing_training(key, task.work):
+            summary = run_trainer(task, held_open, job.progress, _scorers(job, training, where), job.environment)
         write_record(job.store, continuing.name, record.model_copy(update={"finished": True}))
     return summary
 

@@ -15,6 +15,9 @@ from tasks.serving.automations import MOST_RUNS
 
 _TIMEOUT_S = 10
 _TRIES, _BUSY_S = 5, 1.0
+_BY_SIGNAL = "exited with status code: -"
+"""In a worker's words for a process that was killed; one whose code does not import ends with a code of its own."""
+_MOST_STARTS = 3
 
 
 class ServerSilent(Exception):
@@ -45,19 +48,28 @@ class Api:
         self._ask("PATCH", f"/work_pools/{pool}", {"is_paused": paused})
 
     def crashed(self, pool: str) -> set[str]:
-        """Ids of the pool's flow runs that crashed within the last day, after they had begun. Raises ServerSilent."""
+        """Ids of the pool's flow runs that crashed within the last day and are worth another try: those that had begun,
+        and those that a signal ended before they could, unless that has happened several times. Raises ServerSilent.
+        """
         recent = (datetime.now(UTC) - timedelta(days=1)).isoformat()
         asked = {
             "flow_runs": {"state": {"type": {"any_": ["CRASHED"]}}, "end_time": {"after_": recent}},
             "work_pools": {"name": {"any_": [pool]}},
         }
-        return {run["id"] for run in self._ask("POST", "/flow_runs/filter", asked) if 0 < run["run_count"] < MOST_RUNS}
+        found = self._ask("POST", "/flow_runs/filter", asked)
+        begun = {run["id"] for run in found if 0 < run["run_count"] < MOST_RUNS}
+        killed = {run["id"] for run in found if run["run_count"] == 0 and _BY_SIGNAL in (run["state"]["message"] or "")}
+        return begun | {run for run in killed if self._crashes(run) < _MOST_STARTS}
 
     def pending(self, pool: str, since: datetime) -> set[str]:
         """Ids of the pool's flow runs that were taken before `since` and have not begun. Raises ServerSilent."""
         asked = {"flow_runs": {"state": {"type": {"any_": ["PENDING"]}}}, "work_pools": {"name": {"any_": [pool]}}}
         found = self._ask("POST", "/flow_runs/filter", asked)
         return {run["id"] for run in found if datetime.fromisoformat(run["state"]["timestamp"]) < since}
+
+    def _crashes(self, run: str) -> int:
+        states = self._ask("GET", f"/flow_run_states/?flow_run_id={run}")
+        return sum(state["type"] == "CRASHED" for state in states)
 
     def state_type(self, run: str) -> str:
         """Raises ServerSilent."""

@@ -8,6 +8,9 @@ import sys
 import time
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
+from tasks.manifest import Json
 from tasks.serving.api import Api
 from tasks.serving.sweep import Sweeper
 from tasks.worker_gone import STARTED_BY_WORKER
@@ -55,3 +58,31 @@ def test_a_run_that_no_process_came_of_is_lost_and_one_that_is_starting_is_not()
         server.taken = {"lost": now - timedelta(minutes=5), "slow": now - timedelta(minutes=5), "new": now}
         assert look(server, 2) == ["lost"]
         process.kill()
+
+
+class Answering(Api):
+    """With what a server says of runs that crashed before they began."""
+
+    def __init__(self, message: str, crashes: int) -> None:
+        super().__init__("http://127.0.0.1:1/api")
+        self._message, self._states = message, [{"type": "PENDING"}, {"type": "CRASHED"}] * crashes
+
+    def _ask(self, method: str, path: str, body: Json = None) -> Json:
+        if path == "/flow_runs/filter":
+            return [{"id": "one", "run_count": 0, "state": {"message": self._message}}]
+        assert path == "/flow_run_states/?flow_run_id=one"
+        return self._states
+
+
+@pytest.mark.parametrize(
+    ("message", "crashes", "again"),
+    [
+        ("Process exited with status code: -9. Process exited due to a SIGKILL signal.", 1, {"one"}),
+        ("Process exited with status code: -9. Process exited due to a SIGKILL signal.", 3, set()),
+        ("Process exited with status code: 1", 1, set()),
+    ],
+)
+def test_what_was_killed_before_it_began_is_tried_again_a_few_times(
+    message: str, crashes: int, again: set[str]
+) -> None:
+    assert Answering(message, crashes).crashed("pool") == again
