@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tasks.manifest import MANIFEST, problems
+from tasks.manifest import MANIFEST
 from tasks.store import ArtifactStore, DamagedArtifact
 
 
 def damage_of_all(store: ArtifactStore) -> Iterator[tuple[str, str, str]]:
     """Kind and key of every artifact that is not what was written, with what is wrong. Reads every byte."""
-    for place in sorted((store.root / "artifacts").glob("*/*")):
-        kind, key = place.parent.name, place.name
+    for kind, key in store.places():
         if damage := damage_of(store, kind, key):
             yield kind, key, damage
 
@@ -26,4 +25,4 @@ def damage_of(store: ArtifactStore, kind: str, key: str) -> str:
         return ""
     if manifest.recipe.key != key:
         return f"the recipe in {MANIFEST} is not the one that it was made by: it gives another key"
-    return "; ".join(problems(store.path(manifest.ref), manifest, deep=True))
+    return "; ".join(store.problems(manifest))

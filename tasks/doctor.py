@@ -6,12 +6,14 @@ import os
 import platform
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata, util
 from typing import Literal
 
-from tasks.store import store_root
+from tasks.errors import StoreAway, StoreError
+from tasks.store import store_root, store_url
 
 _REQUIRED = ("torch", "torchvision", "diffusers", "transformers", "peft", "accelerate", "prefect", "datasets", "lpips")
 _EXTRAS = {"wandb": "wandb", "xformers": "xformers", "insightface": "faces", "bitsandbytes": "8bit"}
@@ -33,6 +35,7 @@ def examine() -> Iterator[Finding]:
     yield _device()
     yield _memory()
     yield _disk()
+    yield from _shared_store()
     yield _hub()
 
 
@@ -84,6 +87,23 @@ def _disk() -> Finding:
     free_gb = shutil.disk_usage(place).free / 1e9
     state: Literal["ok", "note"] = "ok" if free_gb >= _ROOMY_GB else "note"
     return Finding("store", state, f"{root}: {free_gb:.0f} GB free (real SDXL wants {_ROOMY_GB})")
+
+
+def _shared_store() -> list[Finding]:
+    """Of the store that others share, if the environment names one."""
+    if (url := store_url()) is None:
+        return []
+    from tasks.shared.objects import MARKER, Objects
+
+    try:
+        objects = Objects(url)
+        began = time.monotonic()
+        objects.listed("")
+        objects.read(MARKER)
+    except (StoreError, StoreAway) as error:
+        return [Finding("shared store", "bad", str(error))]
+    requests_ms = (time.monotonic() - began) / 2 * 1000
+    return [Finding("shared store", "ok", f"{url}: creates objects once; a request takes {requests_ms:.0f} ms")]
 
 
 def _hub() -> Finding:

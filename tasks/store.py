@@ -219,6 +219,14 @@ class ArtifactStore:
                 found.append(manifest)
         return iter(sorted(found, key=lambda manifest: (manifest.created, manifest.key)))
 
+    def places(self) -> list[tuple[str, str]]:
+        """Kind and key of everything that has an artifact's place, whole or not."""
+        return sorted((place.parent.name, place.name) for place in (self.root / "artifacts").glob("*/*"))
+
+    def problems(self, manifest: Manifest) -> list[str]:
+        """What is wrong with an artifact's files, every byte of which is read."""
+        return problems(self._place(manifest.recipe.kind, manifest.key), manifest, deep=True)
+
     def summary(self, ref: Ref) -> dict[str, Json]:
         manifest = self.manifest(ref.kind, ref.key)
         return manifest.summary if manifest else {}

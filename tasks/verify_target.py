@@ -84,14 +84,14 @@ def _run(store: ArtifactStore, run: RunRecord) -> Target:
 
 def _artifact(store: ArtifactStore, what: str) -> Target:
     name = _NAME.fullmatch(what)
-    found = sorted((store.root / "artifacts").glob(f"{name[1]}/{name[2]}*")) if name else []
+    found = [place for place in store.places() if place[0] == name[1] and place[1].startswith(name[2])] if name else []
     if len(found) != 1:
         got = "no artifact" if not found else f"{len(found)} artifacts"
         raise ConfigError(f"{what}: expected the beginning of one artifact's name, got {got}; see `artifacts ls`")
-    ref = Ref(kind=found[0].parent.name, key=found[0].name, digest="")
+    ref = Ref(kind=found[0][0], key=found[0][1], digest="")
     told_by = ref if ref.kind in REPORTS else _report_of(store, ref)
     report = _manifest(store, told_by)
-    stated = _statement(found[0] / DOCUMENT) if ref.kind in REPORTS else None
+    stated = _statement(store.path(ref) / DOCUMENT) if ref.kind in REPORTS else None
     return Target(
         roots={ref.kind: ref},
         stated=stated.artifacts if stated else (),

@@ -64,6 +64,7 @@ class SharedCells(DiskCells):
     def close(self) -> None:
         self.flush()
         self._unsent.close()
+        self._packs.close()
 
     def _fetch(self, key: str) -> None:
         if self._path(key).exists():

@@ -21,7 +21,7 @@ from sdxl_core.disk import flush
 from tasks.digests import digest_json
 from tasks.errors import StoreAway
 from tasks.manifest import MANIFEST, Manifest, content_digest
-from tasks.shared.files import FileSet, Torn, fetch, send
+from tasks.shared.files import FileSet, Torn, fetch, problems, send
 from tasks.shared.objects import Objects
 
 _LOG = logging.getLogger("sdxl_flows.store")
@@ -60,6 +60,10 @@ class Copies:
         """What a manifest names that is not there, or not of its size."""
         there = self._objects.sizes(_folder(manifest))
         return [part.name for part in _file_set(manifest).parts() if there.get(part.name) != part.bytes]
+
+    def problems(self, manifest: Manifest) -> list[str]:
+        """What is wrong with an artifact's files there, all of which are read."""
+        return problems(self._objects, _file_set(manifest))
 
     def push(self, manifest: Manifest, folder: Path) -> Manifest:
         """Put an artifact there; returns the manifest that is there then, which may be another machine's."""

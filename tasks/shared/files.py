@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import threading
@@ -43,6 +44,24 @@ class FileSet:
                 continue
             for number, start in enumerate(range(0, record.bytes, PART_BYTES)):
                 yield Part(f"{name}/{number:05d}", file, start, min(PART_BYTES, record.bytes - start))
+
+
+def problems(objects: Objects, wanted: FileSet) -> list[str]:
+    """What is wrong with files that are there, every byte of which is read and none kept. Raises as `Objects` does."""
+    parts: dict[str, list[Part]] = {}
+    for part in wanted.parts():
+        parts.setdefault(part.file, []).append(part)
+
+    def problem(file: str) -> str:
+        digest = hashlib.sha256()
+        for part in parts[file]:
+            data = objects.read(part.name)
+            if data is None:
+                return f"{part.name} is missing"
+            digest.update(data)
+        return "" if digest.hexdigest() == wanted.files[file].sha256 else f"{file} holds other bytes than were written"
+
+    return [found for found in in_order(problem, parts) if found]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
 from pathlib import Path
 
 from tasks.locks import open_lock, try_lock
@@ -24,15 +23,15 @@ from tasks.shared.objects import Objects
 
 _MAGIC = b"pack1\n"
 _HEAD = len(_MAGIC) + 8
-_FIRST_READ = 256 * 1024
-"""Has the whole index of most packs."""
+_FIRST_READ = 8 * 1024
+"""Bytes; the whole index of a pack of pictures. That of many small cells takes a second read."""
 MOST_BYTES = 32 * 1024 * 1024
 EVERY_S = 60.0
 """How much, and for how long, a machine keeps to itself."""
 
 
 class Packs:
-    """The packs of one name.
+    """The packs of one name. One thread at a time.
 
     Raises, wherever it reads or writes, what `Objects` does.
     """
@@ -41,26 +40,25 @@ class Packs:
         """`memo`: this machine's folder for what is known of the store."""
         self._objects, self._folder = objects, f"cells/{name}/packs"
         memo.mkdir(parents=True, exist_ok=True)
-        self._index = memo / f"packs-{name}.sqlite"
-        with closing(self._open()) as index:
-            index.execute("CREATE TABLE IF NOT EXISTS packs (id INTEGER PRIMARY KEY, name TEXT UNIQUE)")
-            index.execute("CREATE TABLE IF NOT EXISTS cells (key BLOB PRIMARY KEY, pack INTEGER) WITHOUT ROWID")
+        self._index = index = sqlite3.connect(memo / f"packs-{name}.sqlite", timeout=60, check_same_thread=False)
+        index.execute("PRAGMA journal_mode=WAL")
+        index.execute("PRAGMA synchronous=OFF")  # it can be read again
+        index.execute("CREATE TABLE IF NOT EXISTS packs (id INTEGER PRIMARY KEY, name TEXT UNIQUE)")
+        index.execute("CREATE TABLE IF NOT EXISTS cells (key BLOB PRIMARY KEY, pack INTEGER) WITHOUT ROWID")
 
     def refresh(self) -> None:
         """Learn what other machines have written since."""
         there = set(self._objects.listed(self._folder))
-        with closing(self._open()) as index:
-            known = {name for (name,) in index.execute("SELECT name FROM packs")}
-            self._forget(index, known - there)
-            new = sorted(there - known)
-            for name, keys in zip(new, self._objects.each(self._keys, new), strict=True):
-                _remember(index, name, keys)
+        known = {name for (name,) in self._index.execute("SELECT name FROM packs")}
+        self._forget(known - there)
+        new = sorted(there - known)
+        for name, keys in zip(new, self._objects.each(self._keys, new), strict=True):
+            self._remember(name, keys)
 
     def holding(self, key: str) -> str | None:
         """The pack that has a cell, as far as `refresh` knows."""
-        with closing(self._open()) as index:
-            query = "SELECT name FROM cells JOIN packs ON pack = id WHERE key = ?"
-            row = index.execute(query, (bytes.fromhex(key),)).fetchone()
+        query = "SELECT name FROM cells JOIN packs ON pack = id WHERE key = ?"
+        row = self._index.execute(query, (bytes.fromhex(key),)).fetchone()
         return None if row is None else str(row[0])
 
     def read(self, pack: str) -> dict[str, bytes]:
@@ -72,8 +70,7 @@ class Packs:
         """Put cells there, as one new pack."""
         name = f"{self._folder}/{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.pack"
         self._objects.write(name, packed(cells))
-        with closing(self._open()) as index:
-            _remember(index, name, list(cells))
+        self._remember(name, cells)
 
     def _keys(self, pack: str) -> list[str]:
         """Of a pack's cells; none where it is gone or unreadable."""
@@ -88,17 +85,21 @@ class Packs:
         except ValueError:
             return []
 
-    def _forget(self, index: sqlite3.Connection, gone: Iterable[str]) -> None:
-        with index:
+    def close(self) -> None:
+        self._index.close()
+
+    def _forget(self, gone: Iterable[str]) -> None:
+        with self._index as index:
             for name in gone:
                 index.execute("DELETE FROM cells WHERE pack = (SELECT id FROM packs WHERE name = ?)", (name,))
                 index.execute("DELETE FROM packs WHERE name = ?", (name,))
 
-    def _open(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._index, timeout=60)
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=OFF")  # it can be read again
-        return connection
+    def _remember(self, name: str, keys: Iterable[str]) -> None:
+        with self._index as index:
+            index.execute("INSERT OR IGNORE INTO packs (name) VALUES (?)", (name,))
+            (number,) = index.execute("SELECT id FROM packs WHERE name = ?", (name,)).fetchone()
+            rows = ((bytes.fromhex(key), number) for key in keys)
+            index.executemany("INSERT OR REPLACE INTO cells VALUES (?, ?)", rows)
 
 
 class Unsent:
@@ -180,11 +181,3 @@ def unpacked(data: bytes) -> dict[str, bytes]:
         return {key: data[stop + start : stop + start + size] for key, (start, size) in places.items()}
     except (ValueError, TypeError, AttributeError):
         return {}
-
-
-def _remember(index: sqlite3.Connection, name: str, keys: Iterable[str]) -> None:
-    with index:
-        index.execute("INSERT OR IGNORE INTO packs (name) VALUES (?)", (name,))
-        (number,) = index.execute("SELECT id FROM packs WHERE name = ?", (name,)).fetchone()
-        rows = ((bytes.fromhex(key), number) for key in keys)
-        index.executemany("INSERT OR REPLACE INTO cells VALUES (?, ?)", rows)

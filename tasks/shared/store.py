@@ -90,6 +90,15 @@ class SharedStore(ArtifactStore):
         here = [manifest for manifest in super().manifests(kind) if manifest.ref not in there]
         return iter(sorted([*shared, *here], key=lambda manifest: (manifest.created, manifest.key)))
 
+    def places(self) -> list[tuple[str, str]]:
+        return sorted({*super().places(), *self._sharing.copies.keys()})
+
+    def problems(self, manifest: Manifest) -> list[str]:
+        """Of this machine's copy; where there is none, of what is shared, without bringing it here."""
+        if self._place(manifest.recipe.kind, manifest.key).is_dir():
+            return super().problems(manifest)
+        return [f"in the shared store: {problem}" for problem in self._sharing.copies.problems(manifest)]
+
     def is_shared(self, ref: Ref) -> bool:
         return not self._place(ref.kind, ref.key).is_dir() or self._sharing.is_known_whole(ref)
 

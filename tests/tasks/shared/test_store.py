@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from sdxl_core.errors import UserError
+from tasks.damage import damage_of_all
 from tasks.manifest import MANIFEST, Json, Ref, content_digest
 from tasks.shared import files
 from tasks.shared.objects import Objects
@@ -258,3 +259,15 @@ def test_a_damaged_pack_is_none(file_url: str, machine: Machine) -> None:
     assert "a" * 32 not in two.cells("scores")
     Objects(file_url).write(pack, data[:20])
     assert "a" * 32 not in machine("three", file_url).cells("scores")
+
+
+def test_every_byte_is_checked_without_a_copy(s3_url: str, machine: Machine, call: MakeCall) -> None:
+    one, two = machine("one", s3_url), machine("two", s3_url)
+    ref, whole = materialise(call(), one, "cpu"), materialise(call("whole"), one, "cpu")
+    assert list(damage_of_all(two)) == []
+    Objects(s3_url).write(object_of(s3_url, ref, "text.txt"), b"HELLO")
+    [(kind, key, damage)] = damage_of_all(two)
+    assert (kind, key) == (ref.kind, ref.key) and "in the shared store: deep/er/text.txt holds other bytes" in damage
+    two.set_aside(kind, key, damage)
+    assert not (two.root / "artifacts").exists() and two.find(ref.kind, ref.key) is None
+    assert two.find(whole.kind, whole.key) == whole
