@@ -34,7 +34,7 @@ class Ages:
     least_h: float
     """Artifacts, uploads, what was damaged."""
     unused_h: float
-    """Packs of cells, trainings."""
+    """Packs of cells, trainings, Prefect's records."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,7 @@ def find_shared(objects: Objects, kept: set[Place], ages: Ages) -> SharedGarbage
         "damaged": _still(objects, "damaged", 2, oldest),
         "old packs": _still(objects, "cells", 4, unused),
         "old trainings": _still(objects, "trainings", 2, unused),
+        "old records": _still(objects, "prefect", 3, unused),
     }
     return SharedGarbage(ages, going, torn, {kind: found for kind, found in loose.items() if found})
 

@@ -124,6 +124,7 @@ def test_what_the_dead_left_goes_and_the_living_keep(machine: Machine, url: str,
         "leases/train-1/00000001.beat": b"9",
         "cells/images/packs/1.pack": b"old",
         "trainings/1f/state.json": b"{}",
+        "prefect/records/text-1f": b"{}",
         "damaged/text-1-1.json": b"{}",
     }
     shared(store).write_all(old)
@@ -133,7 +134,7 @@ def test_what_the_dead_left_goes_and_the_living_keep(machine: Machine, url: str,
     later(30)
     assert set(loose(found(store))) == set(old)
     collect(store, found(store))
-    assert not any(shared(store).sizes(folder) for folder in ("leases", "cells", "trainings", "damaged"))
+    assert not any(shared(store).sizes(folder) for folder in ("leases", "cells", "trainings", "damaged", "prefect"))
 
 
 def loose(going: Garbage) -> dict[str, int]:
