@@ -171,6 +171,11 @@ def gc(
         console.out(f"{manifest.recipe.kind}/{manifest.key[:12]}  {manifest.label}")
     for path in garbage.leftovers:
         console.out(f"left over: {path.relative_to(opened.root)}")
+    if garbage.shared is not None:
+        for manifest in garbage.shared.artifacts:
+            console.out(f"shared: {manifest.recipe.kind}/{manifest.key[:12]}  {manifest.label}")
+        counts = Counter(kind for kind, _ in garbage.shared.rows())
+        console.out(f"shared: {', '.join(f'{count} {kind}' for kind, count in sorted(counts.items())) or 'nothing'}")
     console.out(
         f"{len(garbage.artifacts)} artifacts, {len(garbage.leftovers)} left over, {len(garbage.cells)} old cells"
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,7 +13,9 @@ from flows.cli_artifacts import Store, open_store
 from flows.groups import group
 
 if TYPE_CHECKING:
-    from tasks.registry import Registry, Version
+    from tasks.pulling import Pulled
+    from tasks.registry import Registry
+    from tasks.versions import Version
 
 app = group("Models that `retrain` keeps: what is in production, how it came to be so, and the way back.")
 
@@ -33,7 +36,7 @@ def ls(store: Store = None) -> None:
         count = f"{len(registry.versions(name))} versions"
         rows.append((name, "nothing in production" if current is None else f"version {current.number}", count))
     console.table(rows)
-    console.out(f"{len(rows)} models in {registry.root}")
+    console.out(f"{len(rows)} models in {registry.place}")
 
 
 @app.command("show")
@@ -52,10 +55,10 @@ def show(model: Model, store: Store = None) -> None:
         if registry.store.find_whole(version.release.kind, version.release.key) is None:
             mark = f"{mark} (cleared)".strip()
         against = "against the base" if version.against is None else f"against base and version {version.against}"
-        place = str(registry.folder(model) / "versions" / str(version.number))
+        place = registry.at(model, version.number)
         rows.append((f"version {version.number}", version.made_at[:19], version.verdict, against, mark, place))
     console.table(rows)
-    console.out(f"{registry.link(model)}")
+    console.out(registry.at(model))
 
 
 @app.command("history")
@@ -136,16 +139,60 @@ def watch(
 
     Example: `sdxl-flows models watch kestrel | while read -r line; do ./deploy.sh "$line"; done`
     """
+    from tasks.pulling import Pulled
+
+    registry = _open(store)
+    registry.versions(model)  # what no model can be called is said at once
+
+    def look() -> Pulled | None:
+        current = registry.production(model)
+        return None if current is None else Pulled(model, current, registry.store.path(current.release))
+
+    _follow(look, every_s)
+
+
+@app.command("pull")
+def pull(
+    model: Model,
+    to: Annotated[Path, typer.Option("--to", metavar="FOLDER", help="Made if it is not there.")],
+    every_s: Annotated[
+        float | None, typer.Option("--every", min=0.1, help="Go on for ever, looking every so many seconds.")
+    ] = None,
+    store: Store = None,
+) -> None:
+    """Bring what is in production to this machine, and keep it up to date: for programs that use the model.
+
+    FOLDER/production is a link that is set in one step, when all files of the release are in FOLDER/versions and are
+    what was written. Prints a line of JSON for what is in production, with `--every` another each time that changes.
+    The folder is the program's own: it stays whatever is cleared or moved in the store.
+
+    Examples: `sdxl-flows models pull kestrel --to /srv/kestrel`,
+    `sdxl-flows models pull kestrel --to /srv/kestrel --every 30 --store s3://studio/sdxl`
+    """
+    from tasks.pulling import pull_production
+
+    registry = _open(store)
+    done = pull_production(registry, model, to)
+    console.out(done.told())
+    if every_s is not None:
+        _follow(lambda: pull_production(registry, model, to), every_s, done)
+
+
+def _follow(look: Callable[[], Pulled | None], every_s: float, last: Pulled | None = None) -> None:
+    """Tell what is in production each time that it is another. Never ends: a store that is away may be back."""
+    import logging
     import time
 
-    registry, last = _open(store), None
+    from tasks.errors import StoreAway
+
     while True:
-        current = registry.production(model)
-        if current is not None and current.number != last:
-            last = current.number
-            place = registry.store.path(current.release)
-            told = {"model": model, "version": last, "release": str(current.release), "path": str(place)}
-            console.out(json.dumps(told | {"digest": current.release.digest}))
+        try:
+            found = look()
+            if found is not None and (last is None or found.version.number != last.version.number):
+                console.out(found.told())
+                last = found
+        except StoreAway as error:
+            logging.getLogger("sdxl_flows").warning("%s; looking again", error)
         time.sleep(every_s)
 
 
@@ -153,7 +200,7 @@ def _move(registry: Registry, model: str, current: Version | None, target: Versi
     from tasks.announcing import tell_by_hand
     from tasks.errors import ConfigError
     from tasks.history import MOVES
-    from tasks.registry import Moved
+    from tasks.versions import Moved
 
     number = None if current is None else current.number
     if number == target.number:

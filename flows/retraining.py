@@ -12,7 +12,7 @@ from flows import wiring
 from tasks.config import PipelineConfig
 from tasks.experiment import Experiment, prepare_experiment
 from tasks.manifest import Ref
-from tasks.registry import Moved, Registry, Version
+from tasks.registry import Registry
 from tasks.release import release
 from tasks.retraining import (
     OF_VERDICT,
@@ -28,6 +28,7 @@ from tasks.retraining import (
 )
 from tasks.stage import Handle, Runner
 from tasks.store import ArtifactStore
+from tasks.versions import Moved, Version
 
 _LOG = logging.getLogger("sdxl_flows")
 _MOST_MOVES = 3

@@ -12,8 +12,9 @@ from tasks.errors import ConfigError
 from tasks.history import Event
 from tasks.prefect_home import has_lasting_server
 from tasks.push import check_repository, require_token
-from tasks.registry import PRODUCTION, Registry, Version
+from tasks.registry import Registry
 from tasks.retraining_config import RetrainingConfig
+from tasks.versions import PRODUCTION, Version
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -65,7 +66,7 @@ def emit(registry: Registry, name: str, version: Version, moved: Event | None) -
         "before": None if moved is None else moved.before,
         "what": "promoted" if moved is None else moved.what,
         "reference": f"{PRODUCTION}/{name}@{version.number}",
-        "path": str(registry.link(name)),
+        "path": registry.at(name),
         "release": str(version.release),
         "digest": version.release.digest,
     }

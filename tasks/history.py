@@ -1,4 +1,4 @@
-"""What happened to a model: one line of JSON for each event, appended and never changed."""
+"""What happened to a model: events, appended and never changed; in a folder, one line of JSON for each."""
 
 from __future__ import annotations
 
@@ -45,11 +45,16 @@ def read_history(file: Path) -> list[Event]:
 
 def append_event(file: Path, what: What, version: int | None, **more: str | int | None) -> None:
     """Write a line, on the disk when this returns."""
-    event = Event.model_validate({"at": now(), "what": what, "version": version, "by": _who(), **more})
+    event = happened(what, version, **more)
     torn = file.is_file() and file.stat().st_size > 0 and file.read_bytes()[-1:] != b"\n"
     with file.open("a", encoding="utf-8") as stream:
         stream.write(("\n" if torn else "") + event.model_dump_json() + "\n")
     flush(file)
+
+
+def happened(what: What, version: int | None, **more: str | int | None) -> Event:
+    """An event of this moment, by whoever runs this."""
+    return Event.model_validate({"at": now(), "what": what, "version": version, "by": _who(), **more})
 
 
 def now() -> str:

@@ -102,7 +102,8 @@ def made_by(store: ArtifactStore, report: Published) -> Manifest:
         if FACTS in manifest.files and manifest.files[FACTS].sha256 == digest:
             return manifest
     fix = "run it again, or name its store by SDXL_FLOWS_STORE or --config"
-    raise ConfigError(f"{report.name}: the artifacts of this report are not in the store {store.root}; {fix}")
+    place = store.place.url or store.root
+    raise ConfigError(f"{report.name}: the artifacts of this report are not in the store {place}; {fix}")
 
 
 def pairs_of(store: ArtifactStore, made: Manifest) -> list[ShownPair]:

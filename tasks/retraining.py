@@ -14,8 +14,9 @@ from tasks.errors import ConfigError
 from tasks.experiment import Experiment, prepare_experiment
 from tasks.manifest import Json
 from tasks.references import TRAINED
-from tasks.registry import Registry, Version
+from tasks.registry import Registry
 from tasks.store import ArtifactStore
+from tasks.versions import Version
 
 Outcome = Literal["promoted", "rejected", "inconclusive", "nothing new"]
 OF_VERDICT: dict[str, Outcome] = {"promote": "promoted", "reject": "rejected", "inconclusive": "inconclusive"}

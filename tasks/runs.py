@@ -24,6 +24,8 @@ PUBLISHED: dict[str, tuple[str, ...]] = {
 
 REPORTS = ("report", "matrix")
 """Kinds of artifacts that are reports."""
+_READ_AT_ONCE = 256
+"""Records of a shared store."""
 
 
 class RunRecord(Frozen):
@@ -57,24 +59,51 @@ def finish_run(store: ArtifactStore, name: str, command: str, refs: Mapping[str,
 
 
 def record_run(store: ArtifactStore, name: str, command: str, refs: Mapping[str, Ref]) -> None:
-    """Write down a finished run; garbage collection keeps what the last few of every name reach."""
+    """Write down a finished run; garbage collection keeps what the last few of every name reach.
+
+    Raises:
+        StoreAway: the store is shared, and cannot be reached.
+    """
     finished = datetime.now(UTC).isoformat(timespec="microseconds")
     record = RunRecord(name=name, command=command, finished=finished, refs=dict(refs))
-    folder = store.root / "runs" / name
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{finished.replace(':', '')}.json"
+    place, text = f"runs/{name}/{finished.replace(':', '')}.json", record.model_dump_json(indent=1)
+    if store.objects is not None:
+        if not store.objects.create(place, text.encode()):  # another machine's of the very moment
+            record_run(store, name, command, refs)
+        return
+    path = store.root / place
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(record.model_dump_json(indent=1), encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
 
 
 def read_runs(store: ArtifactStore) -> Iterator[RunRecord]:
-    """All records, newest first. A record that does not read counts as none."""
-    for path in sorted((store.root / "runs").glob("*/*.json"), key=lambda path: path.name, reverse=True):
+    """All records, in a shared store those of all machines; newest first. A record that does not read counts as none.
+
+    Raises:
+        StoreAway: the store is shared, and cannot be reached.
+    """
+    for data in _run_records(store):
         try:
-            yield RunRecord.model_validate_json(path.read_bytes())
+            yield RunRecord.model_validate_json(data)
         except ValidationError:
             continue
+
+
+def _run_records(store: ArtifactStore) -> Iterator[bytes]:
+    """Newest first; by their names, since those of files say when each run ended."""
+    if store.objects is None:
+        found = (store.root / "runs").glob("*/*.json")
+        yield from (path.read_bytes() for path in sorted(found, key=lambda path: path.name, reverse=True))
+        return
+    from tasks.shared.memo import Memo
+
+    memo = Memo(store.objects, store.root)
+    names = [name for name in store.objects.sizes("runs") if name.endswith(".json")]
+    names.sort(key=lambda name: name.rpartition("/")[2], reverse=True)
+    for start in range(0, len(names), _READ_AT_ONCE):
+        yield from memo.read_all(names[start : start + _READ_AT_ONCE]).values()
 
 
 def publish(store: ArtifactStore, refs: Mapping[str, Ref], folder: Path) -> Path:

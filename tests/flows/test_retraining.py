@@ -60,7 +60,7 @@ def later(promoted_twice: Path, tmp_path: Path) -> RetrainingWorld:
 
 
 def test_what_is_promoted_is_whole(world: RetrainingWorld) -> None:
-    link = world.registry.link("short")
+    link = Path(world.registry.at("short"))
     assert os.readlink(link) == "versions/1"
     files = {path.relative_to(link).as_posix() for path in link.rglob("*") if path.is_file()}
     wanted = {"pytorch_lora_weights.safetensors", "kohya_lora.safetensors", "README.md", "report.html", "lineage.json"}
@@ -88,7 +88,7 @@ def test_new_pictures_make_a_candidate_that_is_held_against_base_and_production(
     assert (done.outcome, done.version, done.production) == ("promoted", 2, 2)
     assert world.built.count("train") == 1 and "images/base" not in world.built
     assert [path.parent.name for path in done.reports] == ["short", "short-against-production-short-1"]
-    link = world.registry.link("short")
+    link = Path(world.registry.at("short"))
     against = json.loads((link / "against-incumbent" / "report.json").read_text())
     assert {role: one["name"] for role, one in against["image_sets"].items()} == {
         "base": "production/short@1",
@@ -101,11 +101,11 @@ def test_new_pictures_make_a_candidate_that_is_held_against_base_and_production(
 def test_what_is_not_proven_better_is_kept_and_changes_nothing(
     world: RetrainingWorld, gates: str, outcome: str
 ) -> None:
-    before = os.readlink(world.registry.link("short"))
+    before = os.readlink(world.registry.at("short"))
     write_pictures(world.folder / "pictures", 4)
     done = world.retrain(gates)
     assert (done.outcome, done.version, done.production) == (outcome, 2, 1)
-    assert os.readlink(world.registry.link("short")) == before
+    assert os.readlink(world.registry.at("short")) == before
     kept = world.folder / "store" / "models" / "short" / "versions" / "2"
     assert (kept / "report.html").is_file() and (kept / "against-incumbent" / "report.html").is_file()
     again = world.retrain(gates)
@@ -151,7 +151,7 @@ def test_production_that_moves_while_a_candidate_is_judged_is_judged_against(lat
 
 def test_a_promotion_that_was_cut_off_is_made_good(world: RetrainingWorld) -> None:
     """As if the process had died between the verdict and the link."""
-    world.registry.link("short").unlink()
+    Path(world.registry.at("short")).unlink()
     history = world.folder / "store" / "models" / "short" / "history.jsonl"
     history.write_text(history.read_text().splitlines()[0] + "\n")
     assert world.production() is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -124,7 +125,7 @@ def test_a_promotion_whose_process_died_before_the_history_was_written_is_told(
     registry: Registry, hub: Hub, events: list[dict[str, Any]]
 ) -> None:
     announce(registry, "dog", HUB)
-    link = registry.link("dog")
+    link = Path(registry.at("dog"))
     link.unlink()
     link.symlink_to("versions/2")
     announce(registry, "dog", HUB)

@@ -13,9 +13,10 @@ import pytest
 from sdxl_core.errors import UserError
 from tasks.gc import Retention, collect, find_garbage
 from tasks.manifest import Ref
-from tasks.registry import Moved, Registry
+from tasks.registry import Registry
 from tasks.stage import Call, materialise
 from tasks.store import ArtifactStore
+from tasks.versions import Moved
 from tests.processes import CLEAN, killed_at_every_touch
 from tests.tasks.conftest import TEXT
 
@@ -187,4 +188,4 @@ def test_a_history_with_a_torn_line_goes_on(two: ArtifactStore) -> None:
     registry = Registry(two)
     registry.point("dog", 2, "promoted", expected=1, reason="")
     assert [event.what for event in registry.history("dog")][-1] == "promoted"
-    assert os.readlink(registry.link("dog")) == "versions/2"
+    assert os.readlink(registry.at("dog")) == "versions/2"
