@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from pydantic import ValidationError
@@ -27,6 +28,7 @@ from tasks.shared.leases import leased
 from tasks.shared.objects import Objects
 from tasks.stage import Call, Conditions, materialise
 from tasks.store import ArtifactStore, say_waiting
+from tasks.train import recorded_here
 
 _LOG = logging.getLogger("sdxl_flows")
 POLL_S = 15.0
@@ -41,7 +43,7 @@ def materialise_elsewhere(call: Call, store: ArtifactStore, config: SageMakerCon
     stops the job too, which saves.
 
     Raises:
-        UserError: AWS or the job refuses.
+        UserError: AWS or the job refuses, or another training of the name is unfinished.
         StageTimedOut: it took longer than it may.
         JobStopped: somebody has stopped the job.
         TrainerStopped, TrainerFailed: the job failed, and would not or would do so again.
@@ -53,6 +55,7 @@ def materialise_elsewhere(call: Call, store: ArtifactStore, config: SageMakerCon
     with (
         held(store.lock_path("job", recipe.key), say_waiting(call.label)),
         stage_progress(call.label, publish=under.publish) as progress,
+        recorded_here(call, store) if call.stage.kind == "train" else nullcontext(),
     ):
         launch = _Launch(call, store, store.objects, config, under, Jobs(config))
         name = launch.job()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from pathlib import Path
 
@@ -14,7 +15,12 @@ from tests.sagemaker import ROLE
 from tests.tasks.remote.conftest import Lesson
 
 
+def _stop(number: int, frame: object) -> None:
+    sys.exit(75)
+
+
 def main(folder: str, root: str, url: str, container: str, *overrides: str) -> None:
+    signal.signal(signal.SIGTERM, _stop)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     launch.POLL_S = 0.2
     lesson = Lesson.__new__(Lesson)

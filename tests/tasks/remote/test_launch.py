@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import signal
+import json
+import os
 import subprocess
 import sys
 import threading
@@ -17,8 +18,10 @@ from tasks.remote.config import SageMakerConfig
 from tasks.remote.launch import materialise_elsewhere
 from tasks.stage import Conditions
 from tasks.store import ArtifactStore
-from tests.sagemaker import SageMaker
+from tasks.trainings import read_record
+from tests.sagemaker import REPOSITORY, SageMaker
 from tests.tasks.remote.conftest import Lesson, Machine
+from tests.tasks.shared.conftest import machine_at
 
 LONG = ("training.max_steps=60", "training.save_every_steps=5")
 
@@ -47,6 +50,8 @@ def test_the_artifact_is_that_of_a_local_run(
     caplog.set_level("INFO", "sdxl_flows")
     ref = materialise_elsewhere(call, store, train_on, Conditions(run="short"))
     assert ref == here
+    record = read_record(store, "short")
+    assert record is not None and record.finished
     job = service.last
     assert "SageMaker: Training" in caplog.text and "SageMaker: Completed" in caplog.text
     assert {"Key": "sdxl-flows:run", "Value": "short"} in job.request["Tags"]
@@ -54,6 +59,24 @@ def test_the_artifact_is_that_of_a_local_run(
     assert (store.path(ref) / "pytorch_lora_weights.safetensors").is_file()
     assert store.objects is not None and not store.objects.sizes("calls"), "what was said is cleared away"
     assert materialise_elsewhere(call, store, train_on, Conditions()) == here and len(service.jobs) == 1
+
+
+@pytest.mark.slow
+def test_a_whole_run(lesson: Lesson, service: SageMaker, train_on: SageMakerConfig, url: str, tmp_path: Path) -> None:
+    """By the command, under Prefect: all but the training is computed here."""
+    (tmp_path / "here").mkdir()
+    said = {**train_on.model_dump(mode="json", exclude_unset=True), "engine": "sagemaker"}
+    settings = [f"runtime.store={url}", f"runtime.cache={tmp_path / 'driver'}", f"runtime.train_on={json.dumps(said)}"]
+    words = [sys.executable, "-m", "flows.cli", "run", str(lesson.folder / "short.yaml")]
+    words += [word for setting in settings for word in ("--set", setting)]
+    environment = {**os.environ, "PREFECT_HOME": str(tmp_path / "prefect"), "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(words, cwd=tmp_path / "here", env=environment, capture_output=True, text=True, timeout=580)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "SageMaker job sdxl-flows-train-" in done.stderr and service.last.kept.training_job_status == "Completed"
+    assert done.stdout.splitlines()[-1].startswith("report: ")
+    built = {manifest.label for manifest in machine_at(url, tmp_path / "driver").manifests()}
+    assert {"train", "images/candidate", "report"} <= built
+    assert [path.name for path in (tmp_path / "driver" / "trainings").iterdir()] == ["names"], "trained elsewhere"
 
 
 def driver(lesson: Lesson, root: Path, url: str, folder: Path) -> subprocess.Popen[str]:
@@ -89,8 +112,9 @@ def test_a_stopped_driver_stops_its_job_which_saves(
     first = driver(lesson, tmp_path / "driver", url, tmp_path / "container")
     job = service.wait_for()
     bundle_shared(machine("other"), 5)
-    first.send_signal(signal.SIGINT)
+    first.terminate()
     first.communicate(timeout=60)
+    assert first.returncode == 75
     assert job.stopping and job.over.wait(60) and job.kept.training_job_status == "Stopped"
     assert job.child is not None and job.child.returncode == 75
     second = driver(lesson, tmp_path / "driver", url, tmp_path / "second")
@@ -148,6 +172,10 @@ def test_a_job_that_ends_without_a_word(
     threading.Thread(target=fail, daemon=True).start()
     with pytest.raises(TrainerFailed, match="the image cannot be pulled"):
         materialise_elsewhere(call, store, train_on, Conditions())
+    other = lesson.call(store, ("training.learning_rate=1e-3",))
+    with pytest.raises(UserError, match=r"training\.learning_rate"):
+        materialise_elsewhere(other, store, train_on, Conditions())
+    assert len(service.jobs) == 1, "an unfinished training is not left without a word"
 
 
 def test_what_the_job_refuses_is_refused_here(
