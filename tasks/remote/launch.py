@@ -58,16 +58,16 @@ def materialise_elsewhere(call: Call, store: ArtifactStore, config: SageMakerCon
         recorded_here(call, store) if call.stage.kind == "train" else nullcontext(),
     ):
         launch = _Launch(call, store, store.objects, config, under, Jobs(config))
-        name = launch.job()
         try:
-            state = launch.watch(name, progress)
+            name = launch.job()
+            state = None if name is None else launch.watch(name, progress)
         except Exception:
             raise  # of this machine; the job goes on, and is found again
         except BaseException:
-            _LOG.warning("%s: stopping the SageMaker job %s, which saves", call.label, name)
-            launch.jobs.stop(name)
+            launch.stop()
             raise
         if (ref := store.find_whole(recipe.kind, recipe.key)) is None:
+            assert name is not None and state is not None
             raise launch.failure(name, state)
         launch.clear()
     return ref
@@ -98,14 +98,16 @@ class _Launch:
     def _object(self, name: str) -> str:
         return f"{self._folder}/{name}.json"
 
-    def job(self) -> str:
-        """The name of the job that is under way, which is started if there is none."""
+    def job(self) -> str | None:
+        """The name of the job that is under way, which is started if there is none; None where none is needed."""
         number = self.jobs.newest(self._prefix)
         name = f"{self._prefix}-{number}"
         if number and not self._is_over(name):
             _LOG.info("%-22s SageMaker job %s is under way", self.call.label, name)
             return name
         self._wait_for_others()
+        if self._is_there():
+            return None
         remote = as_remote(
             self.call, self.store, self.config.models_from == "hub", self.under.run, self.under.limit_s
         ).model_dump_json()
@@ -131,13 +133,24 @@ class _Launch:
     def _wait_for_others(self) -> None:
         """While a machine of our own builds the artifact, no job is paid for that would only wait."""
         recipe = self.call.recipe()
-
-        def is_there() -> bool:
-            return self.store.find_whole(recipe.kind, recipe.key) is not None
-
         # the lease that `SharedStore` takes to build it, given back at once
-        with leased(self.objects, f"{recipe.kind}-{recipe.key}", say_waiting(self.call.label), is_there):
+        with leased(self.objects, f"{recipe.kind}-{recipe.key}", say_waiting(self.call.label), self._is_there):
             return
+
+    def _is_there(self) -> bool:
+        recipe = self.call.recipe()
+        return self.store.find_whole(recipe.kind, recipe.key) is not None
+
+    def stop(self) -> None:
+        """The job that is under way, if there is one."""
+        try:
+            number = self.jobs.newest(self._prefix)
+            name = f"{self._prefix}-{number}"
+            if number and not self.jobs.state(name).over:
+                _LOG.warning("%s: stopping the SageMaker job %s, which saves", self.call.label, name)
+                self.jobs.stop(name)
+        except Exception as error:  # this machine stops in any case
+            _LOG.warning("%s: its SageMaker job could not be stopped: %s", self.call.label, error)
 
     def watch(self, name: str, progress: StageProgress) -> JobState:
         """Show how it goes until it is over."""

@@ -23,7 +23,7 @@ _REFUSALS = frozenset(
     }
 )
 _TRIES = 8
-"""Of a request, with growing pauses; they take two minutes."""
+"""Of a request, with growing pauses, of a minute or two in all."""
 
 
 @dataclass(frozen=True)

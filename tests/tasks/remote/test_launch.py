@@ -14,10 +14,11 @@ import pytest
 
 from sdxl_core.errors import UserError
 from tasks.errors import JobStopped, StageTimedOut, TrainerFailed
+from tasks.manifest import Json
 from tasks.remote.config import SageMakerConfig
 from tasks.remote.launch import materialise_elsewhere
 from tasks.stage import Conditions
-from tasks.store import ArtifactStore
+from tasks.store import ArtifactStore, Workplace
 from tasks.trainings import read_record
 from tests.sagemaker import REPOSITORY, SageMaker
 from tests.tasks.remote.conftest import Lesson, Machine
@@ -224,3 +225,24 @@ def test_another_driver_waits_for_the_same_job(
     for one in drivers:
         one.join(30)
     assert len(ended) == 2
+
+
+def test_no_job_is_paid_for_that_would_only_wait(
+    lesson: Lesson, machine: Machine, service: SageMaker, train_on: SageMakerConfig
+) -> None:
+    """While a machine of ours trains."""
+    store, other = machine("driver"), machine("other")
+    call, begun = lesson.call(store), threading.Event()
+
+    def build(place: Workplace) -> dict[str, Json]:
+        begun.set()
+        time.sleep(3)
+        (place.out / "weights").write_bytes(b"weights")
+        return {}
+
+    building = threading.Thread(target=other.materialise, args=(call.recipe(), "train", build))
+    building.start()
+    assert begun.wait(30)
+    ref = materialise_elsewhere(call, store, train_on, Conditions())
+    building.join()
+    assert (store.path(ref) / "weights").read_bytes() == b"weights" and not service.jobs
