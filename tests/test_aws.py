@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +13,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from tests.buckets import s3_server
+
 TEMPLATE = Path(__file__).parents[1] / "configs" / "aws" / "sagemaker.yaml"
 Stack = dict[str, Any]
 
@@ -19,29 +22,25 @@ Stack = dict[str, Any]
 @pytest.fixture(params=["", "sdxl-flows"], ids=["no repository", "a repository"])
 def stack(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
     """Its outputs, and `resources`: the physical name by the logical one, of what moto knows."""
-    for name, content in {  # moto imports it for another service, API Gateway
+    for module, content in {  # moto imports it for another service, API Gateway
         "openapi_spec_validator": {"validate": None},
         "openapi_spec_validator.validation": {},
         "openapi_spec_validator.validation.exceptions": {"OpenAPIValidationError": Exception},
     }.items():
-        monkeypatch.setitem(sys.modules, name, _module(name, content))
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "none")
+        monkeypatch.setitem(sys.modules, module, _module(module, content))
     import boto3
-    from moto import mock_aws
 
-    with mock_aws():
+    name = f"stack-{uuid.uuid4().hex[:8]}"
+    with s3_server():  # moto's other way would take away the buckets of servers in this process
         formation = boto3.client("cloudformation")
-        parameters = [{"ParameterKey": "Repository", "ParameterValue": request.param}]
         formation.create_stack(
-            StackName="sdxl-flows",
+            StackName=name,
             TemplateBody=TEMPLATE.read_text(),
-            Parameters=parameters,
+            Parameters=[{"ParameterKey": "Repository", "ParameterValue": request.param}],
             Capabilities=["CAPABILITY_IAM"],
         )
-        [made] = formation.describe_stacks(StackName="sdxl-flows")["Stacks"]
-        found = formation.describe_stack_resources(StackName="sdxl-flows")["StackResources"]
+        [made] = formation.describe_stacks(StackName=name)["Stacks"]
+        found = formation.describe_stack_resources(StackName=name)["StackResources"]
         yield {
             **{one["OutputKey"]: one["OutputValue"] for one in made["Outputs"]},
             "resources": {
