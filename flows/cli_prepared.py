@@ -52,7 +52,7 @@ def check(
     planner = Planner(store)
     reused = Recorder(planner)
     wiring(experiment, Expecting(expecting, store, reused))
-    planner.require_devices(config.runtime.device)
+    planner.require_devices(config.runtime.device, config.runtime.elsewhere)
     return Prepared(store, experiment, planner, reused)
 
 

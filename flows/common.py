@@ -150,7 +150,8 @@ def _refuse_impossible(experiment: Experiment, store: ArtifactStore, wiring: Wir
     """Raises UserError where a stage that would run needs more than this machine has, before any does."""
     planner = Planner(store)
     wiring(experiment, planner)
-    planner.require_devices(experiment.config.runtime.device)
+    runtime = experiment.config.runtime
+    planner.require_devices(runtime.device, runtime.elsewhere)
 
 
 def run_ahead(config: PipelineConfig, name: str, wiring: Wiring) -> dict[str, Any]:

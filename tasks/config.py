@@ -23,6 +23,7 @@ from sdxl_core.export_config import ExportConfig
 from sdxl_core.families import FAMILIES
 from sdxl_core.training_config import TrainingConfig
 from sdxl_core.urls import is_url, refuse_bad_url
+from tasks.remote.config import SageMakerConfig, require_place
 from tasks.retraining_config import RetrainingConfig
 from tasks.store import ArtifactStore, StorePlace, Verify, store_root, store_url
 
@@ -78,6 +79,8 @@ class RuntimeConfig(Config):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes a GPU where there is one; of several that are visible (CUDA_VISIBLE_DEVICES), one that is free."""
     timeout_hours: TimeoutHours = TimeoutHours()
+    train_on: SageMakerConfig | None = None
+    """Where trainings run, if not here. All other stages stay here."""
     verify: Verify = "auto"
     """How an artifact is looked at before it is used again: by the sizes of its files, or by their digests, for which
     it is read whole, once in a process. auto: digests where the store lies on a network file system, or
@@ -94,11 +97,19 @@ class RuntimeConfig(Config):
         """The store's folder, absolute."""
         return store_root(self.store, self.cache)
 
+    @property
+    def elsewhere(self) -> frozenset[str]:
+        """Kinds of stages that run on other machines."""
+        return frozenset() if self.train_on is None else frozenset({"train"})
+
     def open_store(self) -> ArtifactStore:
         """
         Raises:
             StoreError, StoreAway: as `ArtifactStore.at`.
+            ConfigError: trainings are to run elsewhere, and could not share it.
         """
+        if self.train_on is not None:
+            require_place(self.train_on, store_url(self.store))
         cache_bytes = None if self.cache_gb is None else round(self.cache_gb * 1e9)
         place = StorePlace(str(self.store_root()), self.verify, store_url(self.store), cache_bytes)
         return ArtifactStore.at(place)

@@ -38,6 +38,10 @@ class TrainerFailed(RuntimeError):
     """The trainer ended before its last step, and would do so again."""
 
 
+class JobStopped(RuntimeError):
+    """Somebody has stopped the job that a stage ran in elsewhere; what it has saved is gone on from, when asked to."""
+
+
 class StageTimedOut(TimeoutError):
     """A stage took longer than the configuration allows; what it has saved is gone on from. Prefect says `TimedOut`."""
 
@@ -48,6 +52,7 @@ EXIT_CODES: dict[type[Exception], int] = {
     TrainerPreempted: EXIT_PREEMPTED,
     TrainerStopped: EXIT_FAILED,
     TrainerFailed: EXIT_FAILED,
+    JobStopped: EXIT_PREEMPTED,
     StageTimedOut: EXIT_FAILED,
     StoreAway: EXIT_FAILED,
 }

@@ -55,10 +55,13 @@ class Planner:
         self.stages.append(Planned(call.label, "reuse", str(ref)))
         return ref
 
-    def require_devices(self, device: str) -> None:
-        """Raises UserError where a stage that would run needs more GPUs than this process may use."""
+    def require_devices(self, device: str, elsewhere: Collection[str] = ()) -> None:
+        """Raises UserError where a stage that would run needs more GPUs than this process may use.
+
+        Stages of the kinds in `elsewhere` run on other machines.
+        """
         for call in self._to_run:
-            if call.stage.heavy:
+            if call.stage.heavy and call.stage.kind not in elsewhere:
                 require_devices(call.wish(device))
 
     def changes(self, call: Call) -> list[str]:

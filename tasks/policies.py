@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from tasks.config import RuntimeConfig
 from tasks.manifest import Ref
+from tasks.remote.launch import materialise_elsewhere
 from tasks.stage import Call, Conditions, Handle, Runner, Stage, materialise
 from tasks.store import ArtifactStore, StorePlace
 from tasks.transient import is_transient
@@ -55,7 +56,8 @@ def prefect_runner(store: ArtifactStore, runtime: RuntimeConfig, run_name: str) 
         reused = store.find_whole(recipe.kind, recipe.key) is not None
         named = stage_task(call.stage).with_options(task_run_name=call.label)
         limit_s = runtime.timeout_hours.seconds(call.stage.kind)
-        under = Conditions(run=run_name, limit_s=limit_s, publish=call.stage.heavy)
+        elsewhere = runtime.train_on if call.stage.kind in runtime.elsewhere else None
+        under = Conditions(run=run_name, limit_s=limit_s, publish=call.stage.heavy, elsewhere=elsewhere)
         # Prefect gives a plain dict back from its records, silently, when it cannot rebuild a class: so dicts it is
         ref = Ref.model_validate(named(call, store.place, runtime.device, under))
         if reused:
@@ -73,7 +75,10 @@ def stage_task(stage: Stage) -> Task[..., dict[str, str]]:
     """
 
     def run_stage(call: Call, place: StorePlace, device: str, under: Conditions) -> dict[str, str]:
-        return materialise(call, ArtifactStore.at(place), device, under).model_dump()
+        store = ArtifactStore.at(place)
+        if under.elsewhere is not None:
+            return materialise_elsewhere(call, store, under.elsewhere, under).model_dump()
+        return materialise(call, store, device, under).model_dump()
 
     return Task(
         run_stage,

@@ -48,6 +48,11 @@ def refuse_secrets(document: Json, source: str) -> None:
             )
 
 
+def is_secret_name(name: str) -> bool:
+    """Whether a variable of the environment is one whose value is masked."""
+    return _SECRET_NAME.fullmatch(name.upper()) is not None
+
+
 def _texts(value: Json, where: str = "") -> Iterator[tuple[str, str]]:
     """-> (key, text) of all texts inside, keys of mappings as well."""
     if isinstance(value, str):
@@ -68,7 +73,7 @@ def masked(text: str) -> str:
 
 def _secrets() -> list[str]:
     """Longest first, as one may hold another. Of `name:password`, the password also by itself."""
-    found = {value for name, value in os.environ.items() if _SECRET_NAME.fullmatch(name.upper())}
+    found = {value for name, value in os.environ.items() if is_secret_name(name)}
     found |= {value.partition(":")[2] for value in found if value.count(":") == 1}
     return sorted((value for value in found if len(value) >= _SHORTEST), key=len, reverse=True)
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tasks.manifest import Json, Recipe, Ref
 from tasks.progress import Progress, StageProgress, stage_progress
+from tasks.remote.config import SageMakerConfig
 from tasks.slots import Slot, Wish, device_slot
 from tasks.store import ArtifactStore, Workplace
 from tasks.time_limit import time_limit
@@ -112,6 +113,8 @@ class Conditions:
     """For how long it may compute, waiting not counted; None for as long as it takes."""
     publish: bool = False
     """Whether progress is shown in Prefect too."""
+    elsewhere: SageMakerConfig | None = None
+    """Where it is built, if not here; see `tasks.remote.launch`."""
 
 
 ALONE = Conditions()

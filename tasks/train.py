@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from sdxl_core.config import CaptionsConfig, SamplingConfig
@@ -46,14 +47,11 @@ def _build(job: Job) -> dict[str, Json]:
     model, vae = local_folders(job.local)
     training = TrainingConfig.model_validate(job.local["training"])
     continuing = Continuing.model_validate(job.local["continuing"])
-    names = ("training", "start", "captions", "model", "sampling", "face_model")
-    settings = {name: job.params[name] for name in names} | {"inputs": dict(job.digests)}
-    settings |= {"scores": job.params["scores"]} if "scores" in job.params else {}
-    key = training_key({**settings, "code": STAGE.version}, continuing.ancestor)
+    record = _record(job.params, job.digests, continuing)
+    key = record.key
     where = job.device.partition(":")[0]  # the child sees the devices that are held, and counts them itself
     with held(job.store.lock_path("training", key), say_waiting("train")) as lock:
-        refuse_unfinished(job.store, continuing, settings)
-        record = TrainingRecord(key=key, settings=settings, finished=False, ancestor=continuing.ancestor)
+        refuse_unfinished(job.store, continuing, record.settings)
         write_record(job.store, continuing.name, record)
         task = TrainJob(
             model=model,
@@ -85,6 +83,31 @@ def _build(job: Job) -> dict[str, Json]:
             summary = run_trainer(task, held_open, job.progress, _scorers(job, training, where), job.environment)
         write_record(job.store, continuing.name, record.model_copy(update={"finished": True}))
     return summary
+
+
+def _record(params: Mapping[str, Json], digests: Mapping[str, str], continuing: Continuing) -> TrainingRecord:
+    """Of a training that begins, or goes on. `digests` are those of the inputs."""
+    names = ("training", "start", "captions", "model", "sampling", "face_model")
+    settings = {name: params[name] for name in names} | {"inputs": dict(digests)}
+    settings |= {"scores": params["scores"]} if "scores" in params else {}
+    key = training_key({**settings, "code": STAGE.version}, continuing.ancestor)
+    return TrainingRecord(key=key, settings=settings, finished=False, ancestor=continuing.ancestor)
+
+
+@contextmanager
+def recorded_here(call: Call, store: ArtifactStore) -> Iterator[None]:
+    """While another machine trains: what this one would keep in mind of a training of its own.
+
+    Raises:
+        UserError: another training of the name is unfinished and nothing was said about it.
+    """
+    continuing = Continuing.model_validate(call.local["continuing"])
+    digests = {name: ref.digest for name, ref in call.recipe().inputs.items()}
+    record = _record(call.params, digests, continuing)
+    refuse_unfinished(store, continuing, record.settings)
+    write_record(store, continuing.name, record)
+    yield
+    write_record(store, continuing.name, record.model_copy(update={"finished": True}))
 
 
 def _scorers(job: Job, training: TrainingConfig, where: str) -> ScorersFile | None:

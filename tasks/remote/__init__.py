@@ -1,0 +1,1 @@
+"""Stages on other machines that share the store."""
