@@ -23,6 +23,7 @@ from sdxl_core.export_config import ExportConfig
 from sdxl_core.families import FAMILIES
 from sdxl_core.training_config import TrainingConfig
 from sdxl_core.urls import is_url, refuse_bad_url
+from tasks.fan_out.config import FanOutConfig
 from tasks.retraining_config import RetrainingConfig
 from tasks.store import ArtifactStore, StorePlace, Verify, store_root, store_url
 
@@ -78,6 +79,7 @@ class RuntimeConfig(Config):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes a GPU where there is one; of several that are visible (CUDA_VISIBLE_DEVICES), one that is free."""
     timeout_hours: TimeoutHours = TimeoutHours()
+    fan_out: FanOutConfig = FanOutConfig()
     verify: Verify = "auto"
     """How an artifact is looked at before it is used again: by the sizes of its files, or by their digests, for which
     it is read whole, once in a process. auto: digests where the store lies on a network file system, or
