@@ -6,7 +6,7 @@ import logging
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -120,6 +120,9 @@ class FanOut:
         if self._config.address is None:
             yield None
             return
+        if job.store.place.url is not None:
+            yield Mark(None, library_versions())
+            return
         marks, key = job.store.cells("marks"), secrets.token_hex(16)
         marks[key] = key.encode()
         try:
@@ -157,7 +160,10 @@ class _Watch:
         self._left = [list(reversed(part)) for part in parts]
         self._total = sum(map(len, parts))
 
-    def look(self) -> None:
+    def look(self, ended: Collection[int]) -> None:
+        """`ended`: numbers of shards, whose cells may be on other machines yet."""
+        for number in ended:
+            self._left[number - 1].clear()
         for part in self._left:
             while part and self._cells.has(part[-1]):
                 part.pop()
@@ -165,7 +171,7 @@ class _Watch:
 
 
 def _gather(
-    call: Call, futures: Sequence[PrefectFuture[Any]], look: Callable[[], None] = lambda: None
+    call: Call, futures: Sequence[PrefectFuture[Any]], look: Callable[[Collection[int]], None] = lambda ended: None
 ) -> list[dict[str, Json]]:
     """What all of them return. One that fails lets the others finish, whose cells are worth keeping.
 
@@ -188,7 +194,7 @@ def _gather(
                     _LOG.warning("%s: shard %d of %d failed; the others go on", call.label, number, len(futures))
             else:
                 found[number] = ended
-        look()
+        look(found)
     if failed:
         _raise(call, failed, len(futures))
     return [found[number] for number in sorted(found)]

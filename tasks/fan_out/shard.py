@@ -30,7 +30,8 @@ STOP = threading.Event()
 class Mark:
     """What whoever divides the work left in the store, for those far away to find."""
 
-    key: str
+    key: str | None
+    """Of a cell; None where the store is known by its URL to all."""
     libraries: Mapping[str, str]
 
 
@@ -82,6 +83,7 @@ def run_shard(call: Call, shard: Shard) -> dict[str, Json]:
             made = cells.fill(from_ranges(shard.ranges), slot.device, progress)
         finally:
             free_device_memory()
+            store.share_cells()
     return {"shard": shard.number, "made": made, "seconds": round(time.monotonic() - started, 3), "worker": worker()}
 
 
@@ -109,7 +111,7 @@ _SHARE = "set runtime.store to a folder that all machines mount in the same plac
 
 
 def _require_mark(store: ArtifactStore, mark: Mark) -> None:
-    if mark.key not in store.cells("marks"):
+    if mark.key is not None and mark.key not in store.cells("marks"):
         raise ConfigError(f"runtime.fan_out.address: {_here()} does not see this machine's {_shown(store)}; {_SHARE}")
     mine = library_versions()
     for name, version in mark.libraries.items():
@@ -121,7 +123,7 @@ def _require_mark(store: ArtifactStore, mark: Mark) -> None:
 
 
 def _shown(store: ArtifactStore) -> str:
-    return f"store {store.root}"
+    return f"store {store.place.url or store.root}"
 
 
 def _here() -> str:

@@ -214,7 +214,9 @@ def _open(url: str) -> tuple[Any, str]:
 
     try:
         refuse_bad_url(url)
-        system, root = url_to_fs(url, use_listings_cache=False, skip_instance_cache=True)  # the environment may have changed
+        system, root = url_to_fs(
+            url, use_listings_cache=False, skip_instance_cache=True
+        )  # the environment may have changed
     except ValueError as error:
         raise StoreError(f"runtime.store: {error}") from None
     except ImportError as error:

@@ -293,7 +293,7 @@ def test_a_shard_holds_a_device(toy: Fanned, monkeypatch: pytest.MonkeyPatch) ->
 def test_shards_end_with_the_run(engine: EngineName, toy: Fanned, monkeypatch: pytest.MonkeyPatch) -> None:
     """What stops the flow (here as Ctrl-C does) stops them, long before they are done."""
 
-    def interrupted(self: object) -> None:
+    def interrupted(self: object, ended: object) -> None:
         if (toy.store.root / "log").exists():
             raise KeyboardInterrupt
 
