@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import multiprocessing
 import os
+import secrets
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTa
 
 from tasks.errors import ConfigError
 from tasks.fan_out.config import CLUSTERS, FanOutConfig
-from tasks.fan_out.shard import STOP, end_with
+from tasks.fan_out.shard import STOPS, end_with
 
 ADDRESS = "runtime.fan_out.address"
 _RAY_MEMORY = 100 * 1024**2
@@ -31,6 +33,8 @@ class Engine:
     runner: TaskRunner[Any]
     places: int
     """How many shards it can compute at a time."""
+    name: str = ""
+    """Where its shards are threads of this process: what they are known by."""
     asking: Callable[[], AbstractContextManager[object]] = nullcontext
     """Around what is submitted: what it asks of a worker."""
 
@@ -87,33 +91,36 @@ def opened(config: FanOutConfig, device: str, shards: int) -> Iterator[Engine]:
 
 
 def _threads(config: FanOutConfig, device: str, shards: int, stack: ExitStack) -> Engine:
-    STOP.clear()
-    runner = stack.enter_context(ThreadPoolTaskRunner(max_workers=shards))
-    stack.push(_if_left_by_an_exception(STOP.set))
-    return Engine(runner, shards)
+    name = secrets.token_hex(8)
+    stop = STOPS[name] = threading.Event()
+    stack.callback(STOPS.pop, name)
+    runner: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=shards)
+    stack.enter_context(runner)
+    stack.push(_if_left_by_an_exception(stop.set))
+    return Engine(runner, shards, name)
 
 
 def _processes(config: FanOutConfig, device: str, shards: int, stack: ExitStack) -> Engine:
-    stop = multiprocessing.get_context("spawn").Event()
-    runner = ProcessPoolTaskRunner(max_workers=shards, initializer=_begin_worker, initargs=(os.getpid(), stop))
+    # a pipe, not an event: to set one hangs when a process that waited for it was killed
+    watched, held = multiprocessing.get_context("spawn").Pipe(duplex=False)
+    stack.enter_context(watched)
+    stack.enter_context(held)
+    runner = ProcessPoolTaskRunner(max_workers=shards, initializer=end_with, initargs=(watched,))
     stack.enter_context(runner)
-    stack.push(_if_left_by_an_exception(stop.set))
+    stack.push(_if_left_by_an_exception(held.close))
     return Engine(runner, shards)
-
-
-def _begin_worker(parent: int, stop: Any) -> None:
-    end_with(parent, stop.wait)
 
 
 def _dask(config: FanOutConfig, device: str, shards: int, stack: ExitStack) -> Engine:
     import dask
+
+    stack.enter_context(dask.config.set({"logging.distributed": "critical"}))  # looked at when it is imported
     from prefect_dask import DaskTaskRunner
 
     wanted = {"GPU": config.gpus_per_shard} if config.gpus_per_shard else None
     if config.address is None:
         # no limit of memory: Dask's restarts a worker that loads a large model; no dashboard: its port may be taken
         local = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": None, "resources": wanted}
-        stack.enter_context(dask.config.set({"distributed.logging.distributed": "critical"}))
         runner = DaskTaskRunner(cluster_kwargs={"n_workers": shards, "silence_logs": "critical", **local})
     else:
         runner = DaskTaskRunner(address=config.address)
@@ -125,7 +132,7 @@ def _dask(config: FanOutConfig, device: str, shards: int, stack: ExitStack) -> E
     return Engine(
         runner,
         _some_workers(config, sum(entry["nthreads"] for entry in workers.values())),
-        lambda: dask.annotate(resources=wanted) if wanted else nullcontext(),
+        asking=lambda: dask.annotate(resources=wanted) if wanted else nullcontext(),
     )
 
 
@@ -148,7 +155,7 @@ def _ray(config: FanOutConfig, device: str, shards: int, stack: ExitStack) -> En
     if gpus is None:
         gpus = 1 if present.get("GPU", 0) >= 1 and device != "cpu" else 0
     places = present.get("GPU", 0) // gpus if gpus else present.get("CPU", 0) if config.address else shards
-    return Engine(runner, _some_workers(config, int(places)), lambda: remote_options(num_cpus=1, num_gpus=gpus))
+    return Engine(runner, _some_workers(config, int(places)), asking=lambda: remote_options(num_cpus=1, num_gpus=gpus))
 
 
 _OPEN: dict[str, Callable[[FanOutConfig, str, int, ExitStack], Engine]] = {

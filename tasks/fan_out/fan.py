@@ -77,7 +77,10 @@ class FanOut:
         with opened(self._config, self._device, most) as engine, self._marked(job) as mark:
             wanted = engine.places if self._config.shards == "devices" else self._config.shards
             parts = divide(batches, min(most, wanted))
-            shards = [self._shard(job, numbers, i, len(parts), limit_s, mark) for i, numbers in enumerate(parts, 1)]
+            shards = [
+                self._shard(job, numbers, (i, len(parts)), limit_s, mark, engine.name)
+                for i, numbers in enumerate(parts, 1)
+            ]
             if mark is not None:
                 _gather(call, [engine.submit(_task(look_around, call.stage.kind), _told(call, one)) for one in shards])
             made = self._make(engine, call, shards, _Watch(cells, parts, job.progress, f"{len(parts)} shards"))
@@ -99,18 +102,25 @@ class FanOut:
         return max(1, len(visible_devices(self._device))) if shards == "devices" else shards
 
     def _shard(
-        self, job: Job, numbers: Sequence[int], number: int, of: int, limit_s: float | None, mark: Mark | None
+        self,
+        job: Job,
+        numbers: Sequence[int],
+        place: tuple[int, int],
+        limit_s: float | None,
+        mark: Mark | None,
+        engine: str,
     ) -> Shard:
         torch = sys.modules.get("torch")
         return Shard(
-            number=number,
-            of=of,
+            number=place[0],
+            of=place[1],
             ranges=to_ranges(numbers),
             place=job.store.place,
             device=self._device,
             run=self._run,
             limit_s=limit_s,
             threads=None if torch is None else torch.get_num_threads(),
+            engine=engine,
             mark=mark,
         )
 

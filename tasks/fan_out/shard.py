@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import platform
 import socket
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from tasks.errors import ConfigError, StageTimedOut
 from tasks.fan_out.parts import Ranges, from_ranges
 from tasks.manifest import Json, Ref, library_versions
+from tasks.prefect_home import leave_errors_to_caller
 from tasks.secrets import mask_logs
 from tasks.slots import device_slot
 from tasks.stage import Call, free_device_memory, job_of
 from tasks.store import ArtifactStore, StorePlace
 from tasks.time_limit import time_is_up
 
-STOP = threading.Event()
-"""Set where shards that are threads of this process are to end."""
+STOPS: dict[str, threading.Event] = {}
+"""By what an engine is known by: set where its shards, which are threads of this process, are to end."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class Shard:
     threads: int | None
     """How many of a processor's one operation uses, since their number may decide how sums are divided, and so the last
     bits; None where no torch is."""
+    engine: str = ""
+    """What the engine is known by among `STOPS`."""
     mark: Mark | None = None
     """To be found where the workers may be on other machines."""
 
@@ -71,6 +76,7 @@ def run_shard(call: Call, shard: Shard) -> dict[str, Json]:
         ShardStopped: the run that it belongs to has ended.
     """
     mask_logs()
+    _leave_errors_to_caller()
     store = reach(call, shard)
     assert call.stage.cells is not None
     wish = replace(call.wish(shard.device, shard.run), label=shard.label(call), count=1)
@@ -149,13 +155,20 @@ def _bounded(call: Call, shard: Shard, started: float) -> Callable[..., None]:
     """Ends the work between two batches, when its time is up or nobody waits for it any more."""
 
     def progress(done: int, total: int, note: str = "") -> None:
-        if STOP.is_set():
+        if (stop := STOPS.get(shard.engine)) is not None and stop.is_set():
             raise ShardStopped(f"{shard.label(call)}: stopped")
         if shard.limit_s is not None and time.monotonic() - started > shard.limit_s:
             setting = f"runtime.timeout_hours.{call.stage.kind}"
             raise StageTimedOut(time_is_up(shard.label(call), shard.limit_s, setting))
 
     return progress
+
+
+@cache
+def _leave_errors_to_caller() -> None:
+    """In a process that an engine has started, whose console is the run's own."""
+    if multiprocessing.parent_process() is not None:
+        leave_errors_to_caller()
 
 
 def _use_threads(count: int | None) -> None:
@@ -167,13 +180,11 @@ def _use_threads(count: int | None) -> None:
         torch.set_num_threads(count)
 
 
-def end_with(parent: int, told: Callable[[float], bool]) -> None:
-    """From now on, end this process when `told` (which waits for so many seconds) says so, or `parent` is gone."""
+def end_with(whose: Connection) -> None:
+    """From now on, end this process when the other end of a pipe is closed, as it is when its owner is gone."""
 
     def watch() -> None:
-        while not told(1.0) and os.getppid() == parent:
-            pass
-        sys.stderr.flush()
+        whose.poll(None)
         os._exit(75)
 
     threading.Thread(target=watch, daemon=True, name="watches who divides the work").start()

@@ -87,7 +87,7 @@ def call() -> Call:
 
 
 def shard(store: ArtifactStore, mark: Mark | None) -> Shard:
-    return Shard(1, 1, ((0, 0),), store.place, "cpu", "toy", None, 1, mark)
+    return Shard(1, 1, ((0, 0),), store.place, "cpu", "toy", None, 1, mark=mark)
 
 
 def test_a_worker_that_sees_another_store_says_so(call: Call, tmp_path: Path) -> None:
