@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import multiprocessing
 import os
 import secrets
@@ -119,9 +120,9 @@ def _dask(config: FanOutConfig, device: str, shards: int, stack: ExitStack) -> E
 
     wanted = {"GPU": config.gpus_per_shard} if config.gpus_per_shard else None
     if config.address is None:
-        # no limit of memory: Dask's restarts a worker that loads a large model; no dashboard: its port may be taken
-        local = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": None, "resources": wanted}
-        runner = DaskTaskRunner(cluster_kwargs={"n_workers": shards, "silence_logs": "critical", **local})
+        # Dask would restart a worker that loads a large model; and its page's usual port may be taken
+        local = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": "127.0.0.1:0", "resources": wanted}
+        runner = DaskTaskRunner(cluster_kwargs={"n_workers": shards, "silence_logs": logging.CRITICAL, **local})
     else:
         runner = DaskTaskRunner(address=config.address)
     stack.enter_context(runner)

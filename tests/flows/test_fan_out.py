@@ -106,7 +106,7 @@ def test_cells_are_the_same_in_any_company(
 
 def drawn_call(images: Call) -> Call:
     """A dataset that the same model draws of the same prompts."""
-    drawn = {"pictures_per_prompt": 1, "sampling": images.params["sampling"], "seed": 3}
+    drawn = {"pictures_per_prompt": 2, "sampling": images.params["sampling"], "seed": 3}
     kept = {name: value for name, value in images.params.items() if name not in ("sampling", "replicates", "seed")}
     return replace(images, stage=DRAWN, label="drawn", params={**kept, "drawn": drawn})
 
