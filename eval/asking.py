@@ -6,6 +6,7 @@ What a network needs of a picture is small and waits until the network is asked,
 from __future__ import annotations
 
 import os
+import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +25,8 @@ WORKERS = os.cpu_count() or 1
 UNITS_AHEAD = 2 * WORKERS
 KEPT_AT_MOST = 4096
 """Prepared pictures that wait for their network; at 224 px they take 0.6 GB at most."""
+_ONE_AT_A_TIME = threading.Lock()
+"""Networks load when they are first asked, and libraries change what all threads of a process share while they load."""
 
 
 def no_progress(done: int, total: int) -> None:
@@ -168,7 +171,8 @@ class _Asking:
         filled = [prepared for _, prepared in rows]
         filled += [filled[-1]] * (question.rows_at_once - len(rows))
         try:
-            found = question.answer(filled)
+            with _ONE_AT_A_TIME:
+                found = question.answer(filled)
         except EvalError as problem:
             self._answers.broken[question.spec] = problem
             found = []

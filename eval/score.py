@@ -129,7 +129,7 @@ def measure(
 ) -> Found:
     """What all metrics find in the pictures of `base`, `candidate` or both, and, if asked, in the instance pictures
     themselves; see `score_metrics`."""
-    judges, not_run = _judges(metrics, weights, references, cells, _device(device))
+    judges, not_run = judges_of(metrics, weights, references, cells, device)
     asked = {metric.id: list(samples(metric, images)) for metric in metrics if metric.id in judges}
     answers = ask_all(units(judges, asked), cells, progress)
     measured: dict[str, Measured] = {}
@@ -187,14 +187,15 @@ def _facts(metric: Metric, weights: Weights, measured: Measured, not_run: str) -
     }
 
 
-def _judges(
+def judges_of(
     metrics: Sequence[Metric],
     weights: Mapping[str, Weights],
     references: Path | None,
     cells: MutableMapping[str, bytes],
     device: str,
 ) -> tuple[dict[str, Judge], dict[str, str]]:
-    """By metric id: how it scores, or why it does not."""
+    """By metric id: how it scores, or why it does not. Arguments as of `score_metrics`."""
+    device = _device(device)
     known = read_references(references) if references is not None else ()
     judges, not_run = {}, {}
     for metric in metrics:

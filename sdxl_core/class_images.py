@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from sdxl_core.cached_pictures import Caches
+from sdxl_core.cached_pictures import Caches, PictureCells
 from sdxl_core.config import PriorConfig
 from sdxl_core.drawing_model import DrawingModel
 from sdxl_core.drawn_pictures import draw_records
@@ -30,8 +30,17 @@ def generate_class_images(
     Raises:
         UserError: as `generate_images` does.
     """
-    requests = [Request(prior.prompt, prompt_seed(prior.seed, "class", i)) for i in range(prior.count)]
+    requests = _requests(prior)
     sources = [f"class {i:05d}" for i in range(prior.count)]
     return draw_records(
         requests, sources, prior.sampling, model=model, out=out, caches=caches, device=device, progress=progress
     )
+
+
+def class_image_cells(*, prior: PriorConfig, model: DrawingModel, caches: Caches) -> PictureCells:
+    """The pictures of which `generate_class_images` makes a dataset."""
+    return PictureCells(_requests(prior), model=model, sampling=prior.sampling, caches=caches)
+
+
+def _requests(prior: PriorConfig) -> list[Request]:
+    return [Request(prior.prompt, prompt_seed(prior.seed, "class", i)) for i in range(prior.count)]

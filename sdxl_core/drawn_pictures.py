@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sdxl_core.cached_pictures import CachedPictures, Caches
+from sdxl_core.cached_pictures import CachedPictures, Caches, PictureCells
 from sdxl_core.config import DrawnConfig, SamplingConfig
 from sdxl_core.data.records import Record, write_records
 from sdxl_core.drawing_model import DrawingModel
@@ -33,16 +33,26 @@ def draw_dataset(
     Raises:
         UserError: as `generate_images` does.
     """
-    for prompt in prompts:
-        prompt.sampling(drawn.sampling)
-    wanted = [(prompt, i) for prompt in prompts for i in range(drawn.pictures_per_prompt)]
-    requests = [
-        Request(p.prompt, prompt_seed(drawn.seed, f"drawn/{p.seed_of or p.id}", i), p.settings) for p, i in wanted
-    ]
-    sources = [f"{p.id} {i:03d}" for p, i in wanted]
+    sources = [f"{prompt.id} {i:03d}" for prompt in prompts for i in range(drawn.pictures_per_prompt)]
+    requests = _requests(drawn, prompts)
     return draw_records(
         requests, sources, drawn.sampling, model=model, out=out, caches=caches, device=device, progress=progress
     )
+
+
+def drawn_cells(*, drawn: DrawnConfig, prompts: Sequence[Prompt], model: DrawingModel, caches: Caches) -> PictureCells:
+    """The pictures of which `draw_dataset` makes a dataset. Raises UserError as it does of prompts."""
+    return PictureCells(_requests(drawn, prompts), model=model, sampling=drawn.sampling, caches=caches)
+
+
+def _requests(drawn: DrawnConfig, prompts: Sequence[Prompt]) -> list[Request]:
+    for prompt in prompts:
+        prompt.sampling(drawn.sampling)
+    return [
+        Request(p.prompt, prompt_seed(drawn.seed, f"drawn/{p.seed_of or p.id}", i), p.settings)
+        for p in prompts
+        for i in range(drawn.pictures_per_prompt)
+    ]
 
 
 def draw_records(

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from sdxl_core.cached_pictures import CachedPictures, Caches
+from sdxl_core.cached_pictures import CachedPictures, Caches, PictureCells
 from sdxl_core.config import SamplingConfig
 from sdxl_core.drawing_model import DrawingModel
 from sdxl_core.picture_files import pixel_digest
@@ -35,13 +35,9 @@ def generate_images(
         UserError: the device or precision is not to be had, memory does not suffice, or a prompt's own settings do not
             go with `sampling`.
     """
-    for prompt in prompts:
-        prompt.sampling(sampling)
-    wanted = [
-        (prompt, replicate, prompt.seed(seed, replicate)) for prompt in prompts for replicate in range(replicates)
-    ]
+    wanted = _wanted(sampling, prompts, replicates, seed)
     pictures = CachedPictures(
-        [Request(prompt.prompt, number, prompt.settings) for prompt, _, number in wanted],
+        _requests(wanted),
         model=model,
         sampling=sampling,
         device=choose_device(device),
@@ -68,3 +64,31 @@ def generate_images(
     described = {"model": model.digest, "sampling": sampling.model_dump(mode="json")}
     (out / "set.json").write_text(json.dumps(described, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return {"pictures": len(wanted), "generated": pictures.generated}
+
+
+def image_cells(
+    *,
+    sampling: SamplingConfig,
+    prompts: tuple[Prompt, ...],
+    replicates: int,
+    seed: int,
+    model: DrawingModel,
+    caches: Caches,
+) -> PictureCells:
+    """The pictures of which `generate_images` makes a set. Raises UserError as it does of prompts."""
+    wanted = _wanted(sampling, prompts, replicates, seed)
+    return PictureCells(_requests(wanted), model=model, sampling=sampling, caches=caches)
+
+
+Wanted = list[tuple[Prompt, int, int]]
+"""Prompt, replicate and seed of every picture."""
+
+
+def _wanted(sampling: SamplingConfig, prompts: tuple[Prompt, ...], replicates: int, seed: int) -> Wanted:
+    for prompt in prompts:
+        prompt.sampling(sampling)
+    return [(prompt, replicate, prompt.seed(seed, replicate)) for prompt in prompts for replicate in range(replicates)]
+
+
+def _requests(wanted: Wanted) -> list[Request]:
+    return [Request(prompt.prompt, number, prompt.settings) for prompt, _, number in wanted]

@@ -6,8 +6,8 @@ crop's own micro-conditioning, so that what the network is told is what was enco
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from sdxl_core.data.buckets import Size
 from sdxl_core.data.crops import Crops, plan_crops
 from sdxl_core.data.decode import open_rgb
 from sdxl_core.data.faces import read_faces
-from sdxl_core.data.records import read_records
+from sdxl_core.data.records import Record, read_records
 from sdxl_core.data.transform import View, variants
 from sdxl_core.encoding import Stages, encode_batches, filled_up, in_batches
 from sdxl_core.errors import UserError
@@ -30,6 +30,7 @@ from sdxl_core.latent_files import LatentFiles
 from sdxl_core.model import load_vae
 from sdxl_core.runtime import choose_device, choose_dtype
 from sdxl_core.tensor_files import cell_key, pack, unpack
+from sdxl_core.turns import TURNS
 
 # B rows, V variants (crops, mirrored or not), C channels, H W size
 
@@ -67,17 +68,77 @@ def encode_latents(
     where = choose_device(device)
     dtype = choose_dtype(precision, where, "model.vae_precision")
     records = read_records(dataset)
-    pictures = plan_crops(records, transform, read_faces(faces) if faces is not None else {})
-    parts: dict[str, object] = {"what": "latents", "version": VERSION, "vae": vae_digest}
-    parts |= {} if precision == "fp32" else {"precision": precision}
-    keys = [cell_key(**parts, **picture.decisive(transform)) for picture in pictures]
+    pictures, keys = _keyed(records, transform, vae_digest, faces, precision)
     with LatentFiles(out, pictures, dataset, transform) as files:
         missing = _reuse(keys, cells, files)
         job = _Missing(missing, pictures, dataset, transform, cells, files)
         if missing:
-            job.encode(LatentEncoder(load_vae(vae, where, dtype), rows), progress)
+            job.encode(_load_encoder(vae, where, dtype, rows), progress)
     counts = {"encoded": len(missing), "reused": len(pictures) - len(missing)}
     return {"pictures": len(records), "variants": transform.variants, **counts}
+
+
+class LatentCells:
+    """The latents of which `encode_latents` makes an artifact, each kept by itself and once, by their numbers."""
+
+    def __init__(
+        self,
+        *,
+        transform: TransformConfig,
+        dataset: Path,
+        vae: Path,
+        vae_digest: str,
+        cells: MutableMapping[str, bytes],
+        faces: Path | None = None,
+        precision: Precision = "fp32",
+    ) -> None:
+        """Arguments as of `encode_latents`."""
+        self._vae, self._precision, self._cells = vae, precision, cells
+        pictures, keys = _keyed(read_records(dataset), transform, vae_digest, faces, precision)
+        self._places: dict[str, list[int]] = {}
+        for place, key in enumerate(keys):
+            self._places.setdefault(key, []).append(place)
+        self._keys = list(self._places)
+        self._all = _Missing(self._places, pictures, dataset, transform, cells, None)
+
+    def has(self, number: int) -> bool:
+        return self._keys[number] in self._cells
+
+    def missing(self, device: str) -> list[list[int]]:
+        """Numbers of those that are not there, as they fill batches on a device."""
+        where = choose_device(device)
+        there = in_order(self.has, range(len(self._keys)))
+        absent = {self._keys[number]: number for number, known in enumerate(there) if not known}
+        batches = replace(self._all, places=self._some(absent)).batches(lambda size: rows_at_once(where, size))
+        return [[absent[key] for key in batch] for batch in batches]
+
+    def fill(self, numbers: Collection[int], device: str, progress: Callable[[int, int], None]) -> int:
+        """Encode those of them that are not there; returns how many these were. Raises as `encode_latents`."""
+        where = choose_device(device)
+        dtype = choose_dtype(self._precision, where, "model.vae_precision")
+        missing = [self._keys[number] for number in numbers if not self.has(number)]
+        if missing:
+            job = replace(self._all, places=self._some(missing))
+            job.encode(_load_encoder(self._vae, where, dtype, None), progress)
+        return len(missing)
+
+    def _some(self, keys: Iterable[str]) -> dict[str, list[int]]:
+        return {key: self._places[key] for key in keys}
+
+
+def _keyed(
+    records: Sequence[Record], transform: TransformConfig, vae_digest: str, faces: Path | None, precision: Precision
+) -> tuple[Sequence[Crops], list[str]]:
+    """What is cut out of every picture, and the keys of its latents."""
+    pictures = plan_crops(records, transform, read_faces(faces) if faces is not None else {})
+    parts: dict[str, object] = {"what": "latents", "version": VERSION, "vae": vae_digest}
+    parts |= {} if precision == "fp32" else {"precision": precision}
+    return pictures, [cell_key(**parts, **picture.decisive(transform)) for picture in pictures]
+
+
+def _load_encoder(vae: Path, device: torch.device, dtype: torch.dtype, rows: int | None) -> LatentEncoder:
+    with TURNS.loading():
+        return LatentEncoder(load_vae(vae, device, dtype), rows)
 
 
 def _reuse(keys: Sequence[str], cells: MutableMapping[str, bytes], files: LatentFiles) -> dict[str, list[int]]:
@@ -105,18 +166,22 @@ class _Missing:
     dataset: Path
     transform: TransformConfig
     cells: MutableMapping[str, bytes]
-    files: LatentFiles
+    files: LatentFiles | None
+    """Where they are put beside the cells."""
 
     def encode(self, encoder: LatentEncoder, progress: Callable[[int, int], None]) -> None:
+        encode_batches(self.batches(encoder.rows), Stages(self._views, encoder, self._store), progress)
+
+    def batches(self, rows: Callable[[Size], int]) -> list[list[str]]:
+        """Keys of one size; `rows` are how many crops of a size go through the VAE at once."""
         by_size: dict[Size, list[str]] = {}
         for key in self.places:
             by_size.setdefault(self._first(key).size, []).append(key)
-        batches = [
+        return [
             batch
             for size, keys in by_size.items()
-            for batch in in_batches(keys, max(1, encoder.rows(size) // self.transform.variants))
+            for batch in in_batches(keys, max(1, rows(size) // self.transform.variants))
         ]
-        encode_batches(batches, Stages(self._views, encoder, self._store), progress)
 
     def _first(self, key: str) -> Crops:
         return self.pictures[self.places[key][0]]
@@ -133,8 +198,9 @@ class _Missing:
                 "numbers. A float16 VAE that overflows is the usual cause: set model.vae to a fixed one"
             )
         self.cells[key] = pack(latents)
-        for i in self.places[key]:
-            self.files.put(i, latents)
+        if self.files is not None:
+            for i in self.places[key]:
+                self.files.put(i, latents)
 
 
 def rows_at_once(device: torch.device, size: Size) -> int:
@@ -159,7 +225,8 @@ class LatentEncoder:
         pixels_BCHW = torch.from_numpy(np.stack([view.pixels_CHW for views in pictures for view in views]))
         height, width = pixels_BCHW.shape[-2:]
         rows = self.rows(Size(height, width))
-        posteriors = [self._posterior(some, rows) for some in torch.split(pixels_BCHW, rows)]
+        with TURNS.computing():
+            posteriors = [self._posterior(some, rows) for some in torch.split(pixels_BCHW, rows)]
         counts = [*map(len, pictures)]
         means, stds = (torch.split(torch.cat(parts), counts) for parts in zip(*posteriors, strict=True))
         ids = [torch.tensor([view.time_ids for view in views], dtype=torch.float32) for views in pictures]

@@ -17,6 +17,7 @@ from sdxl_core.picture_settings import AS_CONFIGURED, PictureSettings
 from sdxl_core.pipelines import Pipeline
 from sdxl_core.prompt_embeddings import Guidance, Prompts, encoder_of, needed_texts
 from sdxl_core.runtime import unless_out_of_memory
+from sdxl_core.turns import TURNS
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,13 @@ def _draw_alike(
     while start < len(alike):
         some = alike[start : start + rows]
         whole = [*some, *[some[-1]] * (rows - len(some))]
-        latents_BCHW = unless_out_of_memory(lambda whole=whole: _latents(pipeline, whole, prompts, sampling))  # type: ignore[misc]
-        if latents_BCHW is None:
+        with TURNS.computing():
+            latents_BCHW = unless_out_of_memory(lambda whole=whole: _latents(pipeline, whole, prompts, sampling))  # type: ignore[misc]
+            drawn = None if latents_BCHW is None else decode(latents_BCHW[: len(some)])
+        if drawn is None:
             rows = _fewer(rows)
             continue
-        yield list(zip(some, decode(latents_BCHW[: len(some)]), strict=True))
+        yield list(zip(some, drawn, strict=True))
         start += len(some)
 
 

@@ -23,6 +23,7 @@ from sdxl_core.export_config import ExportConfig
 from sdxl_core.families import FAMILIES
 from sdxl_core.training_config import TrainingConfig
 from sdxl_core.urls import is_url, refuse_bad_url
+from tasks.fan_out.config import FanOutConfig
 from tasks.remote.config import SageMakerConfig, require_place
 from tasks.retraining_config import RetrainingConfig
 from tasks.store import ArtifactStore, StorePlace, Verify, store_root, store_url
@@ -81,6 +82,7 @@ class RuntimeConfig(Config):
     timeout_hours: TimeoutHours = TimeoutHours()
     train_on: SageMakerConfig | None = None
     """Where trainings run, if not here. All other stages stay here."""
+    fan_out: FanOutConfig = FanOutConfig()
     verify: Verify = "auto"
     """How an artifact is looked at before it is used again: by the sizes of its files, or by their digests, for which
     it is read whole, once in a process. auto: digests where the store lies on a network file system, or

@@ -20,7 +20,7 @@ from tasks.manifest import Json
 from tasks.models import Surroundings, find_model
 from tasks.pictures import GivenPictures
 from tasks.references import names_trained
-from tasks.stage import Call, Job, Stage
+from tasks.stage import Call, Cells, Job, Stage
 
 _LOG = logging.getLogger("sdxl_flows")
 WHERE, MODEL = "dataset.path", "dataset.drawn.model"
@@ -50,7 +50,19 @@ def _build(job: Job) -> dict[str, Json]:
     )
 
 
-STAGE = Stage(kind="drawn", version="1", build=_build)
+def _cells(job: Job) -> Cells:
+    from sdxl_core.cached_pictures import Caches
+    from sdxl_core.drawn_pictures import drawn_cells
+
+    return drawn_cells(
+        drawn=DrawnConfig.model_validate(job.params["drawn"]),
+        prompts=tuple(Prompt.from_dict(prompt) for prompt in job.params["prompts"]),
+        model=drawing_model(job),
+        caches=Caches(job.store.cells("images"), job.store.cells("prompts")),
+    )
+
+
+STAGE = Stage(kind="drawn", version="1", build=_build, cells=_cells)
 
 
 def draw(drawing: Drawing, added: Sequence[Scaled]) -> Call:

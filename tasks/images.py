@@ -14,7 +14,7 @@ from tasks.additions import LocalFiles
 from tasks.digests import digest_json
 from tasks.manifest import Json
 from tasks.prompt_sets import PromptSet
-from tasks.stage import Call, Handle, Job, Stage
+from tasks.stage import Call, Cells, Handle, Job, Stage
 from tasks.train import trained_weights
 from tasks.weights import BaseModel, local_folders
 
@@ -48,6 +48,20 @@ def _build(job: Job) -> dict[str, Json]:
         caches=Caches(job.store.cells("images"), job.store.cells("prompts")),
         device=job.device,
         progress=job.progress,
+    )
+
+
+def _cells(job: Job) -> Cells:
+    from sdxl_core.cached_pictures import Caches
+    from sdxl_core.generate import image_cells
+
+    return image_cells(
+        sampling=SamplingConfig.model_validate(job.params["sampling"]),
+        prompts=tuple(Prompt.from_dict(prompt) for prompt in job.params["prompts"]),
+        replicates=job.params["replicates"],
+        seed=job.params["seed"],
+        model=drawing_model(job),
+        caches=Caches(job.store.cells("images"), job.store.cells("prompts")),
     )
 
 
@@ -89,7 +103,7 @@ def _said(digests: Sequence[Sequence[str]], scales: Sequence[float]) -> Json:
     return [[list(some), scale] for some, scale in zip(digests, scales, strict=True)]
 
 
-STAGE = Stage(kind="images", version="4", build=_build)
+STAGE = Stage(kind="images", version="4", build=_build, cells=_cells)
 
 
 def generate(label: str, model: BaseModel, added: Sequence[Scaled], drawn: PromptSet, sampling: SamplingConfig) -> Call:

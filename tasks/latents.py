@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sdxl_core.config import Precision, TransformConfig
 from tasks.manifest import Json
-from tasks.stage import Call, Handle, Job, Stage
+from tasks.stage import Call, Cells, Handle, Job, Stage
 from tasks.weights import BaseModel
 
 
@@ -28,7 +28,21 @@ def _build(job: Job) -> dict[str, Json]:
     )
 
 
-STAGE = Stage(kind="latents", version="2", build=_build)
+def _cells(job: Job) -> Cells:
+    from sdxl_core.latents import LatentCells
+
+    return LatentCells(
+        transform=TransformConfig.model_validate(job.params["transform"]),
+        dataset=job.inputs["dataset"],
+        vae=Path(job.local["vae"]),
+        vae_digest=job.params["vae"],
+        faces=job.inputs.get("faces"),
+        precision=job.params.get("precision", "fp32"),
+        cells=job.store.cells("latents"),
+    )
+
+
+STAGE = Stage(kind="latents", version="2", build=_build, cells=_cells)
 
 
 def encode(

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from tasks.config import RuntimeConfig
 from tasks.manifest import Ref
 from tasks.remote.launch import materialise_elsewhere
-from tasks.stage import Call, Conditions, Handle, Runner, Stage, materialise
+from tasks.stage import Call, Conditions, Handle, Runner, Spread, Stage, materialise
 from tasks.store import ArtifactStore, StorePlace
 from tasks.transient import is_transient
 from tasks.worker_gone import end_with_worker
@@ -50,6 +50,7 @@ class ArtifactPolicy(CachePolicy):
 def prefect_runner(store: ArtifactStore, runtime: RuntimeConfig, run_name: str) -> Runner:
     """A runner that runs every stage as a Prefect task, directly in the flow's own thread."""
     end_with_worker()
+    spread = _spread(runtime, run_name)
 
     def run(call: Call) -> Handle:
         recipe = call.recipe()
@@ -57,7 +58,7 @@ def prefect_runner(store: ArtifactStore, runtime: RuntimeConfig, run_name: str) 
         named = stage_task(call.stage).with_options(task_run_name=call.label)
         limit_s = runtime.timeout_hours.seconds(call.stage.kind)
         elsewhere = runtime.train_on if call.stage.kind in runtime.elsewhere else None
-        under = Conditions(run=run_name, limit_s=limit_s, publish=call.stage.heavy, elsewhere=elsewhere)
+        under = Conditions(run_name, limit_s, publish=call.stage.heavy, elsewhere=elsewhere, spread=spread)
         # Prefect gives a plain dict back from its records, silently, when it cannot rebuild a class: so dicts it is
         ref = Ref.model_validate(named(call, store.place, runtime.device, under))
         if reused:
@@ -65,6 +66,15 @@ def prefect_runner(store: ArtifactStore, runtime: RuntimeConfig, run_name: str) 
         return ref
 
     return run
+
+
+def _spread(runtime: RuntimeConfig, run_name: str) -> Spread | None:
+    """Raises ConfigError where the engine is not to be had."""
+    if runtime.fan_out.engine == "none":
+        return None
+    from tasks.fan_out.fan import FanOut
+
+    return FanOut(runtime.fan_out, runtime.device, run_name)
 
 
 @cache

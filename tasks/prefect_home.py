@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -133,14 +133,25 @@ class _Errors(logging.Filter):
 def _errors_told_once() -> Iterator[None]:
     """Prefect would print every exception twice with its traceback, mistakes in a configuration as well."""
     import prefect.main  # noqa: F401  # sets logging up, so that the handlers below are those that stay
+
+    tell_again = leave_errors_to_caller()
+    try:
+        yield
+    finally:
+        tell_again()
+
+
+def leave_errors_to_caller() -> Callable[[], None]:
+    """No console of this process shows what a flow's or task's caller is told anyway, until the result is called."""
     from prefect.logging.handlers import PrefectConsoleHandler
 
     consoles = [handler for handler in logging.root.handlers if isinstance(handler, PrefectConsoleHandler)]
     errors = _Errors()
     for console in consoles:
         console.addFilter(errors)
-    try:
-        yield
-    finally:
+
+    def tell_again() -> None:
         for console in consoles:
             console.removeFilter(errors)
+
+    return tell_again

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from eval.config import EvaluationConfig
 from tasks.errors import ConfigError
 from tasks.manifest import Json
-from tasks.stage import Call, Handle, Job, Stage
+from tasks.stage import Call, Cells, Handle, Job, Stage
 from tasks.validation_scores import METRICS
 from tasks.weights import MetricWeights
 
@@ -29,6 +29,19 @@ def _build(job: Job) -> dict[str, Json]:
         cells=job.store.cells("scores"),
         device=job.device,
         progress=job.progress,
+    )
+
+
+def _cells(job: Job) -> Cells:
+    from eval.open_questions import OpenQuestions
+
+    return OpenQuestions(
+        metrics=METRICS.validate_python(job.local["metrics"]),
+        weights=weights_of(job),
+        sets={role: place for role, place in job.inputs.items() if role != "references"},
+        references=job.inputs["references"],
+        cells=job.store.cells("scores"),
+        device=job.device,
     )
 
 
@@ -56,7 +69,7 @@ def _require_unchanged(weights: Mapping[str, Weights], digest: Callable[[Path], 
                 raise ConfigError(f"{name}: {place} was changed while this ran; run it again, which reuses the rest")
 
 
-STAGE = Stage(kind="scores", version="6", build=_build)
+STAGE = Stage(kind="scores", version="6", build=_build, cells=_cells)
 
 
 def score(

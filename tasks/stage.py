@@ -10,10 +10,11 @@ import gc
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from tasks.manifest import Json, Recipe, Ref
 from tasks.progress import Progress, StageProgress, stage_progress
@@ -60,6 +61,18 @@ class Job:
     """What a child that computes for the job must find in its environment, to see the devices held and no others."""
 
 
+class Cells(Protocol):
+    """What lies beneath an artifact: values that are made and kept one by one, and are the same in any company."""
+
+    def missing(self, device: str) -> Sequence[Sequence[int]]:
+        """Numbers of those that are not there, as they are best made together."""
+
+    def has(self, number: int) -> bool: ...
+
+    def fill(self, numbers: Collection[int], device: str, progress: Progress) -> int:
+        """Make those of them that are not there; returns how many were made."""
+
+
 @dataclass(frozen=True)
 class Stage:
     """One kind of artifact and how it is made."""
@@ -73,6 +86,8 @@ class Stage:
     """Computes on the device, and so has to hold one."""
     retries: int = 2
     """How often Prefect may try again when the build failed for a reason that passes."""
+    cells: Callable[[Job], Cells] | None = None
+    """What other processes and machines can make of it beforehand, so that the build finds it there."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +114,9 @@ class Call:
         return Recipe(kind=self.stage.kind, code=self.stage.version, params=dict(self.params), inputs=inputs)
 
 
+Spread = Callable[[Call, Job, float | None], None]
+"""Has a call's cells made elsewhere, each part within so many seconds. The job is one that holds no device."""
+
 Runner = Callable[[Call], Handle]
 """What the wiring calls for every stage: builds, reuses or only plans."""
 
@@ -115,6 +133,8 @@ class Conditions:
     """Whether progress is shown in Prefect too."""
     elsewhere: SageMakerConfig | None = None
     """Where it is built, if not here; see `tasks.remote.launch`."""
+    spread: Spread | None = None
+    """Comes before the build of a stage that has cells."""
 
 
 ALONE = Conditions()
@@ -129,13 +149,19 @@ def materialise(call: Call, store: ArtifactStore, device: str, under: Conditions
     recipe = call.recipe()
 
     def build(place: Workplace) -> dict[str, Json]:
+        def job(slot: Slot, progress: Progress) -> Job:
+            held = (place.lock, *slot.descriptors)
+            return job_of(call, store, slot, progress, out=place.out, work=place.work, inherited=held)
+
         with ExitStack() as stack:
             progress = stack.enter_context(stage_progress(call.label, publish=under.publish))
+            if under.spread is not None and call.stage.cells is not None:
+                under.spread(call, job(Slot(device), progress), under.limit_s)
             slot = stack.enter_context(_held(call, store, device, under.run, progress))
             progress.waiting("")
             started = time.monotonic()
             with time_limit(under.limit_s, call.label, f"runtime.timeout_hours.{call.stage.kind}"):
-                summary = _run(call, recipe, store, place, slot, progress)
+                summary = _run(call, job(slot, progress))
         _LOG.info("%-22s built in %.1f s%s", call.label, time.monotonic() - started, _in_words(summary))
         return summary
 
@@ -150,29 +176,41 @@ def _held(
     return device_slot(store.root, call.wish(device, run), progress.waiting)
 
 
-def _run(
-    call: Call, recipe: Recipe, store: ArtifactStore, place: Workplace, slot: Slot, progress: Progress
-) -> dict[str, Json]:
-    job = Job(
+def job_of(
+    call: Call,
+    store: ArtifactStore,
+    slot: Slot,
+    progress: Progress,
+    *,
+    out: Path,
+    work: Path,
+    inherited: tuple[int, ...] = (),
+) -> Job:
+    """What a call's functions get. All inputs must be known."""
+    recipe = call.recipe()
+    return Job(
         params=call.params,
         local=call.local,
         inputs={name: store.path(ref) for name, ref in recipe.inputs.items()},
         digests={name: ref.digest for name, ref in recipe.inputs.items()},
-        out=place.out,
-        work=place.work,
-        inherited=(place.lock, *slot.descriptors),
+        out=out,
+        work=work,
+        inherited=inherited,
         environment=slot.environment,
         store=store,
         device=slot.device,
         progress=progress,
     )
+
+
+def _run(call: Call, job: Job) -> dict[str, Json]:
     try:
         return call.stage.build(job)
     finally:
-        _free_device_memory()
+        free_device_memory()
 
 
-def _free_device_memory() -> None:
+def free_device_memory() -> None:
     """Give cached GPU memory back: the next stage may be another process. A build that loaded no torch has none."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():

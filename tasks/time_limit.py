@@ -34,11 +34,16 @@ def time_limit(seconds: float | None, label: str, setting: str) -> Iterator[None
         signal.setitimer(signal.ITIMER_REAL, seconds)
         yield
     except _Rung:
-        message = f"{label}: stopped after {seconds / 3600:g} h, the limit that {setting} sets; run the same command "
-        raise StageTimedOut(f"{message}again to go on from what is saved, with a higher limit if need be") from None
+        raise StageTimedOut(time_is_up(label, seconds, setting)) from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def time_is_up(label: str, seconds: float, setting: str) -> str:
+    """For who reads that it was interrupted."""
+    message = f"{label}: stopped after {seconds / 3600:g} h, the limit that {setting} sets; run the same command "
+    return f"{message}again to go on from what is saved, with a higher limit if need be"
 
 
 def _ring(number: int, frame: object) -> None:
