@@ -67,7 +67,9 @@ def test_what_one_machine_promotes_another_has(machine: Machine, url: str) -> No
     assert [event.what for event in registry.since_it_moved("dog")] == ["promoted"]
 
 
-def test_eight_threads_never_get_one_number_twice_and_lose_no_move(machine: Machine, url: str) -> None:
+@pytest.mark.parametrize("kind", ["memory", "file"])
+def test_eight_threads_never_get_one_number_twice_and_lose_no_move(kind: str, machine: Machine, tmp_path: Path) -> None:
+    url = new_url(kind, tmp_path)
     stores = [machine(str(number), url) for number in range(8)]
     made = release(stores[0])
     barrier = threading.Barrier(8)
