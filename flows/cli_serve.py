@@ -40,9 +40,9 @@ def serve(
     """
     from tasks.serving.place import Place, check_place
     from tasks.serving.service import Service, Stop, Stopped, only_one
-    from tasks.store import store_root
+    from tasks.store import store_root, store_url
 
-    place = Place(Path.cwd(), store_root(), host, port, None if no_view else view_port, pool)
+    place = Place(Path.cwd(), store_root(), host, port, None if no_view else view_port, pool, store_url())
     with only_one(place), Stop() as stop:
         check_place(place, no_auth)
         service = Service(place, None if no_worker else limit, stop)

@@ -30,6 +30,8 @@ class Place:
     view_port: int | None
     """None: no page of reports."""
     pool: str
+    store_url: str | None = None
+    """Of the store that is shared with other machines; `store` is then the folder of this one's copies."""
 
     @property
     def url(self) -> str:
@@ -70,7 +72,8 @@ class Place:
             "PREFECT_API_URL": self.url,
             "SDXL_FLOWS_HOME": str(self.folder),
             "SDXL_FLOWS_POOL": self.pool,
-            "SDXL_FLOWS_STORE": str(self.store),
+            "SDXL_FLOWS_STORE": self.store_url or str(self.store),
+            **({"SDXL_FLOWS_CACHE": str(self.store)} if self.store_url else {}),
         }
         return {**chosen, **os.environ, **ours}
 

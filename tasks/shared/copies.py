@@ -58,7 +58,7 @@ class Copies:
 
     def missing(self, manifest: Manifest) -> list[str]:
         """What a manifest names that is not there, or not of its size."""
-        there = self._objects.sizes(_folder(manifest))
+        there = self._objects.sizes(files_folder(manifest))
         return [part.name for part in _file_set(manifest).parts() if there.get(part.name) != part.bytes]
 
     def problems(self, manifest: Manifest) -> list[str]:
@@ -67,10 +67,11 @@ class Copies:
 
     def push(self, manifest: Manifest, folder: Path) -> Manifest:
         """Put an artifact there; returns the manifest that is there then, which may be another machine's."""
-        send(self._objects, _file_set(manifest), folder, self._objects.sizes(_folder(manifest)))
+        send(self._objects, _file_set(manifest), folder, self._objects.sizes(files_folder(manifest)))
         name = f"{_place(manifest.recipe.kind, manifest.key)}/{MANIFEST}"
         if self._objects.create(name, (folder / MANIFEST).read_bytes()):
-            return manifest
+            # a collection may have taken files that were there, before there was a manifest that named them
+            return self.push(manifest, folder) if self.missing(manifest) else manifest
         found = self.manifest(manifest.recipe.kind, manifest.key)
         if found is None:
             raise StoreAway(f"{self._objects.url}: {name} went while it was written")
@@ -122,11 +123,11 @@ def parsed(data: bytes, kind: str, key: str) -> Manifest:
 
 
 def _file_set(manifest: Manifest) -> FileSet:
-    folder = _folder(manifest)
+    folder = files_folder(manifest)
     return FileSet(manifest.label, manifest.files, lambda file: f"{folder}/{file}")
 
 
-def _folder(manifest: Manifest) -> str:
+def files_folder(manifest: Manifest) -> str:
     """Of its files: by all their digests, those of logs too, so that it never holds another build's."""
     name = digest_json({name: record.sha256 for name, record in manifest.files.items()})[:16]
     return f"{_place(manifest.recipe.kind, manifest.key)}/{name}"

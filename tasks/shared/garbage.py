@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from tasks.manifest import MANIFEST, Manifest
-from tasks.shared.copies import Copies, _folder
+from tasks.shared.copies import Copies, files_folder
 from tasks.shared.files import Torn
 from tasks.shared.leases import lease_s
 from tasks.shared.objects import Objects
@@ -106,7 +106,7 @@ def clear(objects: Objects, garbage: SharedGarbage, reached: Callable[[], set[Pl
         made_from = {(ref.kind, ref.key) for ref in manifest.recipe.inputs.values()}
         wanted += made_from & going.keys() - {*wanted}
     files: dict[str, int] = {}
-    for found in objects.each(objects.sizes, map(_folder, going.values())):
+    for found in objects.each(objects.sizes, map(files_folder, going.values())):
         files |= found
     touched = {*going}
     for place, upload in _by_place(garbage.loose.get("uploads", {})).items():
@@ -127,7 +127,7 @@ def _unnamed(
     oldest: float,
 ) -> Iterator[tuple[str, int]]:
     """Objects in folders that no manifest names, none of which is young."""
-    named = {_folder(manifest) for manifest in manifests.values()}
+    named = {files_folder(manifest) for manifest in manifests.values()}
     unread = {place for name in written if (place := _of_manifest(name)) is not None} - manifests.keys()
     for folder, found in folders.items():
         _, kind, key, *_ = folder.split("/")
@@ -138,7 +138,7 @@ def _unnamed(
 
 def _is_whole(objects: Objects, manifest: Manifest, folders: Mapping[str, Mapping[str, int]]) -> bool:
     """By the listing, where that has as many bytes; else by looking again."""
-    if sum(folders.get(_folder(manifest), {}).values()) == manifest.total_bytes:
+    if sum(folders.get(files_folder(manifest), {}).values()) == manifest.total_bytes:
         return True
     return not Copies(objects).missing(manifest)
 
@@ -154,7 +154,7 @@ def _has_changed(objects: Objects, place: Place, upload: Mapping[str, int], olde
         manifest = Copies(objects).manifest(*place)
     except Torn:
         return True
-    return manifest is not None and any(name.startswith(f"{_folder(manifest)}/") for name in upload)
+    return manifest is not None and any(name.startswith(f"{files_folder(manifest)}/") for name in upload)
 
 
 def _take_away_torn(objects: Objects, place: Place) -> None:

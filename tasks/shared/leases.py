@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import secrets
 import socket
 import threading
 import time
@@ -81,7 +82,7 @@ def _taken(objects: Objects, name: str, waiting: Callable[[str], None], is_done:
         if seen is None or seen.state != state:
             seen = _Seen(state)
         is_free = state is None or time.monotonic() - seen.since > lasts_s
-        if is_free and objects.create(f"{_folder(name)}/{epoch + 1:08d}.json", json.dumps(_self()).encode()):
+        if is_free and _created(objects, f"{_folder(name)}/{epoch + 1:08d}.json"):
             _forget(objects, name, epoch)
             return epoch + 1
         if not told and holder is not None:
@@ -90,6 +91,12 @@ def _taken(objects: Objects, name: str, waiting: Callable[[str], None], is_done:
         if is_done():
             return None
         time.sleep(min(1.0, lasts_s / 10))
+
+
+def _created(objects: Objects, place: str) -> bool:
+    """Whether this made it; also where the answer was lost, and a repetition found it there."""
+    mine = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "token": secrets.token_hex(8)}).encode()
+    return objects.create(place, mine) or objects.read(place) == mine
 
 
 def _state(objects: Objects, name: str) -> tuple[int, dict[str, Any]] | None:
@@ -120,10 +127,6 @@ def _forget(objects: Objects, name: str, epoch: int) -> None:
         with suppress(StoreAway):
             old = [path for path in objects.listed(_folder(name)) if int(path.rpartition("/")[2][:8]) <= epoch]
             objects.remove(old)
-
-
-def _self() -> dict[str, Any]:
-    return {"pid": os.getpid(), "host": socket.gethostname()}
 
 
 def _folder(name: str) -> str:

@@ -155,12 +155,14 @@ class Objects:
             Path(temporary).unlink(missing_ok=True)
 
     def _mark(self) -> None:
-        """Write what says that this is a store, and find out whether `create` replaces what is there."""
-        if not self._create(MARKER, _FORMAT):
-            if self._system.cat_file(self._key(MARKER)) != _FORMAT:
-                got = f"another {MARKER}"
-                raise StoreError.about(f"runtime.store {self.url}", expected="a store of this version", got=got)
-        elif self._create(MARKER, _FORMAT):
+        """Write what says that this is a store, unless it is there; then find out whether `create` replaces things."""
+        found = self.read(MARKER)
+        if found is None and not self._create(MARKER, _FORMAT):
+            found = self.read(MARKER)
+        if found not in (None, _FORMAT):
+            got = f"another {MARKER}"
+            raise StoreError.about(f"runtime.store {self.url}", expected="a store of this version", got=got)
+        if found is None and self._create(MARKER, _FORMAT):
             fix = "S3 can since 2024, servers like it since later: take a newer one"
             raise StoreError.about(
                 f"runtime.store {self.url}", expected="a server that keeps conditions of writing", got="none", fix=fix

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -32,6 +33,12 @@ GONE = f"PREFECT_API_URL={URL}  # by sdxl-flows serve, process 4194305 on {socke
 def place(tmp_path: Path) -> Place:
     (tmp_path / "prefect.yaml").touch()
     return Place(tmp_path, tmp_path / "store", "127.0.0.1", free_port(), None, "toy")
+
+
+def test_children_share_the_store_that_is_served(place: Place) -> None:
+    alone, shared = place.environment(), replace(place, store_url="s3://bucket/sdxl").environment()
+    assert alone["SDXL_FLOWS_STORE"] == str(place.store) and alone.get("SDXL_FLOWS_CACHE") is None
+    assert (shared["SDXL_FLOWS_STORE"], shared["SDXL_FLOWS_CACHE"]) == ("s3://bucket/sdxl", str(place.store))
 
 
 def free_port() -> int:

@@ -8,6 +8,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 from tasks.shared.leases import leased
 from tasks.shared.objects import Objects
 from tests.processes import CLEAN
@@ -82,3 +84,16 @@ def test_who_waits_stops_when_the_work_is_done(file_url: str) -> None:
 def _taken_after(objects: Objects, began: float) -> float:
     with leased(objects, "thing", lambda holder: None, never):
         return time.monotonic() - began
+
+
+def test_a_lease_whose_answer_was_lost_is_known_again(file_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The request came through, its answer did not, and its repetition is told that there is one already."""
+    objects, create = Objects(file_url), Objects.create
+
+    def repeated(self: Objects, name: str, data: bytes) -> bool:
+        return create(self, name, data) and create(self, name, data)
+
+    monkeypatch.setattr(Objects, "create", repeated)
+    began = time.monotonic()
+    with leased(objects, "thing", lambda holder: None, never) as mine:
+        assert mine and time.monotonic() - began < 1

@@ -84,6 +84,12 @@ def test_a_server_that_is_away_may_come_back(server: str, monkeypatch: pytest.Mo
         Objects("s3://bucket/away")
 
 
+def test_who_may_only_read_can_open_a_store(file_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    Objects(file_url).write("a", b"1")
+    monkeypatch.setattr("tempfile.mkstemp", lambda **_: pytest.fail("written"))
+    assert Objects(file_url).read("a") == b"1"
+
+
 def test_a_server_that_replaces_what_should_be_created_is_refused(
     file_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
