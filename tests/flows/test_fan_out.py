@@ -274,6 +274,27 @@ def test_a_failing_shard_of_a_cluster_too(engine: EngineName, toy: Fanned) -> No
         toy.only(Call(STAGE, "toy", {"count": 6, "at": {"4": "user"}}), runtime(engine))
 
 
+@pytest.mark.slow
+def test_a_cluster_that_runs_already_is_looked_at_first(toy: Fanned, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And is there afterwards; what nobody answers at is said."""
+    distributed = pytest.importorskip("distributed")
+    pytest.importorskip("prefect_dask")
+    call, local = Call(STAGE, "toy", {"count": 6}), {"placed": str(toy.folder / "model")}
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster:
+        there = FanOutConfig(engine="dask", address=cluster.scheduler_address)
+        runs = RuntimeConfig(device="cpu", fan_out=there)
+        ref = toy.only(call, runs)
+        assert (toy.store.path(ref) / "squares.txt").read_text() == "0 1 4 9 16 25"
+        assert len({worker for _, worker, _ in log_of(toy)}) == 2 and not list(toy.store.cells("marks"))
+        more = Call(STAGE, "toy", {"count": 9}, local=local)
+        with pytest.raises(ConfigError, match=r"toy: shard 1 of 2: the worker .* has no .*model"):
+            toy.only(more, runs)
+        assert len(log_of(toy)) == 6
+    monkeypatch.setenv("DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT", "1s")
+    with pytest.raises(ConfigError, match=r"no dask scheduler answers at tcp://127\.0\.0\.1:4319"):
+        toy.only(more, RuntimeConfig(device="cpu", fan_out=FanOutConfig(engine="dask", address="tcp://127.0.0.1:4319")))
+
+
 def test_shards_have_the_stage_s_limit(toy: Fanned) -> None:
     call = Call(STAGE, "toy", {"count": 40, "seconds": 0.1})
     with pytest.raises(StageTimedOut, match=r"toy shard \d/2: stopped after .*runtime\.timeout_hours\.text"):
