@@ -116,7 +116,7 @@ class _Planned:
         self.reused: Recorder = Recorder(self.planner)
         self.sweeping: Sweeping = Sweeping(checked, self.reused, command)
         self.sweeping.plan(checked.prepared)
-        self.planner.require_devices(checked.judging.runtime.device)
+        self.planner.require_devices(checked.judging.runtime.device, checked.judging.runtime.elsewhere)
 
     @property
     def complete(self) -> bool:

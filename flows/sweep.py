@@ -53,7 +53,7 @@ def swept(checked: Checked, command: str) -> Any:
     """A completed state; its name says whether some variants could not be trained."""
     planner, runtime = Planner(checked.store), checked.judging.runtime
     Sweeping(checked, planner, command).plan(checked.prepared)
-    planner.require_devices(runtime.device)
+    planner.require_devices(runtime.device, runtime.elsewhere)
     with board(checked.store, checked.name) as shown:
         recorder = Recorder(shown.watching(prefect_runner(checked.store, runtime, checked.name)))
         sweeping = Sweeping(checked, recorder, command)

@@ -24,7 +24,7 @@ from tasks.remote.calls import as_remote
 from tasks.remote.config import WHERE, SageMakerConfig
 from tasks.remote.run import End, Told, end_place, told_place
 from tasks.remote.sagemaker import Jobs, JobState
-from tasks.shared.leases import leased
+from tasks.shared.leases import building, leased
 from tasks.shared.objects import Objects
 from tasks.stage import Call, Conditions, materialise
 from tasks.store import ArtifactStore, say_waiting
@@ -134,7 +134,7 @@ class _Launch:
         """While a machine of our own builds the artifact, no job is paid for that would only wait."""
         recipe = self.call.recipe()
         # the lease that `SharedStore` takes to build it, given back at once
-        with leased(self.objects, f"{recipe.kind}-{recipe.key}", say_waiting(self.call.label), self._is_there):
+        with leased(self.objects, building(recipe.kind, recipe.key), say_waiting(self.call.label), self._is_there):
             return
 
     def _is_there(self) -> bool:

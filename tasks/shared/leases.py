@@ -34,6 +34,11 @@ _BEATS = 4
 """A holder that lives says so this often within the time that a lease lasts."""
 
 
+def building(kind: str, key: str) -> str:
+    """Name of the lease of whoever builds an artifact."""
+    return f"{kind}-{key}"
+
+
 def lease_s() -> float:
     """Seconds."""
     return float(os.environ.get(LASTS_S) or _LASTS_S)

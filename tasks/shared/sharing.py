@@ -18,7 +18,7 @@ from tasks.locks import held, open_lock
 from tasks.manifest import Manifest, Ref
 from tasks.shared.copies import Copies
 from tasks.shared.files import Torn
-from tasks.shared.leases import leased
+from tasks.shared.leases import building, leased
 from tasks.shared.objects import Objects, open_objects
 
 _LOG = logging.getLogger("sdxl_flows.store")
@@ -46,7 +46,7 @@ class Sharing:
         self, kind: str, key: str, waiting: Callable[[str], None], is_done: Callable[[], bool]
     ) -> AbstractContextManager[bool]:
         """As `leased`, of the right to build an artifact."""
-        return leased(self.objects, f"{kind}-{key}", waiting, is_done)
+        return leased(self.objects, building(kind, key), waiting, is_done)
 
     def find(self, kind: str, key: str) -> Manifest | None:
         """What is there whole, as far as names and sizes tell.
