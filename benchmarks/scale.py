@@ -26,7 +26,7 @@ from tasks.shared.objects import Objects
 from tasks.stage import Call, Job, Stage, materialise
 from tasks.store import ArtifactStore, StorePlace
 
-SIZES = {"keys": 10_000_000, "artifacts": 20_000, "lookups": 1_000_000, "files": 1_000_000, "cells": 10_000_000}
+SIZES = {"keys": 10_000_000, "artifacts": 5_000, "lookups": 1_000_000, "files": 1_000_000, "cells": 10_000_000}
 
 
 @contextmanager
