@@ -67,11 +67,12 @@ class Copies:
 
     def push(self, manifest: Manifest, folder: Path) -> Manifest:
         """Put an artifact there; returns the manifest that is there then, which may be another machine's."""
-        send(self._objects, _file_set(manifest), folder, self._objects.sizes(files_folder(manifest)))
-        name = f"{_place(manifest.recipe.kind, manifest.key)}/{MANIFEST}"
+        files, name = _file_set(manifest), f"{_place(manifest.recipe.kind, manifest.key)}/{MANIFEST}"
+        send(self._objects, files, folder, self._objects.sizes(files_folder(manifest)))
         if self._objects.create(name, (folder / MANIFEST).read_bytes()):
-            # a collection may have taken files that were there, before there was a manifest that named them
-            return self.push(manifest, folder) if self.missing(manifest) else manifest
+            # a collection may have taken what was there from before, while no manifest named it
+            send(self._objects, files, folder, self._objects.sizes(files_folder(manifest)))
+            return manifest
         found = self.manifest(manifest.recipe.kind, manifest.key)
         if found is None:
             raise StoreAway(f"{self._objects.url}: {name} went while it was written")
