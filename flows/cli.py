@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import signal
 import sys
 from pathlib import Path
@@ -132,7 +131,9 @@ def _stop(number: int, frame: object) -> None:
 
 def main() -> None:
     """The command's entry: what is for the user to know ends in one message and its exit code, without a traceback."""
-    _log_to_stderr()
+    from tasks.secrets import log_to_stderr
+
+    log_to_stderr()
     signal.signal(signal.SIGTERM, _stop)
     try:
         app()
@@ -161,18 +162,6 @@ def _for_user(error: Exception) -> tuple[int, str] | None:
         full = f"the disk is full ({error.filename or 'store'})"
         return 2, f"{full}; `sdxl-flows artifacts gc` frees what no recent run needs"
     return None
-
-
-def _log_to_stderr() -> None:
-    from tasks.secrets import mask_logs
-
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    logger = logging.getLogger("sdxl_flows")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    mask_logs()
 
 
 if __name__ == "__main__":

@@ -96,3 +96,14 @@ def mask_logs() -> None:
         logger = logging.getLogger(name)
         if not any(isinstance(one, _Mask) for one in logger.filters):
             logger.addFilter(_Mask())
+
+
+def log_to_stderr() -> None:
+    """What the project's own loggers say, for people at a terminal, masked."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("sdxl_flows")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    mask_logs()

@@ -24,7 +24,7 @@ from tasks.errors import EXIT_CODES, ConfigError, StoreAway
 from tasks.manifest import Frozen, Json
 from tasks.progress import Progress
 from tasks.remote.calls import RemoteCall, as_call
-from tasks.secrets import mask_logs, masked
+from tasks.secrets import log_to_stderr, masked
 from tasks.shared.objects import Objects
 from tasks.stage import Call, Conditions, Job, materialise
 from tasks.store import ArtifactStore, named_store
@@ -73,7 +73,7 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1 or arguments[0].startswith("-"):
         print(f"usage: python -m tasks.remote.run CALL\n\n{__doc__}", file=sys.stderr)
         return EXIT_USER_ERROR
-    _log_to_stderr()
+    log_to_stderr()
     signal.signal(signal.SIGTERM, _stop)
     objects: Objects | None = None
     try:
@@ -194,16 +194,6 @@ def _say(end: End, objects: Objects | None, name: str) -> None:
 def _stop(number: int, frame: object) -> None:
     signal.signal(number, signal.SIG_IGN)  # one is enough; the trainer is saving
     raise Stopped
-
-
-def _log_to_stderr() -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    logger = logging.getLogger("sdxl_flows")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    mask_logs()
 
 
 if __name__ == "__main__":

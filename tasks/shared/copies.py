@@ -38,12 +38,12 @@ class Copies:
         Raises:
             Torn: what is there is no manifest, or another artifact's.
         """
-        data = self._objects.read(f"{_place(kind, key)}/{MANIFEST}")
+        data = self._objects.read(manifest_name(kind, key))
         return None if data is None else parsed(data, kind, key)
 
     def manifests(self, wanted: list[tuple[str, str]]) -> Iterator[Manifest]:
         """Those of these kinds and keys that are there, and read."""
-        names = {f"{_place(kind, key)}/{MANIFEST}": (kind, key) for kind, key in wanted}
+        names = {manifest_name(kind, key): (kind, key) for kind, key in wanted}
         for name, data in self._objects.read_all(names).items():
             try:
                 yield parsed(data, *names[name])
@@ -67,7 +67,7 @@ class Copies:
 
     def push(self, manifest: Manifest, folder: Path) -> Manifest:
         """Put an artifact there; returns the manifest that is there then, which may be another machine's."""
-        files, name = _file_set(manifest), f"{_place(manifest.recipe.kind, manifest.key)}/{MANIFEST}"
+        files, name = _file_set(manifest), manifest_name(manifest.recipe.kind, manifest.key)
         send(self._objects, files, folder, self._objects.sizes(files_folder(manifest)))
         if self._objects.create(name, (folder / MANIFEST).read_bytes()):
             # a collection may have taken what was there from before, while no manifest named it
@@ -98,7 +98,7 @@ class Copies:
 
     def set_aside(self, kind: str, key: str) -> str:
         """Take away the manifest of what is not whole, so that it is built again; returns where it lies now."""
-        name, aside = f"{_place(kind, key)}/{MANIFEST}", f"damaged/{kind}-{key}-{time.time_ns()}.json"
+        name, aside = manifest_name(kind, key), f"damaged/{kind}-{key}-{time.time_ns()}.json"
         if (data := self._objects.read(name)) is not None:
             self._objects.write(aside, data)
             self._objects.remove([name])
@@ -126,6 +126,10 @@ def parsed(data: bytes, kind: str, key: str) -> Manifest:
 def _file_set(manifest: Manifest) -> FileSet:
     folder = files_folder(manifest)
     return FileSet(manifest.label, manifest.files, lambda file: f"{folder}/{file}")
+
+
+def manifest_name(kind: str, key: str) -> str:
+    return f"{_place(kind, key)}/{MANIFEST}"
 
 
 def files_folder(manifest: Manifest) -> str:

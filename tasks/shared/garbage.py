@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from tasks.manifest import MANIFEST, Manifest
-from tasks.shared.copies import Copies, files_folder
+from tasks.shared.copies import Copies, files_folder, manifest_name
 from tasks.shared.files import Torn
 from tasks.shared.leases import lease_s
 from tasks.shared.objects import Objects
@@ -74,7 +74,7 @@ def find_shared(objects: Objects, kept: set[Place], ages: Ages) -> SharedGarbage
     # asked for after the manifests, whose files were there before them
     sizes = objects.sizes("artifacts")
     folders = _by_folder(sizes)
-    old = [place for place in places if written[_manifest_name(place)] < oldest]
+    old = [place for place in places if written[manifest_name(*place)] < oldest]
     going = tuple(manifests[place] for place in old if place in manifests and place not in kept)
     torn = tuple(place for place in old if place not in manifests or not _is_whole(objects, manifests[place], folders))
     loose = {
@@ -96,12 +96,12 @@ def clear(objects: Objects, garbage: SharedGarbage, reached: Callable[[], set[Pl
     """
     oldest = clock(objects) - garbage.ages.least_h * HOUR_S
     going = {(one.recipe.kind, one.key): one for one in garbage.artifacts}
-    objects.remove(_manifest_name(place) for place in {*going, *garbage.torn})
+    objects.remove(manifest_name(*place) for place in {*going, *garbage.torn})
     wanted = list(reached() & going.keys())
     while wanted:
         place = wanted.pop()
         manifest = going.pop(place)
-        objects.create(_manifest_name(place), manifest.model_dump_json(indent=1).encode())
+        objects.create(manifest_name(*place), manifest.model_dump_json(indent=1).encode())
         _LOG.warning("%s/%s: something needs it again; it stays", *place)
         made_from = {(ref.kind, ref.key) for ref in manifest.recipe.inputs.values()}
         wanted += made_from & going.keys() - {*wanted}
@@ -148,7 +148,7 @@ def _has_changed(objects: Objects, place: Place, upload: Mapping[str, int], olde
     written = objects.modified(f"artifacts/{place[0]}/{place[1]}")
     if any(written.get(name, 0.0) >= oldest for name in upload):
         return True
-    if _manifest_name(place) not in written:
+    if manifest_name(*place) not in written:
         return False
     try:
         manifest = Copies(objects).manifest(*place)
@@ -166,7 +166,7 @@ def _take_away_torn(objects: Objects, place: Place) -> None:
     except Torn:
         torn = True
     if torn:
-        objects.remove([_manifest_name(place)])
+        objects.remove([manifest_name(*place)])
         _LOG.warning("%s/%s was uploaded again while it was cleared; it will be built again", *place)
 
 
@@ -203,7 +203,3 @@ def _of_manifest(name: str) -> Place | None:
         case ["artifacts", kind, key, file] if file == MANIFEST:
             return kind, key
     return None
-
-
-def _manifest_name(place: Place) -> str:
-    return f"artifacts/{place[0]}/{place[1]}/{MANIFEST}"

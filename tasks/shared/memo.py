@@ -19,7 +19,7 @@ class Memo:
 
     def __init__(self, objects: Objects, root: Path) -> None:
         self._objects = objects
-        self._root = root / "shared" / hashlib.sha256(objects.url.encode()).hexdigest()[:16]
+        self.folder = root / "shared" / hashlib.sha256(objects.url.encode()).hexdigest()[:16]
 
     def read_all(self, names: Iterable[str]) -> dict[str, bytes]:
         """Those that are there, by name, in the names' order."""
@@ -35,10 +35,14 @@ class Memo:
 
     def here(self, folder: str) -> list[str]:
         """Names of the copies in a folder, sorted."""
-        return sorted(f"{folder}/{path.name}" for path in (self._root / folder).glob("*.json"))
+        return sorted(f"{folder}/{path.name}" for path in (self.folder / folder).glob("*.json"))
+
+    def drop(self, name: str) -> None:
+        """Of one that is gone there."""
+        (self.folder / name).unlink(missing_ok=True)
 
     def keep(self, name: str, data: bytes) -> None:
-        path = self._root / name
+        path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(prefix=".", dir=path.parent)
         with os.fdopen(descriptor, "wb") as file:
@@ -48,7 +52,7 @@ class Memo:
     def _copy(self, name: str) -> bytes | None:
         """None as well for one that a machine that died has not written to its end: JSON objects end with a brace."""
         try:
-            data = (self._root / name).read_bytes()
+            data = (self.folder / name).read_bytes()
         except FileNotFoundError:
             return None
         return data if data.endswith(b"}") else None

@@ -127,9 +127,6 @@ class Objects:
         found = zip(wanted, self.each(self.read, wanted), strict=True)
         return {name: data for name, data in found if data is not None}
 
-    def write_all(self, contents: Mapping[str, bytes]) -> None:
-        self.each(lambda name: self.write(name, contents[name]), contents)
-
     def _create(self, name: str, data: bytes) -> bool:
         try:
             if self._scheme in _LOCAL:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import logging
 import os
 import shutil
@@ -12,13 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from tasks.locks import held, open_lock
 from tasks.manifest import Manifest, Ref
-from tasks.shared.copies import Copies
+from tasks.shared.copies import Copies, manifest_name, parsed
 from tasks.shared.files import Torn
 from tasks.shared.leases import building, leased
+from tasks.shared.memo import Memo
 from tasks.shared.objects import Objects, open_objects
 
 _LOG = logging.getLogger("sdxl_flows.store")
@@ -39,7 +37,8 @@ class Sharing:
         self.objects: Objects = open_objects(url)
         self.copies = Copies(self.objects)
         self._root, self._cache_bytes = root, cache_bytes
-        self.memo = root / "shared" / hashlib.sha256(self.objects.url.encode()).hexdigest()[:16]
+        self._manifests = Memo(self.objects, root)
+        self.memo = self._manifests.folder
         """What this machine knows of the store; it can be found out again."""
 
     def building(
@@ -61,20 +60,17 @@ class Sharing:
 
     def manifest(self, kind: str, key: str) -> Manifest | None:
         """Asked for once, since it never changes. Raises Torn."""
-        known = self._known(kind, key)
-        with suppress(OSError, ValidationError):
-            return Manifest.model_validate_json(known.read_bytes())
-        return self._remembered(self.copies.manifest(kind, key))
+        data = self._manifests.read(manifest_name(kind, key))
+        return None if data is None else parsed(data, kind, key)
 
     def manifests(self, kind: str) -> Iterator[Manifest]:
         """Of all that is there and reads."""
-        keys = self.copies.keys(kind)
-        new = [each for each in keys if not self._known(*each).is_file()]
-        for manifest in self.copies.manifests(new):
-            self._remembered(manifest)
-        for each in keys:
-            if self._known(*each).is_file() and (found := self.manifest(*each)) is not None:
-                yield found
+        places = {manifest_name(*place): place for place in self.copies.keys(kind)}
+        for name, data in self._manifests.read_all(places).items():
+            try:
+                yield parsed(data, *places[name])
+            except Torn as error:
+                _LOG.warning("%s: %s", name, error)
 
     def is_known_whole(self, ref: Ref) -> bool:
         """Whether this machine has sent an artifact, or has brought it here; after a day, whether it is still there."""
@@ -127,7 +123,7 @@ class Sharing:
     def forget(self, kind: str, key: str) -> None:
         """What was known of an artifact, because it is gone there."""
         self._mark(kind, key).unlink(missing_ok=True)
-        self._known(kind, key).unlink(missing_ok=True)
+        self._manifests.drop(manifest_name(kind, key))
 
     def make_room(self) -> None:
         """Clear copies that are shared, the longest unused first, until the rest is within the limit.
@@ -171,18 +167,6 @@ class Sharing:
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.write_text(f"{ref.digest} {time.time():.0f}")
         self.make_room()
-
-    def _remembered(self, manifest: Manifest | None) -> Manifest | None:
-        if manifest is not None:
-            known = self._known(manifest.recipe.kind, manifest.key)
-            known.parent.mkdir(parents=True, exist_ok=True)
-            temporary = known.with_suffix(f".{os.getpid()}.tmp")
-            temporary.write_text(manifest.model_dump_json())
-            os.replace(temporary, known)
-        return manifest
-
-    def _known(self, kind: str, key: str) -> Path:
-        return self.memo / "manifests" / kind / f"{key}.json"
 
     def _mark(self, kind: str, key: str) -> Path:
         return self.memo / "copies" / f"{kind}-{key}"

@@ -34,7 +34,8 @@ def test_one_of_many_creates(objects: Objects) -> None:
 
 
 def test_listings(objects: Objects) -> None:
-    objects.write_all({"a/b/1": b"1", "a/b/22": b"22", "a/c": b"333", "ab/d": b""})
+    for name, data in {"a/b/1": b"1", "a/b/22": b"22", "a/c": b"333", "ab/d": b""}.items():
+        objects.write(name, data)
     assert objects.sizes("a") == {"a/b/1": 1, "a/b/22": 2, "a/c": 3}
     assert objects.listed("a") == ["a/b", "a/c"] and objects.listed("") == ["a", "ab", MARKER]
     assert objects.sizes("none") == {} and objects.listed("none") == []
@@ -43,7 +44,8 @@ def test_listings(objects: Objects) -> None:
 
 
 def test_what_is_removed_is_gone(objects: Objects) -> None:
-    objects.write_all({"a/b": b"1", "a/c": b"2"})
+    for name, data in {"a/b": b"1", "a/c": b"2"}.items():
+        objects.write(name, data)
     objects.remove(["a/b", "a/never"])
     assert objects.sizes("a") == {"a/c": 1}
     assert objects.create("a/b", b"again")
