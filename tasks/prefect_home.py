@@ -20,6 +20,8 @@ _QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     "PREFECT_LOGGING_LEVEL": "WARNING",
+    # threads that encode and draw have no flow's context; what they say is on the console
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     # a temporary server complains with tracebacks when it is stopped in the middle of its book-keeping
     "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
 }
