@@ -80,7 +80,12 @@ def training_config(asked: Asked, variant: Variant) -> PipelineConfig:
         raise ConfigError.about(
             "evaluation.baseline", expected="one model for all variants", got=config.evaluation.baseline
         )
-    return config.model_copy(update={"name": f"{config.name}-{variant.slug}"[:_LONGEST_NAME].rstrip("-")})
+    return config.model_copy(update={"name": training_name(config.name, variant.slug)})
+
+
+def training_name(name: str, slug: str) -> str:
+    """Of a variant; where it is too long the experiment's own is cut, since slugs end in what makes them unique."""
+    return f"{name[: _LONGEST_NAME - 1 - len(slug)].rstrip('-')}-{slug}"
 
 
 def judging_config(asked: Asked, references: Sequence[str], search: SearchConfig | None = None) -> PipelineConfig:

@@ -17,7 +17,7 @@ from tasks.sweeps.grid import Variant, parse_grid, variants_of
 from tasks.sweeps.order import Order, check, command_of
 from tasks.sweeps.running import Failure, check_at_once, default_at_once, reason_of, run_together
 from tasks.sweeps.search import Between, OneOf, SearchConfig, Study, corners, parse_space, understood
-from tasks.sweeps.variants import Asked, Prepared
+from tasks.sweeps.variants import Asked, Prepared, training_name
 from tasks.yaml_config import read_config
 from tests.tasks.toy import write_experiment
 
@@ -45,6 +45,15 @@ def test_every_combination_is_there_once() -> None:
     assert len({one.name for one in found}) == len({one.slug for one in found}) == 8
     assert [one.group for one in found[:2]] == ["lora: rank=4", "lora: rank=16"]
     assert found[0].overrides == ["training.seed=1", "training.adapter.rank=4"]
+
+
+def test_long_names_stay_different() -> None:
+    found = variants(
+        "training.learning_rate=0.0001,0.0002", "training.gradient_accumulation_steps=4", "training.seed=1,2"
+    )
+    names = {training_name("a-character-for-the-winter-campaign-of-next-year", one.slug) for one in found}
+    assert len(names) == 4 and max(map(len, names)) <= 63
+    assert all(name.startswith("a-character-for-") for name in names)
 
 
 def test_values_are_read_as_yaml() -> None:
