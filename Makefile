@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-all bench miniature format lint install clean
+.PHONY: help demo serve test test-ci test-all bench miniature format lint install clean
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,10 +21,13 @@ serve: $(READY)  ## Prefect's server, worker and deployments, until Ctrl-C (othe
 	@exec $(BIN)/sdxl-flows serve
 
 # tests of the report's page need Chromium or Chrome on PATH (Debian: apt install chromium) and are skipped without
-test: lint  ## lint, types, import contracts and tests (below ten minutes on two cores)
+test: lint  ## lint, types, import contracts and tests (some ten minutes on two cores)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-all: lint  ## the same with slow tests, and GPU tests where there is a GPU
+test-ci: lint  ## what CI runs: the same with whole runs, kills and every case of what is much alike (half an hour)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not gpu'
+
+test-all: lint  ## all, with slow tests (hours), and GPU tests where there is a GPU
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'slow or not slow'
 
 bench: $(READY)  ## what a training step costs beside the bare UNet, on a CPU: writes docs/benchmarks.md (some ten minutes)

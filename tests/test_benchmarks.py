@@ -54,6 +54,7 @@ def test_training_steps_are_measured_beside_their_floors() -> None:
     assert all(float(row[3]) > 0 and float(row[4]) > 0 and row[7] for row in rows)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("method", ["dpo-lora", "dpo-full"])
 def test_the_floor_of_pairs_has_the_references_passes(method: str, tmp_path: Path) -> None:
     """Whether the frozen UNet is the trained one without its adapter, or a copy: one pass of two pairs a step."""

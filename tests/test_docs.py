@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from pydantic import TypeAdapter
 from ruamel.yaml import YAML
 
@@ -16,6 +17,7 @@ from eval.scorers.base import Metric
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.ci
 def test_the_library_s_example_runs(tmp_path: Path) -> None:
     """In a folder of its own, where the paths it names are; with fewer steps than it shows."""
     [code] = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "library.md").read_text(), re.DOTALL)

@@ -21,6 +21,7 @@ def is_honest(found: Tally) -> None:
     assert 0.93 <= found.covered <= 0.97
 
 
+@pytest.mark.ci
 def test_nothing_is_found_where_nothing_is() -> None:
     is_honest(tally(SCENARIOS[NULL.format("normal", 50)], RUNS))
 

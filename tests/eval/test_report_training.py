@@ -52,6 +52,7 @@ READINGS: dict[str, tuple[list[float], int, str]] = {
 }
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("case", READINGS)
 def test_the_curves_are_read_aloud(inputs: dict[str, Any], tmp_path: Path, case: str) -> None:
     held_out, exported, sentence = READINGS[case]
@@ -125,6 +126,7 @@ SCORED: dict[str, tuple[list[float | None], int, dict[int, int], str]] = {
 }
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("case", SCORED)
 def test_scores_of_validation_pictures_are_drawn_and_read_aloud(
     inputs: dict[str, Any], tmp_path: Path, case: str
@@ -161,6 +163,7 @@ def preferring_run(folder: Path, *, forgets: bool, by_heart: bool) -> Path:
     return folder
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("forgets", [False, True])
 @pytest.mark.parametrize("by_heart", [False, True])
 def test_a_training_from_preferences_is_read_aloud(

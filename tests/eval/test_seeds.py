@@ -90,6 +90,7 @@ def test_prompts_that_one_training_lacks_are_left_out() -> None:
     assert table_of([{"a": 1.0}, {"b": 1.0}]).size == 0
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("seeds", "training_sd", "prompts"),
     [

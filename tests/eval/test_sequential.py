@@ -52,6 +52,7 @@ def test_degenerate_values_give_words_or_bounds_and_no_nan() -> None:
     assert rates is not None and rates.low < -0.02 and rates.high > 0.02
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("shape", ["normal", "skewed"])
 def test_looking_again_and_again_finds_nothing_where_nothing_is(shape: str) -> None:
     """As ordinary tests do: that is what this is for. 400 runs, 19 looks each."""

@@ -22,6 +22,8 @@ from tasks.weighted_files import weighted_files
 from tests.flows.short import LORA, PROMPTS, Evaluations
 from tests.flows.test_pipeline import WEIGHTS
 
+pytestmark = pytest.mark.ci
+
 JUDGING = ["images/candidate", "scores", "comparison", "report"]
 
 

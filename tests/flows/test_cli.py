@@ -92,6 +92,7 @@ def test_a_mistake_ends_in_a_message_and_exit_code_2(
     assert "torch" not in done.stdout
 
 
+@pytest.mark.ci
 def test_a_stage_that_refuses_its_input_says_so_once(
     cli: Cli, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,6 +107,7 @@ def test_a_stage_that_refuses_its_input_says_so_once(
     assert [path for path in tmp_path.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()] == []
 
 
+@pytest.mark.ci
 def test_a_server_that_is_away_is_named(cli: Cli, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     done = cli("run", "toy/toy.yaml")
@@ -133,6 +135,7 @@ def test_help_is_worth_reading(command: list[str]) -> None:
     assert len(done.stdout) > 300
 
 
+@pytest.mark.ci
 def test_artifacts_are_listed_shown_verified_and_cleared(cli: Cli, filled: ArtifactStore) -> None:
     count = len(list(filled.manifests()))
     assert f"{count} artifacts" in cli("artifacts", "ls").stdout
@@ -160,6 +163,7 @@ def test_make_metadata_lists_pictures(cli: Cli, config: Path, tmp_path: Path) ->
 MINIATURE = Path(__file__).parents[2] / "configs" / "miniature" / "lora.yaml"
 
 
+@pytest.mark.ci
 def test_doctor_tells_what_a_training_needs(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,6 +25,7 @@ def test_push_writes_what_it_would_upload(cli: Cli, tmp_path: Path) -> None:
     assert "# toy" in (tmp_path / "folder" / "README.md").read_text()
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -30,6 +30,8 @@ from tests.flows.conftest import Cli
 from tests.flows.preferring import CLIP, PICK, TEXTS, scores_in
 from tests.flows.test_pipeline import WEIGHTS
 
+pytestmark = pytest.mark.ci
+
 CONFIG = f"""\
 name: taught
 model: {{base: {WEIGHTS}/sdxl}}

@@ -52,10 +52,12 @@ def all_alike(empty: Fanned, local: tuple[Fanned, dict[str, Ref], dict[str, Call
     assert empty.generated(refs) == dict.fromkeys(FANNED, 0)  # shards had made everything
 
 
+@pytest.mark.ci
 def test_threads_make_the_same(empty: Fanned, local: tuple[Fanned, dict[str, Ref], dict[str, Call]]) -> None:
     all_alike(empty, local, "threads")
 
 
+@pytest.mark.ci
 def test_processes_make_the_same(empty: Fanned, local: tuple[Fanned, dict[str, Ref], dict[str, Call]]) -> None:
     all_alike(empty, local, "processes")
 
@@ -80,6 +82,7 @@ def forgetful(local: tuple[Fanned, dict[str, Ref], dict[str, Call]], tmp_path: P
     return ArtifactStore(tmp_path / "store")
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("label", [*FANNED, "drawn"])
 def test_cells_are_the_same_in_any_company(
     label: str,
@@ -213,6 +216,7 @@ def log_of(toy: Fanned) -> list[list[str]]:
     return [line.split() for line in (toy.store.root / "log").read_text().splitlines()]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("engine", ENGINES)
 def test_there_are_no_more_shards_than_work(engine: EngineName, toy: Fanned, monkeypatch: pytest.MonkeyPatch) -> None:
     submitted: list[str] = []
@@ -229,6 +233,7 @@ def test_there_are_no_more_shards_than_work(engine: EngineName, toy: Fanned, mon
     assert sorted(number for number, *_ in log_of(toy)) == ["0", "1", "2"]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(("what", "kind", "told"), [("user", ConfigError, "mend"), ("bug", ShardFailed, "a bug")])
 def test_a_failing_shard_is_told_by_its_number_and_costs_the_others_nothing(
@@ -249,6 +254,7 @@ def test_what_passes_is_tried_again_with_what_is_missing(toy: Fanned) -> None:
     assert sorted(number for number, *_ in log_of(toy)) == ["0", "1", "1", "2", "3", "4", "5"]
 
 
+@pytest.mark.ci
 def test_a_killed_worker_costs_what_it_had_in_hand(toy: Fanned) -> None:
     ref = toy.only(Call(STAGE, "toy", {"count": 6, "at": {"4": "kill"}}), runtime("processes"))
     assert (toy.store.path(ref) / "squares.txt").read_text() == "0 1 4 9 16 25"
@@ -310,6 +316,7 @@ def test_a_shard_holds_a_device(toy: Fanned, monkeypatch: pytest.MonkeyPatch) ->
     assert order in ([0] * 4 + [1] * 4, [1] * 4 + [0] * 4)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("engine", ENGINES)
 def test_shards_end_with_the_run(engine: EngineName, toy: Fanned, monkeypatch: pytest.MonkeyPatch) -> None:
     """What stops the flow (here as Ctrl-C does) stops them, long before they are done."""

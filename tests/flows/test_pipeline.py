@@ -145,6 +145,7 @@ def test_settings_that_change_no_byte_change_nothing(pipeline: Pipeline, setting
     assert [label for label in pipeline.would_run(setting) if label != "report"] == []
 
 
+@pytest.mark.ci
 def test_more_steps_run_the_new_ones_only(pipeline: Pipeline, finished: Path, tmp_path: Path) -> None:
     """And come to what as many steps in a store without the shorter run come to."""
     longer = pipeline.train("training.max_steps=4")
@@ -159,6 +160,7 @@ def trainer_events(pipeline: Pipeline) -> str:
     return "".join(path.read_text() for path in pipeline.store.root.glob("trainings/*/logs/events.jsonl"))
 
 
+@pytest.mark.ci
 def test_a_finished_run_goes_on_at_another_rate(pipeline: Pipeline) -> None:
     """The result is another artifact than the pure run's, and says what it came from."""
     overrides = ("training.max_steps=4", "training.learning_rate=1e-4")
@@ -185,7 +187,18 @@ def test_one_more_picture_is_one_encode(pipeline: Pipeline) -> None:
     assert len(cells) == before + 1
 
 
-@pytest.mark.parametrize("label", ["dataset", "latents", "text", "train", "images/candidate", "comparison", "report"])
+@pytest.mark.parametrize(
+    "label",
+    [
+        "dataset",
+        "latents",
+        "text",
+        pytest.param("train", marks=pytest.mark.ci),
+        "images/candidate",
+        "comparison",
+        "report",
+    ],
+)
 def test_a_deleted_artifact_is_rebuilt_alone_with_the_same_bytes(pipeline: Pipeline, label: str) -> None:
     before = pipeline.run()
     made = {name: pipeline.store.path(ref).stat().st_mtime_ns for name, ref in before.items()}
@@ -197,6 +210,7 @@ def test_a_deleted_artifact_is_rebuilt_alone_with_the_same_bytes(pipeline: Pipel
     assert rebuilt == [label]
 
 
+@pytest.mark.ci
 def test_a_validation_set_of_its_own_is_encoded_and_measured(pipeline: Pipeline) -> None:
     """The dataset's own stages stay as they were; what is exported is no part of a training's identity."""
     write_pictures(pipeline.config.parent / "others", 5, first=3)
@@ -240,6 +254,7 @@ def save_as(kind: str) -> Callable[[Image.Image, Path], None]:
     return {"phone": phone, "transparent": transparent, "deep": deep, "printed": printed}[kind]
 
 
+@pytest.mark.ci
 def test_photographs_of_all_kinds_go_through(finished: Path, tmp_path: Path) -> None:
     """Mixed sizes, EXIF rotation, alpha, 16 bits and CMYK, from pictures to report."""
     folder = tmp_path / "photos"

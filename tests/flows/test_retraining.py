@@ -82,6 +82,7 @@ def test_pictures_that_were_only_touched_are_nothing_new(world: RetrainingWorld)
     assert world.retrain().outcome == "nothing new"
 
 
+@pytest.mark.ci
 def test_new_pictures_make_a_candidate_that_is_held_against_base_and_production(world: RetrainingWorld) -> None:
     write_pictures(world.folder / "pictures", 5)
     done = world.retrain()
@@ -97,6 +98,7 @@ def test_new_pictures_make_a_candidate_that_is_held_against_base_and_production(
     assert (world.folder / "store" / "models" / "short" / "versions" / "1" / "README.md").is_file()
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(("gates", "outcome"), [(FAILED, "rejected"), (UNDECIDED, "inconclusive")])
 def test_what_is_not_proven_better_is_kept_and_changes_nothing(
     world: RetrainingWorld, gates: str, outcome: str
@@ -112,6 +114,7 @@ def test_what_is_not_proven_better_is_kept_and_changes_nothing(
     assert (again.outcome, again.version) == ("nothing new", 2) and world.built == []
 
 
+@pytest.mark.ci
 def test_gates_against_production_can_be_others(world: RetrainingWorld) -> None:
     write_pictures(world.folder / "pictures", 4)
     gates = FAILED.removeprefix("evaluation.gates=")
@@ -129,6 +132,7 @@ def test_a_rollback_is_not_undone_by_the_next_run(later: RetrainingWorld) -> Non
     assert later.retrain(force=True).outcome == "promoted" and later.production() == 3
 
 
+@pytest.mark.ci
 def test_a_warm_start_begins_with_what_is_in_production(world: RetrainingWorld) -> None:
     write_pictures(world.folder / "pictures", 4)
     done = world.retrain(PASSED, "retraining.warm_start=true")
@@ -140,6 +144,7 @@ def test_a_warm_start_begins_with_what_is_in_production(world: RetrainingWorld) 
     assert world.retrain(PASSED, "retraining.warm_start=true").outcome == "nothing new"
 
 
+@pytest.mark.ci
 def test_production_that_moves_while_a_candidate_is_judged_is_judged_against(later: RetrainingWorld) -> None:
     write_pictures(later.folder / "pictures", 6)
     moves = [lambda: later.registry.point("short", 1, "rolled back", expected=2, reason="meanwhile")]
@@ -160,6 +165,7 @@ def test_a_promotion_that_was_cut_off_is_made_good(world: RetrainingWorld) -> No
     assert world.told == [1]
 
 
+@pytest.mark.ci
 def test_a_release_that_was_put_back_alone_is_held_against(world: RetrainingWorld) -> None:
     """As from a backup of `models` and `artifacts/release`."""
     for folder in (world.folder / "store").iterdir():
@@ -194,6 +200,7 @@ def test_what_cannot_be_retrained_by_is_refused(world: RetrainingWorld, override
         world.retrain(PASSED, override)
 
 
+@pytest.mark.ci
 def test_the_command_line_shows_and_moves_what_is_in_production(world: RetrainingWorld) -> None:
     def sdxl_flows(*arguments: str) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "SDXL_FLOWS_STORE": str(world.folder / "store")}

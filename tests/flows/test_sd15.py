@@ -95,6 +95,7 @@ def inside(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(world.folder)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_goes_from_pictures_to_a_report(world: World, method: str) -> None:
     refs = world.run(method)
@@ -142,6 +143,7 @@ def test_a_full_fine_tune_is_exported_merged_and_extracted(world: World, tmp_pat
 # --- at the command line ---
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("command", ["run", "plan", "doctor"])
 @pytest.mark.parametrize("base", ["sd15", "sdxl"])
 def test_the_wrong_family_is_refused_before_anything_is_loaded(
@@ -165,6 +167,7 @@ def test_the_second_text_encoder_is_refused(cli: Cli, world: World) -> None:
     assert "has no text_encoder_2" in done.stderr
 
 
+@pytest.mark.ci
 def test_doctor_and_verify_know_it(cli: Cli, world: World) -> None:
     found = cli("doctor", world.config, "--json")
     assert found.returncode == 0, found.stderr

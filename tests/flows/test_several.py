@@ -29,6 +29,8 @@ from tests.flows.conftest import Cli
 from tests.flows.short import Evaluations
 from tests.flows.test_stops_and_gates import SEQUENTIAL
 
+pytestmark = pytest.mark.ci
+
 BOTH = ("trained", "./style.safetensors")
 SLUGS = ("1-trained", "2-style")
 SELECTION = "evaluation.selection={share: 0.4}"

@@ -20,6 +20,7 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("command", ["plan", "run"])
 def test_more_gpus_than_there_are_is_told_before_anything_runs(command: str, tmp_path: Path, cli: Cli) -> None:
     write_experiment(tmp_path / "toy")

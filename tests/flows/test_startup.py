@@ -99,6 +99,7 @@ def test_looking_into_the_store_loads_no_configuration(cli: Cli, filled: Artifac
     assert json.loads(done.stdout.splitlines()[-1]) == [list(FOR_RECORDS), [], []]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("command", ["run", "plan", "evaluate", "report"])
 def test_a_cached_run_starts_nothing_and_reads_no_file_twice(cli: Cli, filled: ArtifactStore, command: str) -> None:
     done = cli(command, "toy/toy.yaml", before=WATCH)

@@ -15,6 +15,8 @@ from tests.flows.short import CONFIG, LORA, PROMPTS, Evaluations
 from tests.flows.test_any_model import JUDGING
 from tests.flows.test_pipeline import write_pictures
 
+pytestmark = pytest.mark.ci
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:

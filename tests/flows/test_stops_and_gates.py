@@ -38,6 +38,7 @@ def test_a_sequential_evaluation_draws_no_more_than_it_needs(fourteen: Evaluatio
     assert categories.count("near") == categories.count("far") == 5, "each category has its share at every look"
 
 
+@pytest.mark.ci
 def test_every_look_adds_its_prompts_and_costs_nothing_again(fourteen: Evaluations) -> None:
     """Nothing is ever decided between a model and itself, unless one says what does not matter."""
     refs = fourteen.run("base", *SEQUENTIAL)
@@ -87,6 +88,7 @@ def test_what_cannot_be_sequential_is_refused(
         fourteen.run(candidate, *SEQUENTIAL, *changes)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("gate", "code", "verdict"),
     [

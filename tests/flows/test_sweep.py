@@ -83,6 +83,7 @@ def sweeps(evaluations: Evaluations) -> Sweeps:
     return Sweeps(evaluations)
 
 
+@pytest.mark.ci
 def test_what_variants_share_is_made_once(sweeps: Sweeps) -> None:
     """The dataset, its caches, and the base's pictures are those of the run that was before; nothing twice."""
     grid = ("training.seed=0,1", "training.learning_rate=5e-2,1e-2")
@@ -144,6 +145,7 @@ def test_a_dry_run_tells_and_makes_nothing(cli: Cli, tmp_path: Path) -> None:
     assert not [*ArtifactStore(tmp_path / "store").manifests()]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

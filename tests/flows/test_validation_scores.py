@@ -25,6 +25,8 @@ from tasks.validation_scores import METRICS, ScorersFile
 from tests.flows.test_pipeline import CONFIG, WEIGHTS, Pipeline, trainer_events, write_pictures
 from tests.sdxl_core.jobs import bundle_steps, files, history, run, wait_for_step, write_job
 
+pytestmark = pytest.mark.ci
+
 SCORED = """\
   validation:
     every_steps: 2

@@ -24,6 +24,8 @@ from tasks.store import ArtifactStore
 from tests.flows.conftest import REPOSITORY, Cli
 from tests.flows.viewed import World, only_report, vote_all
 
+pytestmark = pytest.mark.ci
+
 
 def test_a_report_opens_in_a_sandbox_from_its_own_folder_alone(world: World) -> None:
     client = world.client()

@@ -14,6 +14,8 @@ from eval.votes import Vote, read_votes
 from tasks.errors import ConfigError
 from tests.flows.viewed import PROMPTS, World
 
+pytestmark = pytest.mark.ci
+
 
 def forget_pictures(world: World) -> None:
     shutil.rmtree(world.store.cells_path("images"))

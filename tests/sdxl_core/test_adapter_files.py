@@ -21,6 +21,7 @@ from sdxl_core.export import DIFFUSERS_FILE, KOHYA_FILE
 from sdxl_core.peft_layers import layer_names
 from sdxl_core.weight_files.original_names import UnetLayout, kohya_name
 from tests.sdxl_core.adapter_cases import CASES, attached, flat, networks, output, train_for_a_moment
+from tests.tiers import first_of
 
 EVERYTHING = {"kind": "lora", "rank": 2, "alpha": 3, "targets": "regex: .*", "conv_rank": 3}
 LORAS = [case for case in CASES if CASES[case]["kind"] == "lora"]
@@ -61,7 +62,7 @@ def parts_of(pipeline: StableDiffusionXLPipeline) -> dict[str, nn.Module]:
 Exported = Callable[[str], tuple[Path, Outputs]]
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", first_of(CASES, 2))
 def test_the_images_stage_draws_with_what_was_trained(random_sdxl: Path, exported: Exported, case: str) -> None:
     out, expected = exported(case)
     pipeline = StableDiffusionXLPipeline.from_pretrained(random_sdxl)
@@ -70,7 +71,7 @@ def test_the_images_stage_draws_with_what_was_trained(random_sdxl: Path, exporte
 
 
 @pytest.mark.parametrize("file", [DIFFUSERS_FILE, KOHYA_FILE])
-@pytest.mark.parametrize("case", [case for case in LORAS if case != "dora"])
+@pytest.mark.parametrize("case", first_of([case for case in LORAS if case != "dora"], 2))
 def test_plain_diffusers_loads_both_files(random_sdxl: Path, exported: Exported, case: str, file: str) -> None:
     out, expected = exported(case)
     pipeline = StableDiffusionXLPipeline.from_pretrained(random_sdxl)
@@ -89,7 +90,7 @@ def test_plain_diffusers_loads_a_dora_in_its_own_layout_alone(random_sdxl: Path,
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", first_of(CASES, 2))
 def test_a_pipeline_in_half_precision_draws_nearly_the_same(random_sdxl: Path, exported: Exported, case: str) -> None:
     out, expected = exported(case)
     pipeline = StableDiffusionXLPipeline.from_pretrained(random_sdxl, dtype=torch.bfloat16)

@@ -17,6 +17,7 @@ from sdxl_core.export import DIFFUSERS_FILE, KOHYA_FILE
 from sdxl_core.train import main
 from tests.sdxl_core.adapter_cases import CASES, attached, layers, output, train_for_a_moment
 from tests.sdxl_core.jobs import Jobs, files, run, write_job
+from tests.tiers import first_of
 
 STARTABLE = [case for case in CASES if case not in ("pissa", "olora", "lora-kaiming")]  # whose init is the file's
 
@@ -47,7 +48,7 @@ def assert_goes_on(case: str, start: Path, model: Path, expected: dict[str, torc
         assert all([*layer.r] == ["default"] for layer in layers(module).values())  # never a second adapter
 
 
-@pytest.mark.parametrize("case", STARTABLE)
+@pytest.mark.parametrize("case", first_of(STARTABLE, 2))
 def test_it_goes_on_from_a_folder(random_sdxl: Path, left: Any, case: str) -> None:
     out, expected = left(case)
     assert_goes_on(case, out, random_sdxl, expected)
@@ -115,6 +116,7 @@ def test_other_settings_of_a_folder_are_named(random_sdxl: Path, left: Any, case
         attached(case, random_sdxl, start_from=str(out), **changed)
 
 
+@pytest.mark.ci
 def test_a_run_that_began_with_another_is_resumable(jobs: Jobs, tmp_path: Path) -> None:
     """And ends otherwise than one that began anew; its description names no place."""
     plain: dict[str, Any] = {"objective": {"kind": "diffusion"}, "ema": None}

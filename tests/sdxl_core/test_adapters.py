@@ -32,6 +32,7 @@ from tests.sdxl_core.adapter_cases import (
     trained_tensors,
 )
 from tests.sdxl_core.jobs import Jobs, files, history, run
+from tests.tiers import first_of
 
 
 def test_every_kind_and_initialisation_is_asked() -> None:
@@ -52,7 +53,7 @@ def base_outputs(random_sdxl: Path) -> dict[str, Tensor]:
     return {part: output(part, module) for part, module in networks(random_sdxl).items()}
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", first_of(CASES, 2))
 def test_it_begins_as_the_base_and_off_it_is_the_base(
     random_sdxl: Path, base_outputs: dict[str, Tensor], case: str
 ) -> None:
@@ -68,7 +69,7 @@ def test_it_begins_as_the_base_and_off_it_is_the_base(
             assert torch.equal(output(part, module), base_outputs[part])
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", first_of(CASES, 2))
 def test_first_weights_are_a_function_of_the_seed(random_sdxl: Path, case: str) -> None:
     def weights(seed: int) -> dict[str, Tensor]:
         unet = load_unet(random_sdxl)
@@ -132,7 +133,7 @@ def test_ranks_and_layers_are_those_configured(random_sdxl: Path, case: str) -> 
             }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", first_of(CASES, 2))
 def test_in_half_precision_it_is_trained_in_float32_and_computes_nearly_the_same(random_sdxl: Path, case: str) -> None:
     adapter, unet = build(case), load_unet(random_sdxl).eval()
     trained = adapter.attach("unet", unet, 0)
@@ -153,7 +154,7 @@ def unet_alone(case: str) -> dict[str, Any]:
     )
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", first_of(CASES, 2))
 def test_two_steps_and_one_more_are_three(jobs: Jobs, tmp_path: Path, case: str) -> None:
     settings = {
         "max_steps": 3,
@@ -174,7 +175,7 @@ def test_two_steps_and_one_more_are_three(jobs: Jobs, tmp_path: Path, case: str)
     assert all(math.isfinite(row["loss"]) for row in history(straight))
 
 
-@pytest.mark.parametrize("case", ["dora", "pissa", "loha", "lokr", "oft"])
+@pytest.mark.parametrize("case", first_of(["dora", "pissa", "loha", "lokr", "oft"]))
 def test_text_encoders_learn_by_the_same_kind(jobs: Jobs, tmp_path: Path, case: str) -> None:
     """Their last layer but one is read, so their first has to move; and what is resumed moves on alike."""
     settings = {"adapter": CASES[case], "text_encoders": {}, "ema": None, "micro_batch_size": 1}
@@ -187,6 +188,7 @@ def test_text_encoders_learn_by_the_same_kind(jobs: Jobs, tmp_path: Path, case: 
         assert moved and (part == "unet" or any(".layers.0." in name for name in moved))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("case", ["pissa", "olora"])
 def test_what_it_began_with_is_the_bundles(
     jobs: Jobs, tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch

@@ -21,6 +21,7 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_is_byte_for_byte_the_training_s(jobs: Jobs, tmp_path: Path, kind: str) -> None:
     job = jobs(tmp_path, max_steps=2, **KINDS[kind])

@@ -168,6 +168,7 @@ def test_empty_text_stands_for_nothing_where_the_checkpoint_says_so(random_sdxl:
     assert load_file(tmp_path / "out" / "text.safetensors")["text_USE"][0].any()
 
 
+@pytest.mark.ci
 def test_class_images_are_topped_up(random_sdxl: Path, tmp_path: Path) -> None:
     cells: dict[str, bytes] = {}
 

@@ -69,6 +69,7 @@ def test_blocks_compute_the_same(jobs: Jobs, tmp_path: Path, graphs: Graphs, nam
     assert 0 < len(graphs) <= len([m for m in there.trained.networks.unet.modules() if isinstance(m, BLOCKS)])
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", ["lora", *(pytest.param(name, marks=pytest.mark.slow) for name in ("full", "bf16"))])
 def test_the_whole_unet_is_one_graph_and_computes_the_same(
     jobs: Jobs, tmp_path: Path, graphs: Graphs, name: str
@@ -104,6 +105,7 @@ def test_gradients_through_torch_s_own_differentiation_of_graphs(
     torch._dynamo.reset()
 
 
+@pytest.mark.ci
 def test_each_size_is_compiled_once_and_blocks_of_one_form_together(jobs: Jobs, tmp_path: Path, graphs: Graphs) -> None:
     there = started(jobs(tmp_path, **PLAIN, compile="blocks"))
     batch = there.data.batch(0, range(2))
@@ -123,6 +125,7 @@ def test_held_out_pictures_and_drawings_are_not_compiled_for(jobs: Jobs, tmp_pat
     assert graphs == []
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("chosen", ["blocks", pytest.param("unet", marks=pytest.mark.slow)])
 def test_names_stay_and_a_copy_computes_with_its_own_weights(
     jobs: Jobs, tmp_path: Path, graphs: Graphs, chosen: str

@@ -201,6 +201,7 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return calls
 
 
+@pytest.mark.ci
 def test_a_prompt_is_encoded_once_for_all_its_pictures_and_models(
     random_sdxl: Path, encoded: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,6 +268,7 @@ def test_only_what_trains_text_costs_prompts_encoded_anew(tmp_path: Path, descri
 # --- what is kept ---
 
 
+@pytest.mark.ci
 def test_a_grown_set_draws_only_what_is_new_and_has_the_bytes_of_a_fresh_one(
     random_sdxl: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

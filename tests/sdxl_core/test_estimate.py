@@ -17,6 +17,7 @@ from sdxl_core.estimate.count import Counter
 from sdxl_core.estimate.rehearsal import Rehearsal
 from sdxl_core.training_config import TrainingConfig
 from tests.sdxl_core.test_unet_shapes import SDXL
+from tests.tiers import first_of
 
 MINIATURE = Path(sdxl_core.miniature.__file__).parent / "weights" / "sdxl"
 GIVEN = Given(MINIATURE, MINIATURE / "vae", 64, device_type="cpu")
@@ -45,6 +46,7 @@ def config(**settings: Any) -> TrainingConfig:
     return TrainingConfig.model_validate({"micro_batch_size": 4} | settings)
 
 
+@pytest.mark.ci
 def test_a_pair_costs_two_rows_that_learn_and_two_of_the_reference() -> None:
     """A LoRA's: the passes alone, since what comes after the UNet is next to nothing."""
     flops = {
@@ -82,7 +84,7 @@ def allocated_peak(given: Given, training: TrainingConfig) -> int:
     return peak
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", first_of(SETTINGS, 4))
 def test_the_peak_is_a_real_step_s(name: str) -> None:
     """Within a tenth below: some kernels of a CPU take room of their own; and no more than a hundredth above."""
     training = config(**SETTINGS[name])
@@ -108,6 +110,7 @@ def test_the_peak_is_a_real_step_s_on_a_gpu(name: str) -> None:
     assert cost.gradient_bytes + cost.activation_bytes == pytest.approx(measured, rel=0.15)
 
 
+@pytest.mark.ci
 def test_weights_gradients_and_moments_are_counted_to_the_byte() -> None:
     cost = count_step(GIVEN, config(**FULL, ema={}))
     with torch.device("meta"):

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 TELL = """
 import sys
 from pathlib import Path
@@ -19,6 +21,7 @@ Path(sys.argv[1]).write_text("saved")
 """
 
 
+@pytest.mark.ci
 def test_who_listens_may_go_without_harm(tmp_path: Path) -> None:
     """As after kill -9 of the flow, when the trainer still has to save."""
     reading, writing = os.pipe()

@@ -54,6 +54,7 @@ def assert_as_bundles_say(job: TrainJob, again: Path, expected: list[int]) -> No
         assert made == files(again / str(step)) and any(name.endswith(".safetensors") for name in made)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("kind", [kind if kind in ("average", "full", "best") else slow(kind) for kind in KINDS])
 def test_a_step_is_byte_for_byte_its_bundle(jobs: Jobs, tmp_path: Path, kind: str) -> None:
     """And nothing else of the result is moved by it."""
@@ -77,6 +78,7 @@ def weights(folder: Path) -> dict[str, bytes]:
     return {name: data for name, data in files(folder).items() if name.endswith(".safetensors")}
 
 
+@pytest.mark.ci
 def test_a_step_is_what_a_run_of_so_many_steps_leaves(jobs: Jobs, tmp_path: Path) -> None:
     long, short = jobs(tmp_path / "long", **EVERY), jobs(tmp_path / "short", max_steps=4)
     assert run(long) and run(short)
@@ -89,6 +91,7 @@ def test_its_bundles_stay_and_no_other(jobs: Jobs, tmp_path: Path) -> None:
     assert bundle_steps(job) == [3, 6, 8]
 
 
+@pytest.mark.ci
 def test_a_run_made_longer_has_the_earlier_steps_too(jobs: Jobs, tmp_path: Path) -> None:
     straight = jobs(tmp_path / "straight", **EVERY)
     short, long = (jobs(tmp_path / "halves", **EVERY | {"max_steps": n}) for n in (3, 6))
@@ -98,6 +101,7 @@ def test_a_run_made_longer_has_the_earlier_steps_too(jobs: Jobs, tmp_path: Path)
     assert files(long.out) == files(straight.out) and steps_of(long) == [2, 4]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("step", [3, slow(1), slow(5)])
 def test_a_killed_run_ends_with_the_same_steps(jobs: Jobs, tmp_path: Path, step: int) -> None:
     straight = jobs(tmp_path / "straight", **EVERY | BEST)
@@ -112,6 +116,7 @@ def test_a_killed_run_ends_with_the_same_steps(jobs: Jobs, tmp_path: Path, step:
     assert files(again.out) == files(straight.out) and steps_of(again) == [2, 4, 6]
 
 
+@pytest.mark.ci
 def test_a_kill_among_the_exports_costs_the_exports_alone(
     jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,6 +152,7 @@ def test_a_step_that_was_lost_is_made_again_from_the_one_before(
     assert files(job.out) == expected
 
 
+@pytest.mark.ci
 def test_steps_whose_states_are_gone_are_not_silently_left_out(jobs: Jobs, tmp_path: Path) -> None:
     """Asked for when the run had ended without them: said, and to be had by --fresh, with the same bits."""
     straight = jobs(tmp_path / "straight", **EVERY)

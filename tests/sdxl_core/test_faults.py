@@ -46,6 +46,7 @@ class NoMemory(SmallMemory):
     rows = 0
 
 
+@pytest.mark.ci
 def test_out_of_memory_makes_passes_smaller_and_the_run_stays_the_same(
     jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -62,6 +63,7 @@ def test_out_of_memory_makes_passes_smaller_and_the_run_stays_the_same(
     assert read_bundle(job.work / "bundles" / "step-00000004").counters["micro_batch_size"] == 1
 
 
+@pytest.mark.ci
 def test_what_memory_allowed_is_remembered(jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that goes on does so in the passes it had, which its last bits depend on."""
     monkeypatch.setitem(OBJECTIVES, "diffusion", SmallMemory)
@@ -157,6 +159,7 @@ def test_no_room_for_the_bundles_is_told_before_the_first_step(
     assert bundle_steps(job) == []
 
 
+@pytest.mark.ci
 def test_a_disk_that_fills_up_keeps_what_was_saved(jobs: Jobs, tmp_path: Path) -> None:
     """The operating system refuses every file above a few kilobytes."""
     assert run(jobs(tmp_path, **PLAIN, max_steps=2))

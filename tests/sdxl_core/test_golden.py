@@ -18,6 +18,7 @@ from sdxl_core.objectives import OBJECTIVES
 from sdxl_core.optimizers import OPTIMIZERS
 from sdxl_core.weighting import WEIGHTINGS
 from tests.sdxl_core.golden import FILE, ROOT, curves, first_losses, is_installed, read
+from tests.tiers import first_of
 
 EXPECTED: dict[str, list[float]] = json.loads(FILE.read_text())
 PAGES = "".join(page.read_text() for page in sorted((ROOT / "docs" / "training").glob("*.md")))
@@ -47,7 +48,7 @@ def at(document: Any, key: str) -> Any:
     return document
 
 
-@pytest.mark.parametrize("name", curves())
+@pytest.mark.parametrize("name", first_of(curves(), 8))
 def test_first_losses_are_what_they_were(name: str, tmp_path: Path, cells: dict[str, bytes]) -> None:
     if not is_installed(name):
         pytest.skip("its optional package is not installed")
@@ -61,6 +62,7 @@ def test_no_curve_is_left_over() -> None:
     assert EXPECTED.keys() == curves().keys()
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("key", REGISTRIES)
 def test_everything_registered_has_a_curve(key: str) -> None:
     assert REGISTRIES[key] - values(key) == set()

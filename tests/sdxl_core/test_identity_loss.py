@@ -159,6 +159,7 @@ def test_a_concept_s_weight_counts_here_too(identity_jobs: IdentityJobs, tmp_pat
     assert added(tmp_path / "a", 3.0) == pytest.approx(3 * added(tmp_path / "b", 1.0), rel=1e-3)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_a_step_is_the_same_however_it_is_split(identity_jobs: IdentityJobs, tmp_path: Path, objective: str) -> None:
     """Loss and gradients of eight rows at once, and of the same as passes of two and of one."""
@@ -210,6 +211,7 @@ def test_checkpointing_the_decoder_changes_no_gradient(identity_jobs: IdentityJo
     assert torch.allclose(plain, checkpointed, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.ci
 def test_it_brings_faces_nearer(identity_jobs: IdentityJobs, tmp_path: Path) -> None:
     """On noise that training has not seen, nearer than before, and nearer than without it."""
     settings = {"max_steps": 10, "save_every_steps": 10, "micro_batch_size": 4, "timesteps": {"high": 250}}

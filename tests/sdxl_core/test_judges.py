@@ -31,6 +31,8 @@ from sdxl_core.miniature.render import render
 from sdxl_core.miniature.world import caption, draw_person, draw_view
 from sdxl_core.model import load_vae
 
+pytestmark = pytest.mark.ci
+
 WEIGHTS = Path(recipe.__file__).parent / "weights"
 
 

@@ -33,6 +33,7 @@ def test_bins_without_a_row_are_no_number_and_bad_rows_spoil_only_their_own() ->
     assert all(math.isnan(float(mean)) for mean in bin_means(bin_sums(None, 1000, CPU), 1000).values())
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("objective", ["diffusion", "prior_preservation"])
 def test_the_bins_of_a_step_make_up_its_unweighted_loss(jobs: Jobs, tmp_path: Path, objective: str) -> None:
     """With one row a step there is one bin, and it is the whole; two rows in two passes are in one line, too."""

@@ -69,6 +69,7 @@ def assert_alike(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor])
         assert torch.allclose(gradient, theirs[name], rtol=1e-3, atol=1e-6 * largest), name
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("adapter", [{**LORA, "dropout": 0.1}, {"kind": "full"}], ids=["lora", "full"])
 @pytest.mark.parametrize("texts", [None, {}], ids=["unet", "texts"])
 def test_the_more_blocks_are_computed_again_the_less_is_kept(

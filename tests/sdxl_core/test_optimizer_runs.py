@@ -28,6 +28,7 @@ from tests.sdxl_core.jobs import LORA, Jobs, bundle_steps, files, history, run
 from tests.sdxl_core.optimizing import KINDS, SEPARABLE, SETTINGS
 from tests.sdxl_core.test_faults import Exploding, SmallMemory, with_latents_of
 from tests.sdxl_core.test_resume import assert_same_state
+from tests.tiers import first_of
 
 PLAIN: dict[str, Any] = {"objective": {"kind": "diffusion"}, "adapter": LORA, "ema": None, "save_every_steps": 3}
 FULL: dict[str, Any] = {**PLAIN, "adapter": {"kind": "full"}, "learning_rate": 1e-4, "max_grad_norm": 1e6}
@@ -60,7 +61,7 @@ def assert_goes_on_exactly(jobs: Jobs, root: Path, **settings: Any) -> TrainJob:
     return straight
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", first_of(KINDS))
 def test_a_run_goes_on_bit_for_bit(jobs: Jobs, tmp_path: Path, kind: str) -> None:
     """8-bit moments are of large tensors only, which the toy's adapters are not."""
     adapter = FULL["adapter"] if kind == "adamw_8bit" else LORA
@@ -96,6 +97,7 @@ def test_schedule_free_pictures_and_export_are_the_averages_and_training_is_not_
         torch.testing.assert_close(x, (y - 0.1 * z) / 0.9, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.ci
 def test_bfloat16_weights_go_on_bit_for_bit(jobs: Jobs, tmp_path: Path) -> None:
     straight = assert_goes_on_exactly(jobs, tmp_path, **FULL, **BF16)
     saved = last_bundle(straight)
@@ -127,6 +129,7 @@ def test_an_average_of_bfloat16_weights_is_float32() -> None:
     assert ema.averages[0].tolist() == pytest.approx([1.001, 1.001], rel=1e-6)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("kind", [*SEPARABLE, "adamw in bf16"])
 def test_updates_in_the_backward_pass_are_the_same_bit_for_bit(jobs: Jobs, tmp_path: Path, kind: str) -> None:
     """Where clipping never acts; with gradient checkpointing, which computes forward passes among the updates."""
@@ -142,6 +145,7 @@ def test_updates_in_the_backward_pass_are_the_same_bit_for_bit(jobs: Jobs, tmp_p
         assert ours_row["grad_norm"] == pytest.approx(theirs_row["grad_norm"], rel=1e-2 if more else 1e-6)
 
 
+@pytest.mark.ci
 def test_fused_runs_go_on_bit_for_bit(jobs: Jobs, tmp_path: Path) -> None:
     assert_goes_on_exactly(jobs, tmp_path, **{**FULL, "max_grad_norm": 0.01}, fused_backward=True)
 

@@ -23,6 +23,7 @@ from sdxl_core.prompts import Prompt, prompt_seed
 from sdxl_core.sampling import Request, sample
 from sdxl_core.tensor_files import cell_key
 from tests.sdxl_core.test_drawing import CPU, SAMPLING, other, pixels, rows_of
+from tests.tiers import first_of
 
 OWN: dict[str, dict[str, Any]] = {
     "negative_prompt": {"negative_prompt": "snow"},
@@ -49,7 +50,7 @@ def drawn(folder: Path, requests: list[Request], kept: Caches, **settings: Any) 
     )
 
 
-@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("name", first_of(OWN))
 def test_a_prompt_s_own_setting_is_worth_the_same_as_one_of_all(random_sdxl: Path, name: str) -> None:
     """The same bytes, under the same key: what was drawn one way is there the other way."""
     alone, together = Caches({}, {}), Caches({}, {})
@@ -60,6 +61,7 @@ def test_a_prompt_s_own_setting_is_worth_the_same_as_one_of_all(random_sdxl: Pat
     assert plain != png
 
 
+@pytest.mark.ci
 def test_no_bit_depends_on_company_of_other_settings(random_sdxl: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not of the latents either: together, alone, and in another order."""
     pipeline = load_pipeline(random_sdxl, None, SAMPLING, CPU)

@@ -158,6 +158,7 @@ def test_held_out_pairs_begin_undecided_and_are_measured_alike_whatever_the_rows
     assert found[0]["validation/loss"] == pytest.approx(sum(by_timestep) / 3)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("kind", ["dpo", "sft", "kto", "mapo"])
 def test_every_method_is_measured_on_held_out_pairs_and_the_best_step_is_exported(
     jobs: Jobs, tmp_path: Path, kind: str
@@ -173,6 +174,7 @@ def test_every_method_is_measured_on_held_out_pairs_and_the_best_step_is_exporte
     assert described["exported"]["step"] == best and described["validation_loss"]["pairs"] == 1
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("kind", ["sft", "kto"])
 def test_held_out_prompts_are_encoded_too_where_text_encoders_learn(jobs: Jobs, tmp_path: Path, kind: str) -> None:
     """The prompt that is held out belongs to no picture that is trained on."""

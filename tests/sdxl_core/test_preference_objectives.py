@@ -20,6 +20,7 @@ from sdxl_core.run import Run
 from sdxl_core.training_config import TrainingConfig
 from tests.sdxl_core.jobs import LORA, Jobs, run
 from tests.sdxl_core.preferring import AGAINST_REFERENCE, KINDS, PAIR_KINDS, preferring, started
+from tests.tiers import first_of
 
 ADAPTERS: dict[str, dict[str, Any]] = {"lora": LORA, "full": {"kind": "full"}}
 AT_FIRST = {"dpo": math.log(2), "dpo_hinge": 1.0, "ipo": 0.25, "kto": 0.5}
@@ -141,6 +142,7 @@ def test_the_reference_stays_where_training_began(jobs: Jobs, tmp_path: Path, ad
     assert all(parameter.requires_grad for parameter in there.state.parameters)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("adapter", [LORA, {"kind": "lokr", "rank": 2}, {"kind": "full"}])
 def test_what_another_training_left_is_in_the_reference(jobs: Jobs, tmp_path: Path, adapter: dict[str, Any]) -> None:
     """SFT first, then DPO: the loss begins at log 2, and the reference predicts what the SFT does, not the base."""
@@ -171,7 +173,7 @@ def test_an_offloaded_reference_is_the_same(jobs: Jobs, tmp_path: Path) -> None:
     assert losses[0] == losses[1]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", first_of(KINDS))
 def test_following_the_gradient_prefers_what_is_preferred(jobs: Jobs, tmp_path: Path, kind: str) -> None:
     """On one batch: its loss falls, and what is preferred (of sft: learned) is predicted better than before."""
     weak = {"beta": 50} if kind in AGAINST_REFERENCE else {}  # random weights change much in a step

@@ -14,6 +14,7 @@ from sdxl_core.main_process import trainer_of
 from sdxl_core.train_job import TrainJob
 from tests.sdxl_core.jobs import LORA, Jobs, files, history, run, start, wait_for_step
 from tests.sdxl_core.preferring import KINDS, preferring, started
+from tests.tiers import first_of
 
 METHODS: dict[str, dict[str, Any]] = {
     **{kind: {"adapter": LORA} for kind in KINDS},
@@ -32,7 +33,7 @@ def same_bundles(one: TrainJob, other: TrainJob, step: int) -> bool:
     return all(equal) and first.history == second.history
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", first_of(METHODS))
 def test_a_run_that_goes_on_equals_one_that_never_stopped(jobs: Jobs, tmp_path: Path, method: str) -> None:
     """Bit for bit: the reference of the second half is what the first half began with, not what it left."""
     whole = of(method, jobs, tmp_path / "whole")
@@ -43,6 +44,7 @@ def test_a_run_that_goes_on_equals_one_that_never_stopped(jobs: Jobs, tmp_path: 
     assert files(halves.out) == files(whole.out) and same_bundles(halves, whole, 4)
 
 
+@pytest.mark.ci
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(jobs: Jobs, tmp_path: Path) -> None:
     longer = {"max_steps": 30, "log_every_steps": 1}
     killed = of("dpo", jobs, tmp_path / "killed", **longer)
@@ -56,6 +58,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(jobs: Jobs, tmp_path: P
     assert files(killed.out) == files(whole.out) and same_bundles(killed, whole, 30)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("kind", ["dpo", "mapo", "sft"])
 def test_a_step_is_the_same_in_fewer_rows_at_once(jobs: Jobs, tmp_path: Path, kind: str) -> None:
     splits = ({"micro_batch_size": 4}, {"micro_batch_size": 1, "accumulation_steps": 4})

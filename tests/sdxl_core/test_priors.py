@@ -102,6 +102,7 @@ def test_every_row_of_both_halves_has_its_own_timestep_s_weight(jobs: Jobs, tmp_
     assert float(output.loss) == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("objective", FROM_BASE)
 def test_the_prior_holds_the_class_in_its_place(jobs: Jobs, tmp_path: Path, objective: str) -> None:
     """With it, the trained network stays nearer to the base on class rows than without it."""

@@ -112,6 +112,7 @@ def test_it_is_the_transformers_frozen_layers_that_become_small(kind: str) -> No
     assert kept < 1.2 * BITS[kind] / 32 * sum(before[name] for name in after)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("kind", FORMATS)
 def test_adapters_learn_on_it_and_are_exported_as_any_other(jobs: Jobs, tmp_path: Path, kind: str) -> None:
     """float32 adapters on a frozen base; the files hold the same tensors as without; a resumed run ends alike."""

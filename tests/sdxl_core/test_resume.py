@@ -19,6 +19,7 @@ from sdxl_core.exit_codes import EXIT_KILLED, EXIT_PREEMPTED, EXIT_USER_ERROR
 from sdxl_core.train import main
 from sdxl_core.train_job import Ancestor, TrainJob
 from tests.sdxl_core.jobs import LORA, Jobs, bundle_steps, files, history, run, start, wait_for_step, write_job
+from tests.tiers import first_of
 
 METHODS: dict[str, dict[str, Any]] = {
     "lora": {"objective": {"kind": "diffusion"}, "adapter": {**LORA, "dropout": 0.1}, "ema": None},
@@ -64,7 +65,7 @@ def assert_same_state(job: TrainJob, undisturbed: TrainJob) -> None:
         assert same(*(getattr(bundle, part) for bundle in last)), part
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", first_of(METHODS))
 def test_a_run_made_longer_equals_a_long_one(
     jobs: Jobs, undisturbed: dict[str, TrainJob], tmp_path: Path, method: str
 ) -> None:
@@ -119,6 +120,7 @@ def test_on_a_gpu_too_if_asked_to(jobs: Jobs, tmp_path: Path, precision: str) ->
     assert_ended_alike(job, straight)
 
 
+@pytest.mark.ci
 def test_deterministic_kernels_are_there_for_all_that_is_computed(jobs: Jobs, tmp_path: Path) -> None:
     """torch refuses an operation that has none; and on a CPU nothing changes by them."""
     plain, deterministic = jobs(tmp_path / "a", max_steps=2), jobs(tmp_path / "b", max_steps=2, deterministic=True)
@@ -127,6 +129,7 @@ def test_deterministic_kernels_are_there_for_all_that_is_computed(jobs: Jobs, tm
     assert history(deterministic) == history(plain)
 
 
+@pytest.mark.ci
 def test_sigterm_saves_and_says_so(jobs: Jobs, undisturbed: dict[str, TrainJob], tmp_path: Path) -> None:
     """In the middle of a step, which is finished first; then the run goes on to the same end."""
     job = jobs(tmp_path, **METHODS["dreambooth"], log_every_steps=1, save_every_steps=1000)
@@ -140,6 +143,7 @@ def test_sigterm_saves_and_says_so(jobs: Jobs, undisturbed: dict[str, TrainJob],
     assert_ended_alike(job, undisturbed["dreambooth"])
 
 
+@pytest.mark.ci
 def test_sigterm_in_a_save_lets_it_finish(jobs: Jobs, tmp_path: Path) -> None:
     job = jobs(tmp_path, max_steps=500, log_every_steps=1)
     process = start(job, "tests.sdxl_core.faulty", "long save")
@@ -151,6 +155,7 @@ def test_sigterm_in_a_save_lets_it_finish(jobs: Jobs, tmp_path: Path) -> None:
     assert found and all(damage(bundle) is None for bundle in found)
 
 
+@pytest.mark.ci
 def test_a_second_sigterm_ends_at_once(jobs: Jobs, tmp_path: Path) -> None:
     job = jobs(tmp_path)
     process = start(job, "tests.sdxl_core.faulty", "long step")

@@ -47,6 +47,7 @@ def test_an_unchanged_schedule_leaves_no_file(jobs: Jobs, tmp_path: Path) -> Non
     assert run(job) and not (job.out / "scheduler").exists()
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("sampler", SCHEDULERS)
 def test_what_was_trained_is_drawn_with_its_schedule(jobs: Jobs, tmp_path: Path, sampler: str) -> None:
     """By every sampler, from noise alone: finite pictures, from the schedule in the export."""

@@ -109,6 +109,7 @@ def test_predicted_noise_is_that_of_diffusers_own_call(jobs15: Jobs, random_sd15
         torch.testing.assert_close(denoiser.predict(batch), expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("settings", [{"scheduler": s} for s in SCHEDULERS] + [
     {"guidance_scale": 1.0}, {"guidance_rescale": 0.7}, {"negative_prompt": "snow"}
 ], ids=str)  # fmt: skip
@@ -132,6 +133,7 @@ def test_several_chunks_are_read(random_sd15: Path) -> None:
 # --- what is trained, and what other programs load of it ---
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("text_encoder", [False, True], ids=["unet", "text-encoder"])
 def test_lora_files_draw_the_same_in_plain_diffusers(
     jobs15: Jobs, random_sd15: Path, tmp_path: Path, text_encoder: bool
@@ -158,6 +160,7 @@ def test_lora_files_draw_the_same_in_plain_diffusers(
     assert header["modelspec.architecture"] == "stable-diffusion-v1/lora" and header["ss_base_model_version"] == "sd_v1"
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("adapter", [
     {"use_dora": True}, {"conv_rank": 2, "conv_alpha": 1}, {"init": "pissa"}
 ], ids=str)  # fmt: skip
@@ -175,6 +178,7 @@ def test_every_kind_of_lora_is_read_again(
     assert np.abs(own_picture(random_sd15, REQUESTS[0], Addition(job.out / KOHYA_FILE)) - own).max() <= 1
 
 
+@pytest.mark.ci
 def test_a_lora_begins_with_either_file(jobs15: Jobs, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"adapter": LORA, **MUCH, "text_encoders": {"second": False}}
     first = job_of(jobs15, tmp_path / "first", **settings)
@@ -190,6 +194,7 @@ def test_a_lora_begins_with_either_file(jobs15: Jobs, tmp_path: Path) -> None:
             torch.testing.assert_close(held[name], tensor)
 
 
+@pytest.mark.ci
 def test_a_full_fine_tune_is_components(jobs15: Jobs, random_sd15: Path, tmp_path: Path) -> None:
     settings = {"adapter": {"kind": "full"}, "text_encoders": {"second": False}, **MUCH, "learning_rate": 1e-3}
     job = job_of(jobs15, tmp_path, **settings)
@@ -216,6 +221,7 @@ def test_a_learned_word_is_one_tensor(jobs15: Jobs, random_sd15: Path, tmp_path:
     assert np.abs(picture(theirs, request) - own_picture(random_sd15, request, Addition(job.out))).max() <= 1
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("kind", ["loha", "lokr", "oft"])
 def test_other_adapters_leave_peft_folders(jobs15: Jobs, random_sd15: Path, tmp_path: Path, kind: str) -> None:
     adapter = {"kind": kind, "block_size": 8} if kind == "oft" else {"kind": kind, "rank": 2}
@@ -235,6 +241,7 @@ def test_preferences_begin_undecided(jobs15: Jobs, tmp_path: Path, adapter: dict
     assert history(job)[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
 
 
+@pytest.mark.ci
 def test_validation_pictures_are_those_of_the_result(jobs15: Jobs, random_sd15: Path, tmp_path: Path) -> None:
     validation = {"every_steps": 6, "prompts": [REQUESTS[0].prompt], "seed": 1}
     job = jobs15(tmp_path, adapter=LORA, **MUCH, validation=validation)
@@ -282,6 +289,7 @@ def test_a_lora_of_the_other_family_is_refused(jobs: Jobs, jobs15: Jobs, random_
             read_lora(job.out / file, Architecture.of(random_sd15))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("text", [{}, {"text_encoders": {"second": False}}], ids=["cached", "live"])
 def test_a_step_is_counted(random_sd15: Path, text: dict[str, Any]) -> None:
     config = TrainingConfig.model_validate({"adapter": LORA, **text})

@@ -116,6 +116,7 @@ class Watched:
         out.backward(batch.x_BCHW)  # type: ignore[no-untyped-call]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("method", METHODS)
 def test_a_step_is_the_unet_and_little_else(jobs: Jobs, tmp_path: Path, method: str) -> None:
     """No encoder, no decoder, no work for every trained tensor; and the host waits once."""
@@ -133,6 +134,7 @@ def test_a_step_is_the_unet_and_little_else(jobs: Jobs, tmp_path: Path, method: 
         assert step.uploaded_bytes == sum(tensor.nbytes for tensor in arriving)
 
 
+@pytest.mark.ci
 def test_what_is_beside_the_unet_does_not_grow_with_the_adapter(jobs: Jobs, tmp_path: Path) -> None:
     """Four and nine layers of each block adapted: operation by operation the same, averages of the weights included."""
     few, many = (

@@ -20,6 +20,7 @@ from sdxl_core.model import load_unet
 from sdxl_core.training_config import LoraConfig
 from sdxl_core.weight_files.architecture import Architecture
 from sdxl_core.weight_files.lora_files import read_lora
+from tests.tiers import first_of
 
 Folders = dict[str, Path]
 CONFIGS = {
@@ -70,7 +71,7 @@ SUMS: list[dict[str, float]] = [
 ]
 
 
-@pytest.mark.parametrize("scales", SUMS, ids=str)
+@pytest.mark.parametrize("scales", first_of(SUMS), ids=str)
 @pytest.mark.parametrize("file", [DIFFUSERS_FILE, KOHYA_FILE])
 def test_scales_are_those_of_diffusers_set_adapters(
     random_sdxl: Path, folders: Folders, scales: dict[str, float], file: str

@@ -58,6 +58,7 @@ def trained_names(job: TrainJob) -> dict[str, Tensor]:
     return read_bundle(job.work / "bundles" / "step-00000004").weights
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_made_longer_equals_a_long_one(jobs: Jobs, tmp_path: Path, method: str) -> None:
     long = job_of(jobs, tmp_path / "long", **METHODS[method])
@@ -167,6 +168,7 @@ def theirs(jobs: Jobs, trained: dict[str, TrainJob]) -> dict[tuple[str, str], di
     return {export: load_file(out) for export, out in places.items()}
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(("method", "kind"), EXPORTS)
 def test_plain_diffusers_computes_what_was_trained(
     jobs: Jobs,

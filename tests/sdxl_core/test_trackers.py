@@ -31,6 +31,7 @@ def read_events(folder: Path) -> EventAccumulator:
     return events
 
 
+@pytest.mark.ci
 def test_tensorboard_has_every_step_once_whatever_interrupted_the_run(jobs: Jobs, tmp_path: Path) -> None:
     assert run(jobs(tmp_path, **SETTINGS, max_steps=3))
     job = jobs(tmp_path, **SETTINGS)

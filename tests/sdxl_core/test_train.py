@@ -44,6 +44,7 @@ def test_run_leaves_every_promised_file(jobs: Jobs, tmp_path: Path) -> None:
     assert bundle_steps(job) == [4, 6]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_validation_pictures_do_not_disturb_training(jobs: Jobs, tmp_path: Path, precision: str) -> None:
     """Nor casts what is trained: with and without them, the same history and the same float32 weights."""

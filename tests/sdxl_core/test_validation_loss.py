@@ -121,6 +121,7 @@ def test_weighted_it_is_weighted_as_training_is(jobs: Jobs, tmp_path: Path) -> N
         assert weighted[f"validation/t{t:03d}"] == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_measuring_does_not_disturb_training(
     jobs: Jobs, cached_inputs: dict[str, Path], tmp_path: Path, precision: str

@@ -146,6 +146,7 @@ def test_scoring_does_not_disturb_training(jobs: Jobs, straight: TrainJob, tmp_p
     assert kept == history(plain)
 
 
+@pytest.mark.ci
 def test_a_run_that_is_interrupted_ends_the_same(jobs: Jobs, straight: TrainJob, tmp_path: Path) -> None:
     for steps in (3, 6):
         job = scored(jobs, tmp_path, export="best", best_by="light", max_steps=steps)
@@ -153,6 +154,7 @@ def test_a_run_that_is_interrupted_ends_the_same(jobs: Jobs, straight: TrainJob,
     assert files(job.out) == files(straight.out)
 
 
+@pytest.mark.ci
 def test_pictures_without_a_score_are_counted_and_never_best(jobs: Jobs, straight: TrainJob, tmp_path: Path) -> None:
     lights = [read(file).mean() for file in (straight.out / "validation").glob("*.png")]
     some = scored(jobs, tmp_path / "some", export="best", best_by="light")
@@ -166,6 +168,7 @@ def test_pictures_without_a_score_are_counted_and_never_best(jobs: Jobs, straigh
         run(none, Brightness(faint=1.0))
 
 
+@pytest.mark.ci
 def test_a_scorer_that_cannot_is_told_before_the_first_step(jobs: Jobs, tmp_path: Path) -> None:
     class Broken:
         def __init__(self, error: Exception) -> None:

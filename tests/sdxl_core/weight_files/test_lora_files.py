@@ -77,6 +77,7 @@ def load(base: Path) -> StableDiffusionXLPipeline:
     return StableDiffusionXLPipeline.from_pretrained(base, add_watermarker=False, local_files_only=True)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("form", FORMATS)
 def test_plain_diffusers_does_what_merging_does(
     make_lora: MakeLora, architecture: Architecture, lopsided_sdxl: Path, tmp_path: Path, form: LoraFormat

@@ -179,6 +179,7 @@ def test_a_job_that_ends_without_a_word(
     assert len(service.jobs) == 1, "an unfinished training is not left without a word"
 
 
+@pytest.mark.ci
 def test_what_the_job_refuses_is_refused_here(
     lesson: Lesson, machine: Machine, service: SageMaker, train_on: SageMakerConfig
 ) -> None:
@@ -194,6 +195,7 @@ def test_what_the_job_refuses_is_refused_here(
     assert service.last.over.wait(10) and service.last.child is not None and service.last.child.returncode == 2
 
 
+@pytest.mark.ci
 def test_another_driver_waits_for_the_same_job(
     lesson: Lesson, machine: Machine, service: SageMaker, train_on: SageMakerConfig
 ) -> None:
@@ -227,6 +229,7 @@ def test_another_driver_waits_for_the_same_job(
     assert len(ended) == 2
 
 
+@pytest.mark.ci
 def test_no_job_is_paid_for_that_would_only_wait(
     lesson: Lesson, machine: Machine, service: SageMaker, train_on: SageMakerConfig
 ) -> None:

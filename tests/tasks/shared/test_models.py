@@ -129,6 +129,7 @@ def race(url: str, folder: Path, number: int, environment: dict[str, str]) -> No
         move_to(registry, added.number)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("kind", ["file", "s3"])
 def test_four_processes_never_get_one_number_twice_and_lose_no_move(
     kind: str, tmp_path: Path, machine: Machine, request: pytest.FixtureRequest

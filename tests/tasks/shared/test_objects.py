@@ -79,6 +79,7 @@ def test_a_bucket_that_is_not_there_is_named(server: str) -> None:
         Objects("s3://no-such-bucket/place")
 
 
+@pytest.mark.ci
 def test_a_server_that_is_away_may_come_back(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "another")
