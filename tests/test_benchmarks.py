@@ -29,6 +29,7 @@ def test_a_table_has_as_many_columns_in_every_line() -> None:
     assert len(lines) == 4 and {line.count("|") for line in lines} == {4}
 
 
+@pytest.mark.ci
 def test_scoring_does_nothing_twice(tmp_path: Path) -> None:
     """What is decoded, passed through CLIP (eight pictures at a time) and encoded, counted."""
     from benchmarks.evaluate import measure, world

@@ -159,6 +159,7 @@ def test_a_card_s_gains_are_its_own_pair_s(document: dict[str, Any], built: Path
         )
 
 
+@pytest.mark.ci
 def test_another_seed_draws_another_sample(inputs: dict[str, Any], document: dict[str, Any], tmp_path: Path) -> None:
     sizes = inputs["gallery"].model_copy(update={"seed": 1})
     build_report(**{**inputs, "gallery": sizes}, out=tmp_path)

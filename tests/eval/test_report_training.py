@@ -66,6 +66,7 @@ def test_the_curves_are_read_aloud(inputs: dict[str, Any], tmp_path: Path, case:
     assert f"against 1 of the base ({change})" in text and sentence in text
 
 
+@pytest.mark.ci
 def test_every_figure_of_a_training_has_its_panel(inputs: dict[str, Any], tmp_path: Path) -> None:
     """And its labels: the base's line, the lowest point, both rates, what was left out, and what a method adds."""
     training = watched(tmp_path / "training", [1.0, 0.5, 0.9], 10)

@@ -53,6 +53,7 @@ def test_what_has_nothing_to_prepare_says_so(pipeline: Pipeline) -> None:
     assert "class_images" not in ahead(pipeline, cache, *without)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(("command", "count"), [("cache", 5), ("class-images", 1)])
 def test_the_commands_name_what_is_there(cli: Cli, tmp_path: Path, command: str, count: int) -> None:
     from tasks.store import ArtifactStore

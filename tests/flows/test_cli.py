@@ -115,6 +115,7 @@ def test_a_server_that_is_away_is_named(cli: Cli, config: Path, monkeypatch: pyt
     assert done.stderr.startswith("error: PREFECT_API_URL: the Prefect server http://127.0.0.1:9/api does not answer")
 
 
+@pytest.mark.ci
 def test_evaluate_and_report_come_to_the_runs_own_report(cli: Cli, filled: ArtifactStore) -> None:
     for command in ("evaluate", "report"):
         done = cli(command, "toy/toy.yaml")

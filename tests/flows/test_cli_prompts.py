@@ -32,6 +32,7 @@ def test_settings_and_choice_are_shown(cli: Cli) -> None:
     assert done.stdout.splitlines()[-1] == "7 prompts" and "a sks person" in done.stdout
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

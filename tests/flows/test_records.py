@@ -80,6 +80,7 @@ def test_a_run_goes_on_where_the_records_of_another_machine_are_missing(s3_url: 
     assert not open_objects(s3_url).sizes("prefect")
 
 
+@pytest.mark.ci
 def test_a_block_without_credentials_shares_them(s3_url: str, tmp_path: Path) -> None:
     from prefect.client.orchestration import get_client
     from prefect.filesystems import RemoteFileSystem

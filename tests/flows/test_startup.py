@@ -72,6 +72,7 @@ def filled(config: Path, tmp_path: Path) -> ArtifactStore:
     return store
 
 
+@pytest.mark.ci
 def test_no_help_loads_what_only_work_needs() -> None:
     """Of any command or group, and nor does importing the command line."""
     unwanted = (*HEAVY, *FOR_CONFIGURATIONS, *FOR_RECORDS, *FOR_PAGES)

@@ -99,6 +99,7 @@ def test_a_pipeline_in_half_precision_draws_nearly_the_same(random_sdxl: Path, e
     assert (says - expected["text_encoder"]).std() < 0.1 * expected["text_encoder"].std()
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("case", IN_FOLDERS)
 def test_peft_alone_loads_its_folders(random_sdxl: Path, exported: Exported, case: str) -> None:
     out, expected = exported(case)

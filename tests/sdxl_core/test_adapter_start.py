@@ -96,6 +96,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("difference", REFUSALS)
 def test_what_differs_is_named(jobs: Jobs, tmp_path: Path, difference: str, capsys: pytest.CaptureFixture[str]) -> None:
     changed, said = REFUSALS[difference]

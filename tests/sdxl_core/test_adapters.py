@@ -102,6 +102,7 @@ def base_operation(layer: Any, x: Tensor, weight: Tensor) -> Tensor:
     return functional.linear(x, weight, base.bias)
 
 
+@pytest.mark.ci
 @torch.no_grad()
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("part", ["unet", "text_encoder"])

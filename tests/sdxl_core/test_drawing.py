@@ -331,6 +331,7 @@ def test_cuda_graphs_need_a_gpu(random_sdxl: Path) -> None:
 # --- a model that stays loaded ---
 
 
+@pytest.mark.ci
 def test_a_kept_model_draws_the_same_bits_and_is_loaded_once(
     random_sdxl: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

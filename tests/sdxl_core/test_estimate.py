@@ -143,6 +143,7 @@ def test_fused_gradients_count_only_while_they_are_there() -> None:
     assert 0.9 * (measured := allocated_peak(GIVEN, fused)) < costs[1].activation_bytes < 1.01 * measured
 
 
+@pytest.mark.ci
 def test_a_base_that_waits_elsewhere_takes_no_room() -> None:
     """Here the copy comes while there is little else, and goes before there is much."""
     prior: dict[str, Any] = {"objective": {"kind": "prior_prediction", "class_prompt": "a"}, **FULL}
@@ -151,6 +152,7 @@ def test_a_base_that_waits_elsewhere_takes_no_room() -> None:
     assert there.peak_bytes - there.base_copy_bytes <= away.peak_bytes < there.peak_bytes
 
 
+@pytest.mark.ci
 def test_rows_and_passes() -> None:
     """Activations go with the rows of a pass; operations with all rows of a step."""
     one, four = (count_step(GIVEN, config(micro_batch_size=n)) for n in (1, 4))

@@ -137,6 +137,7 @@ def test_a_kill_among_the_exports_costs_the_exports_alone(
     assert files(job.out) == files(straight.out)
 
 
+@pytest.mark.ci
 def test_a_step_that_was_lost_is_made_again_from_the_one_before(
     jobs: Jobs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

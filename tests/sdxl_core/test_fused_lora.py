@@ -126,6 +126,7 @@ def test_other_adapters_are_not_spoken_of(jobs: Jobs, tmp_path: Path) -> None:
     assert there.trained.notes == ()
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "settings",
     [

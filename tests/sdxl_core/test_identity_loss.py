@@ -109,6 +109,7 @@ def test_the_right_prediction_stands_for_the_picture_itself(prediction_type: str
         assert torch.allclose(ours.picture(noisy, other, t)[row], expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_what_is_added_is_worked_out_by_hand(identity_jobs: IdentityJobs, tmp_path: Path, objective: str) -> None:
     """For each instance row below the limit, with diffusers' VAE and torch's sampler; class rows have none."""
@@ -251,6 +252,7 @@ def test_a_run_tells_its_cosine_and_its_rows(identity_jobs: IdentityJobs, tmp_pa
     assert not any("identity" in name for row in history(plain) for name in row)
 
 
+@pytest.mark.ci
 def test_a_run_that_is_stopped_ends_with_the_same_bits(identity_jobs: IdentityJobs, tmp_path: Path) -> None:
     settings = {"objective": OBJECTIVES["prior_preservation"], "max_steps": 4}
     straight = identity_jobs(tmp_path / "straight", {"max_timestep": 600}, **settings)

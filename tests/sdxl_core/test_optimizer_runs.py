@@ -76,6 +76,7 @@ def test_prodigys_estimate_is_a_curve(jobs: Jobs, tmp_path: Path) -> None:
         assert row["prodigy_d"] == pytest.approx(1e-6) and row["learning_rate"] == 1
 
 
+@pytest.mark.ci
 def test_schedule_free_pictures_and_export_are_the_averages_and_training_is_not_disturbed(
     jobs: Jobs, tmp_path: Path
 ) -> None:

@@ -176,6 +176,7 @@ def test_concepts_are_seen_as_often_and_weigh_as_much_as_they_should(
         assert batch.weight_B.tolist() == [1.0 if data.pictures(step, [0])[0] in dogs else 0.5]
 
 
+@pytest.mark.ci
 def test_a_run_made_longer_equals_a_long_one(sized: Jobs, tmp_path: Path) -> None:
     """All of it together: buckets, two resolutions, crops, mirrors, concepts, masks, the base outside of them."""
     straight = sized(tmp_path / "straight", **METHOD, max_steps=4)
@@ -187,6 +188,7 @@ def test_a_run_made_longer_equals_a_long_one(sized: Jobs, tmp_path: Path) -> Non
     assert all(np.isfinite(row["loss"]) for row in history(job))
 
 
+@pytest.mark.ci
 def test_smaller_passes_for_want_of_memory_are_the_same_step(
     sized: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

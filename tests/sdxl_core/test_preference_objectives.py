@@ -42,6 +42,7 @@ def asked(there: Run, step: int = 0) -> tuple[Batch, LossOutput]:
     return batch, there.objective(there.state.denoiser, batch)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("adapter", ADAPTERS)
 @pytest.mark.parametrize("kind", AGAINST_REFERENCE)
 def test_before_the_first_step_nothing_is_preferred(jobs: Jobs, tmp_path: Path, kind: str, adapter: str) -> None:
@@ -79,6 +80,7 @@ def as_published(kind: str, model: Tensor, frozen: Tensor, batch: Batch) -> Tens
     return (1 - torch.sigmoid(sign * 5000 * (g - max(0.0, float(g.detach().mean()))))).mean()
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("kind", [*PAIR_KINDS, "kto"])
 def test_losses_are_those_of_the_published_scripts_on_the_same_tensors(jobs: Jobs, tmp_path: Path, kind: str) -> None:
     there = started(preferring(jobs, tmp_path, kind))

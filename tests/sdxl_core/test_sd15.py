@@ -208,6 +208,7 @@ def test_a_full_fine_tune_is_components(jobs15: Jobs, random_sd15: Path, tmp_pat
     assert not (job.out / "text_encoder_2").exists()
 
 
+@pytest.mark.ci
 def test_a_learned_word_is_one_tensor(jobs15: Jobs, random_sd15: Path, tmp_path: Path) -> None:
     words = [{"token": TOKEN, "initializer": "person", "vectors": 2}]
     settings = {"adapter": {"kind": "none"}, "new_tokens": words, **MUCH}

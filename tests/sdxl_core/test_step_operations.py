@@ -145,6 +145,7 @@ def test_what_is_beside_the_unet_does_not_grow_with_the_adapter(jobs: Jobs, tmp_
     assert few.first_step()[1] == many.first_step()[1]
 
 
+@pytest.mark.ci
 def test_the_next_rows_are_made_before_the_host_waits(jobs: Jobs, tmp_path: Path) -> None:
     watched = Watched(jobs, tmp_path, max_steps=3)
     made: list[tuple[int, int]] = []

@@ -135,6 +135,7 @@ def test_choices_of_pictures_that_are_all_alike_are_none() -> None:
     assert {choice.label for choice in said} == {0.5}
 
 
+@pytest.mark.ci
 def test_the_shipped_judges_share_the_taste_on_pictures_that_they_have_not_seen(
     rows: list[dict[str, Any]], pictures: dict[str, np.ndarray]
 ) -> None:

@@ -169,6 +169,7 @@ def theirs(jobs: Jobs, trained: dict[str, TrainJob]) -> dict[tuple[str, str], di
 
 
 @pytest.mark.ci
+@pytest.mark.ci
 @pytest.mark.parametrize(("method", "kind"), EXPORTS)
 def test_plain_diffusers_computes_what_was_trained(
     jobs: Jobs,

@@ -34,6 +34,7 @@ def losses(job: TrainJob) -> list[float]:
     return [row["loss"] for row in history(job)]
 
 
+@pytest.mark.ci
 def test_run_leaves_every_promised_file(jobs: Jobs, tmp_path: Path) -> None:
     job = jobs(tmp_path, validation=VALIDATION)
     assert run(job)
@@ -149,6 +150,7 @@ def test_processes_share_out_every_row_of_a_step_once(
     assert sorted(done) == list(range(4))
 
 
+@pytest.mark.ci
 def test_a_validation_picture_is_what_plain_diffusers_draws_with_the_export(jobs: Jobs, tmp_path: Path) -> None:
     """Also of a LoRA that was trained with dropout, which no picture has."""
     prompt = "a photo of a person"

@@ -172,6 +172,7 @@ def test_held_out_pictures_are_not_trained_on(jobs: Jobs, tmp_path: Path) -> Non
     assert len(held_out) == 2 and len(seen) == 3 and not held_out & seen
 
 
+@pytest.mark.ci
 def test_when_it_is_written_and_shown_changes_nothing(jobs: Jobs, tmp_path: Path) -> None:
     often = jobs(tmp_path / "often", validation=with_loss(every_steps=2), log_every_steps=1, save_every_steps=1)
     seldom = jobs(tmp_path / "seldom", validation=with_loss(every_steps=2), log_every_steps=50, save_every_steps=50)
@@ -206,6 +207,7 @@ def test_a_finished_run_can_be_exported_otherwise_without_training(
     assert (last.out / "history.jsonl").read_bytes() == (rising.out / "history.jsonl").read_bytes()
 
 
+@pytest.mark.ci
 def test_a_run_whose_best_bundle_is_lost_goes_back_to_one_that_is_whole(
     shipped: Jobs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

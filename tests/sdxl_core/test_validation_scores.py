@@ -193,6 +193,7 @@ def test_the_trainer_alone_has_no_metrics(jobs: Jobs, tmp_path: Path) -> None:
         run(job, Brightness())
 
 
+@pytest.mark.ci
 def test_the_bases_pictures_come_along_from_another_run(jobs: Jobs, straight: TrainJob, tmp_path: Path) -> None:
     given = Ancestor.of(straight.work / "bundles" / "step-00000006")
     override = {"ancestor": given, "override": ("training.learning_rate",)}

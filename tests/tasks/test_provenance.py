@@ -93,6 +93,7 @@ def test_a_changed_entry_of_a_long_list_is_noticed(stated: StatedLineage) -> Non
         stated_recipe(drawn, items)
 
 
+@pytest.mark.ci
 @given(st.lists(VALUES, max_size=4))
 def test_taking_lists_apart_loses_nothing(values: list[Any]) -> None:
     """Several values share one pool."""

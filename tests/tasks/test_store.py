@@ -186,6 +186,7 @@ def test_links_are_refused(store: ArtifactStore, call: MakeCall, tmp_path: Path)
         materialise(replace(call(), stage=replace(call().stage, build=links)), store, "cpu")
 
 
+@pytest.mark.ci
 def test_a_kill_at_any_point_of_a_write_leaves_all_or_nothing(tmp_path: Path, call: MakeCall) -> None:
     intact = materialise(call(), ArtifactStore(tmp_path / "intact"), "cpu")
     for root, _ in killed_at_every_touch(materialise_at, lambda n: (tmp_path / str(n), call())):

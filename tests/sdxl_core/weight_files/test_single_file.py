@@ -37,6 +37,7 @@ def state(pipeline: StableDiffusionXLPipeline) -> dict[str, torch.Tensor]:
     return {f"{part}.{k}": v for part in STEMS for k, v in getattr(pipeline, part).state_dict().items()}
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_plain_diffusers_reads_back_what_went_in(lopsided_sdxl: Path, tmp_path: Path, dtype: str) -> None:
     Checkpoint.open(lopsided_sdxl).write_single_file(tmp_path / "x.safetensors", DTYPES[dtype], {})
