@@ -90,7 +90,13 @@ class Sweeping:
         calls = self.ready(prepared)
         first = {_identity(call): slug for slug, call in reversed(calls.items())}
         different = {slug: calls[slug] for slug in calls if slug in first.values()}
-        done = run_together(different, self.run, self.checked.at_once)
+        store = self.checked.store
+        done = run_together(
+            different,
+            self.run,
+            self.checked.at_once,
+            lambda call: store.is_being_built(call.recipe().kind, call.recipe().key),
+        )
         outcomes = {slug: done[first[_identity(call)]] for slug, call in calls.items()}
         for one in prepared:
             self.note(one.variant, outcomes[one.variant.slug])

@@ -29,7 +29,7 @@ from tasks.cells import DiskCells
 from tasks.digests import FileDigests
 from tasks.errors import StoreError
 from tasks.file_systems import is_remote, own_memo
-from tasks.locks import held
+from tasks.locks import held, held_if_free
 from tasks.manifest import (
     MANIFEST,
     Json,
@@ -247,6 +247,11 @@ class ArtifactStore:
             except DamagedArtifact as damage:
                 self.set_aside(kind, key, str(damage))
             return self._by_one(kind, key, label, lambda: self._build(recipe, label, build, lock))
+
+    def is_being_built(self, kind: str, key: str) -> bool:
+        """Whether somebody seems to be at it now: for choosing what to do first."""
+        with held_if_free(self.lock_path(kind, key)) as is_free:
+            return not is_free
 
     def is_shared(self, ref: Ref) -> bool:
         """Whether all have an artifact who are to have it."""

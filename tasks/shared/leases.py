@@ -78,6 +78,11 @@ def leased(objects: Objects, name: str, waiting: Callable[[str], None], is_done:
             objects.remove([f"{_folder(name)}/{path}" for path in (f"{epoch:08d}.beat", f"{epoch:08d}.json")])
 
 
+def is_leased(objects: Objects, name: str) -> bool:
+    """Whether there is a holder, dead or alive. Raises StoreAway."""
+    return any(path.endswith(".json") for path in objects.listed(_folder(name)))
+
+
 def _taken(objects: Objects, name: str, waiting: Callable[[str], None], is_done: Callable[[], bool]) -> int | None:
     seen: _Seen | None = None
     lasts_s, told = lease_s(), False

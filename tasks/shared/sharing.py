@@ -15,7 +15,7 @@ from tasks.locks import held, open_lock
 from tasks.manifest import Manifest, Ref
 from tasks.shared.copies import Copies, manifest_name, parsed
 from tasks.shared.files import Torn
-from tasks.shared.leases import building, leased
+from tasks.shared.leases import building, is_leased, leased
 from tasks.shared.memo import Memo
 from tasks.shared.objects import Objects, open_objects
 
@@ -46,6 +46,9 @@ class Sharing:
     ) -> AbstractContextManager[bool]:
         """As `leased`, of the right to build an artifact."""
         return leased(self.objects, building(kind, key), waiting, is_done)
+
+    def is_being_built(self, kind: str, key: str) -> bool:
+        return is_leased(self.objects, building(kind, key))
 
     def find(self, kind: str, key: str) -> Manifest | None:
         """What is there whole, as far as names and sizes tell.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
-from tasks.errors import StoreError
+from tasks.errors import StoreAway, StoreError
 from tasks.locks import held
 from tasks.manifest import Manifest, Ref
 from tasks.shared.cells import SharedCells
@@ -98,6 +98,12 @@ class SharedStore(ArtifactStore):
         if self._place(manifest.recipe.kind, manifest.key).is_dir():
             return super().problems(manifest)
         return [f"in the shared store: {problem}" for problem in self._sharing.copies.problems(manifest)]
+
+    def is_being_built(self, kind: str, key: str) -> bool:
+        """On any machine, as far as can be told; also where one has died at it."""
+        with suppress(StoreAway):
+            return super().is_being_built(kind, key) or self._sharing.is_being_built(kind, key)
+        return False
 
     def is_shared(self, ref: Ref) -> bool:
         return not self._place(ref.kind, ref.key).is_dir() or self._sharing.is_known_whole(ref)

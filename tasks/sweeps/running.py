@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import copy_context
 from dataclasses import dataclass
 
@@ -41,23 +41,43 @@ def check_at_once(config: PipelineConfig, at_once: int) -> None:
         )
 
 
-def run_together(calls: Mapping[str, Call], run: Runner, at_once: int) -> dict[str, Ref | Failure]:
+class _Waiting:
+    """Calls that are not begun; what others are at comes last, so that machines with one store share the work."""
+
+    def __init__(self, calls: Mapping[str, Call], is_taken: Callable[[Call], bool]) -> None:
+        self._calls, self._is_taken = dict(calls), is_taken
+        self._lock = threading.Lock()
+
+    def next(self) -> tuple[str, Call] | None:
+        with self._lock:
+            if not self._calls:
+                return None
+            first = next(iter(self._calls))
+            free = (name for name, call in self._calls.items() if not self._is_taken(call))
+            name = next(free, first) if len(self._calls) > 1 else first
+            return name, self._calls.pop(name)
+
+
+def run_together(
+    calls: Mapping[str, Call], run: Runner, at_once: int, is_taken: Callable[[Call], bool] = lambda call: False
+) -> dict[str, Ref | Failure]:
     """Run every call, so many at once; one that fails for a reason of its own does not keep the others from running.
+
+    `is_taken`: whether somebody else is at a call, to be left for later.
 
     Whatever else goes wrong, and a signal, stops all trainers, which save, and is raised.
     """
+    waiting, found = _Waiting(calls, is_taken), dict[str, Ref | Failure]()
     if at_once == 1:
-        return {name: _outcome(name, call, run) for name, call in calls.items()}
-    waiting: queue.SimpleQueue[tuple[str, Call]] = queue.SimpleQueue()
+        while (item := waiting.next()) is not None:
+            found[item[0]] = _outcome(*item, run)
+        return {name: found[name] for name in calls}
     done: queue.SimpleQueue[tuple[str, Ref | Failure | BaseException]] = queue.SimpleQueue()
-    for item in calls.items():
-        waiting.put(item)
     # daemons: a thread that Prefect lets wait before it tries again must not hold up a process that was told to end
     for number in range(min(at_once, len(calls))):
         threading.Thread(
             target=copy_context().run, args=(_work, waiting, done, run), daemon=True, name=f"sweep-{number}"
         ).start()
-    found: dict[str, Ref | Failure] = {}
     try:
         while len(found) < len(calls):
             name, outcome = done.get()
@@ -70,17 +90,10 @@ def run_together(calls: Mapping[str, Call], run: Runner, at_once: int) -> dict[s
     return {name: found[name] for name in calls}
 
 
-def _work(
-    waiting: queue.SimpleQueue[tuple[str, Call]],
-    done: queue.SimpleQueue[tuple[str, Ref | Failure | BaseException]],
-    run: Runner,
-) -> None:
+def _work(waiting: _Waiting, done: queue.SimpleQueue[tuple[str, Ref | Failure | BaseException]], run: Runner) -> None:
     """One thread's: until nothing waits, or something is wrong that concerns all."""
-    while True:
-        try:
-            name, call = waiting.get_nowait()
-        except queue.Empty:
-            return
+    while (item := waiting.next()) is not None:
+        name, call = item
         try:
             done.put((name, _outcome(name, call, run)))
         except BaseException as error:

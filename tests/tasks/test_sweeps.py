@@ -247,6 +247,21 @@ def test_one_that_fails_leaves_the_others_alone(at_once: int) -> None:
     assert run_together(calls, run, at_once) == {"a": REF, "b": Failure("the loss is not finite"), "c": REF, "d": REF}
 
 
+def test_what_others_are_at_comes_last() -> None:
+    """So two machines that begin the same sweep meet in its middle."""
+    begun: list[str] = []
+    elsewhere = {"a", "b"}
+
+    def run(call: Call) -> Handle:
+        begun.append(call.label)
+        elsewhere.discard("b")
+        return REF
+
+    calls = {name: Call(CALL.stage, name, {}) for name in "abcd"}
+    assert [*run_together(calls, run, 1, lambda call: call.label in elsewhere)] == [*calls]
+    assert begun == ["c", "b", "d", "a"]
+
+
 @pytest.mark.parametrize("error", [TrainerPreempted("stop"), KeyboardInterrupt(), MemoryError()])
 @pytest.mark.parametrize("at_once", [1, 2])
 def test_what_concerns_all_ends_all(error: BaseException, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,6 +68,22 @@ def test_machines_that_want_the_same_at_the_same_time_build_it_once(
     assert len(set(refs)) == 1 and (tmp_path / "log").read_text() == "built\n"
 
 
+def test_what_is_being_built_anywhere_is_known(url: str, machine: Machine, call: MakeCall, tmp_path: Path) -> None:
+    one, two = machine("one", url), machine("two", url)
+    places = (one, two, ArtifactStore(tmp_path / "one"))
+    seen: list[bool] = []
+
+    def look(job: Job) -> dict[str, Json]:
+        seen.extend(store.is_being_built("text", key) for store in places)
+        return write_text(job)
+
+    looking = replace(call(), stage=replace(call().stage, build=look))
+    key = looking.recipe().key
+    materialise(looking, one, "cpu")
+    assert seen == [True, True, True]
+    assert not any(store.is_being_built("text", key) for store in places)
+
+
 def test_what_was_there_before_it_was_shared_is_sent_when_it_is_used(
     url: str, machine: Machine, call: MakeCall, tmp_path: Path
 ) -> None:
