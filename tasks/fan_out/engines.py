@@ -23,6 +23,7 @@ from tasks.fan_out.config import CLUSTERS, FanOutConfig
 from tasks.fan_out.shard import STOPS, end_with
 
 ADDRESS = "runtime.fan_out.address"
+_WAIT = "OMP_WAIT_POLICY"
 _RAY_MEMORY = 100 * 1024**2
 """For what tasks return, which is little; by default Ray takes a third of the machine's."""
 
@@ -88,7 +89,25 @@ def opened(config: FanOutConfig, device: str, shards: int) -> Iterator[Engine]:
         ConfigError: there is no cluster at the address, or none with workers.
     """
     with ExitStack() as stack:
+        if config.engine != "threads" and config.address is None:
+            stack.enter_context(_patient_children())
         yield _OPEN[config.engine](config, device, shards, stack)
+
+
+@contextmanager
+def _patient_children() -> Iterator[None]:
+    """Have the processors' threads of processes that are started meanwhile sleep while they wait for each other.
+
+    Each shard uses as many as the run, or its last bits could differ. Where they are more than there are processors,
+    those that wait as usual, turning in circles, hold up those that work: two shards took ten times as long as one.
+    """
+    before = os.environ.get(_WAIT)
+    os.environ.setdefault(_WAIT, "passive")
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(_WAIT, None)
 
 
 def _threads(config: FanOutConfig, device: str, shards: int, stack: ExitStack) -> Engine:

@@ -169,7 +169,7 @@ class Numbers:
     def misbehave(self, number: int) -> None:
         time.sleep(self.asked.get("seconds", 0))
         with (self.store.root / "log").open("a") as log:
-            log.write(f"{number} {os.getpid()} {time.monotonic()}\n")
+            log.write(f"{number} {os.getpid()} {time.monotonic()} {os.environ.get('OMP_WAIT_POLICY')}\n")
         what = self.asked.get("at", {}).get(str(number))
         once = self.store.root / f"done-{number}"
         if what is None or once.exists():
@@ -246,6 +246,20 @@ def test_a_failing_shard_is_told_by_its_number_and_costs_the_others_nothing(
     ref = toy.only(call, runtime(engine))
     assert (toy.store.path(ref) / "squares.txt").read_text() == "0 1 4 9 16 25"
     assert sorted(number for number, *_ in log_of(toy)) == ["0", "1", "2", "3", "4", "4", "5"]
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("said", [None, "active"])
+def test_shards_that_outnumber_processors_wait_asleep(
+    said: str | None, toy: Fanned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless somebody has said otherwise; and what the run itself starts later waits as ever."""
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if said is not None:
+        monkeypatch.setenv("OMP_WAIT_POLICY", said)
+    toy.only(Call(STAGE, "toy", {"count": 3}), runtime("processes"))
+    assert {policy for *_, policy in log_of(toy)} == {said or "passive"}
+    assert os.environ.get("OMP_WAIT_POLICY") == said
 
 
 def test_what_passes_is_tried_again_with_what_is_missing(toy: Fanned) -> None:
