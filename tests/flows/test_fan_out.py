@@ -273,7 +273,7 @@ def test_a_killed_worker_costs_what_it_had_in_hand(toy: Fanned) -> None:
     ref = toy.only(Call(STAGE, "toy", {"count": 6, "at": {"4": "kill"}}), runtime("processes"))
     assert (toy.store.path(ref) / "squares.txt").read_text() == "0 1 4 9 16 25"
     assert toy.store.summary(ref) == {"left": 0}
-    workers = {worker for _, worker, _ in log_of(toy)}
+    workers = {worker for _, worker, *_ in log_of(toy)}
     assert str(os.getpid()) not in workers and len(workers) > 2
 
 
@@ -305,7 +305,7 @@ def test_a_cluster_that_runs_already_is_looked_at_first(toy: Fanned, monkeypatch
         runs = RuntimeConfig(device="cpu", fan_out=there)
         ref = toy.only(call, runs)
         assert (toy.store.path(ref) / "squares.txt").read_text() == "0 1 4 9 16 25"
-        assert len({worker for _, worker, _ in log_of(toy)}) == 2 and not list(toy.store.cells("marks"))
+        assert len({worker for _, worker, *_ in log_of(toy)}) == 2 and not list(toy.store.cells("marks"))
         more = Call(STAGE, "toy", {"count": 9}, local=local)
         with pytest.raises(ConfigError, match=r"toy: shard 1 of 2: the worker .* has no .*model"):
             toy.only(more, runs)
@@ -326,7 +326,7 @@ def test_a_shard_holds_a_device(toy: Fanned, monkeypatch: pytest.MonkeyPatch) ->
     """With one place for two shards, one computes after the other."""
     monkeypatch.setenv("SDXL_FLOWS_CPU_SLOTS", "1")
     toy.only(Call(STAGE, "toy", {"count": 8, "seconds": 0.02}), runtime("threads"))
-    order = [int(number) // 4 for number, _, at in sorted(log_of(toy), key=lambda line: float(line[2]))]
+    order = [int(number) // 4 for number, _, at, _ in sorted(log_of(toy), key=lambda line: float(line[2]))]
     assert order in ([0] * 4 + [1] * 4, [1] * 4 + [0] * 4)
 
 
