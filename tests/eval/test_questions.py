@@ -206,6 +206,7 @@ def test_what_reads_answers_is_asked_after_them(pictures: tuple[GeneratedImage, 
     assert set(opened.values()) == {2}
 
 
+@pytest.mark.ci
 def test_a_metric_of_another_package_is_found_by_its_entry_point(tmp_path: Path, run_python: Any) -> None:
     (tmp_path / "sharp.py").write_text(SHARP)
     info = tmp_path / "sharp-1.0.dist-info"

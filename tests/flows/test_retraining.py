@@ -124,6 +124,7 @@ def test_gates_against_production_can_be_others(world: RetrainingWorld) -> None:
         world.retrain(PASSED, "retraining.against_incumbent=[{metric: dino, require: better}]")
 
 
+@pytest.mark.ci
 def test_a_rollback_is_not_undone_by_the_next_run(later: RetrainingWorld) -> None:
     earlier = later.registry.earlier("short", later.registry.require("short"))
     later.registry.point("short", earlier.number, "rolled back", expected=2, reason="hands")
@@ -179,6 +180,7 @@ def test_a_release_that_was_put_back_alone_is_held_against(world: RetrainingWorl
     assert (done.outcome, done.version) == ("promoted", 2) and world.registry.version("short", 2).against == 1
 
 
+@pytest.mark.ci
 def test_a_damaged_release_is_not_put_into_production(later: RetrainingWorld) -> None:
     weights = later.store.path(later.registry.version("short", 1).release) / "kohya_lora.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")

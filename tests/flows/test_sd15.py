@@ -124,6 +124,7 @@ def test_both_formats_of_a_lora_are_exported(world: World, tmp_path: Path) -> No
         assert pipeline.get_active_adapters()
 
 
+@pytest.mark.ci
 def test_a_full_fine_tune_is_exported_merged_and_extracted(world: World, tmp_path: Path) -> None:
     world.run("full")
     export(world.store, "full", Wanted("diffusers"), tmp_path / "tuned")

@@ -127,6 +127,7 @@ def tested(fourteen: Evaluations, monkeypatch: pytest.MonkeyPatch) -> dict[str, 
     return result(fourteen.store, recorder.refs["self_test"])
 
 
+@pytest.mark.ci
 def test_a_model_is_not_found_better_than_itself(tested: dict[str, Any]) -> None:
     assert (tested["drawn_again"], tested["equal"]) == (4, 4), "nothing was remembered, and no bit differs"
     assert [found["outcome"] for found in tested["comparisons"]] == ["no_difference"] * 2
@@ -141,6 +142,7 @@ def test_a_model_is_not_found_better_than_itself(tested: dict[str, Any]) -> None
     assert is_sound(tested)
 
 
+@pytest.mark.ci
 def test_a_self_test_that_finds_something_is_not_sound(tested: dict[str, Any]) -> None:
     one, other = tested["comparisons"]
     assert is_sound({**tested, "comparisons": [{**one, "outcome": "better"}]}), "one in twenty comes by chance"

@@ -79,6 +79,7 @@ def test_plain_diffusers_loads_both_files(random_sdxl: Path, exported: Exported,
     assert_says(parts_of(pipeline), expected)
 
 
+@pytest.mark.ci
 def test_plain_diffusers_loads_a_dora_in_its_own_layout_alone(random_sdxl: Path, exported: Exported) -> None:
     """In kohya's it would leave out the magnitudes; so it gets that file rewritten."""
     out, expected = exported("dora")
@@ -156,6 +157,7 @@ def test_a_turned_input_has_no_file_of_kohyas(exported: Exported) -> None:
     ]
 
 
+@pytest.mark.ci
 def test_every_layer_has_a_name_elsewhere(random_sdxl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All linear layers and convolutions, also those outside the blocks, arrive in diffusers from both files."""
     monkeypatch.setitem(CASES, "everything", EVERYTHING)

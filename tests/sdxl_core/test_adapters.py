@@ -119,6 +119,7 @@ def test_every_layer_computes_its_definition(random_sdxl: Path, case: str, part:
         torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("case", CASES)
 def test_ranks_and_layers_are_those_configured(random_sdxl: Path, case: str) -> None:
     config = configured(case)

@@ -193,6 +193,7 @@ def test_class_images_are_topped_up(random_sdxl: Path, tmp_path: Path) -> None:
         assert generate(1, f"other-{number}", **other)["generated"] == 1, "enough files, and none of them the right one"
 
 
+@pytest.mark.ci
 def test_pictures_come_from_their_own_seeds(random_sdxl: Path, tmp_path: Path) -> None:
     """Each picture is what plain diffusers makes of its prompt and seed; order and number of prompts do not matter."""
     cells: dict[str, bytes] = {}
@@ -290,6 +291,7 @@ def test_weight_variant_is_the_one_that_is_there(tmp_path: Path, names: list[str
     assert stored(tmp_path)["variant"] == variant
 
 
+@pytest.mark.ci
 def test_interrupted_set_goes_on_in_the_same_batches(random_sdxl: Path, tmp_path: Path) -> None:
     """Two of five pictures are there from a first attempt; the others come out as if nothing had happened."""
     prompts = tuple(Prompt(str(i), f"a photo of a person {i}") for i in range(5))

@@ -135,6 +135,7 @@ def test_a_process_keeps_its_share_and_what_computes() -> None:
     assert quarter.peak_bytes < whole.peak_bytes
 
 
+@pytest.mark.ci
 def test_fused_gradients_count_only_while_they_are_there() -> None:
     """Against a real step that frees each gradient as it is complete."""
     plain, fused = config(**FULL), config(**FULL, fused_backward=True)

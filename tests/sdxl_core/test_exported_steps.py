@@ -85,6 +85,7 @@ def test_a_step_is_what_a_run_of_so_many_steps_leaves(jobs: Jobs, tmp_path: Path
     assert weights(long.out / "steps" / "00000004") == weights(short.out) != weights(long.out)
 
 
+@pytest.mark.ci
 def test_its_bundles_stay_and_no_other(jobs: Jobs, tmp_path: Path) -> None:
     job = jobs(tmp_path, **EVERY | {"save_every_steps": 1, "export_every_steps": 3, "max_steps": 8})
     assert run(job)

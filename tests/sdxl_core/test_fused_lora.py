@@ -150,6 +150,7 @@ def test_a_run_s_gradients_are_peft_s(jobs: Jobs, tmp_path: Path, settings: dict
     assert found[True][1] <= found[False][1], "no more is kept"
 
 
+@pytest.mark.ci
 def test_a_run_ends_with_the_same_files_and_may_change_over(jobs: Jobs, tmp_path: Path) -> None:
     """Accumulated over passes; what is written has the same names, and weights equal but for rounding."""
     settings: dict[str, Any] = {**PLAIN, "accumulation_steps": 2, "max_steps": 4}

@@ -234,6 +234,7 @@ def test_it_brings_faces_nearer(identity_jobs: IdentityJobs, tmp_path: Path) -> 
     assert sum(logged[-4:]) > sum(logged[:4])
 
 
+@pytest.mark.ci
 def test_a_run_tells_its_cosine_and_its_rows(identity_jobs: IdentityJobs, tmp_path: Path) -> None:
     """Over all passes of a step: the mean of the rows that have one, null where there is none."""
     settings = {"max_steps": 5, "micro_batch_size": 1}

@@ -114,6 +114,7 @@ def test_every_attention_is_registered() -> None:
     assert set(ATTENTIONS) == set(get_args(Attention))
 
 
+@pytest.mark.ci
 def test_attention_s_kernels_agree_and_plain_products_keep_the_scores(jobs: Jobs, tmp_path: Path) -> None:
     found = {}
     for attention in ("auto", "sdpa", "math"):

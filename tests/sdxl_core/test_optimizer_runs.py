@@ -187,6 +187,7 @@ def test_a_loss_that_is_not_finite_leaves_fused_weights_alone(jobs: Jobs, tmp_pa
     assert all(bool(torch.isfinite(weight).all()) for weight in saved.weights.values())
 
 
+@pytest.mark.ci
 def test_a_gradient_that_is_not_finite_ends_a_fused_run_whose_bundles_are_sound(
     jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

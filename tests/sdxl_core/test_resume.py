@@ -198,6 +198,7 @@ def test_an_overridden_rate_takes_effect_from_there_on(jobs: Jobs, tmp_path: Pat
     assert saved.identity["training"]["learning_rate"] == 1e-5
 
 
+@pytest.mark.ci
 def test_another_split_of_the_same_rows_can_go_on(jobs: Jobs, tmp_path: Path) -> None:
     """Four rows at once, then two and two: refused, and after --override the same but for rounding."""
     reference = jobs(tmp_path / "reference", micro_batch_size=4, adapter=LORA, max_steps=4)
@@ -232,6 +233,7 @@ def test_a_run_can_begin_with_anothers_bundle(
     assert bundle_steps(nowhere) == []
 
 
+@pytest.mark.ci
 def test_bundles_that_are_all_damaged_are_no_fresh_start(
     jobs: Jobs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -79,6 +79,7 @@ def test_base_weights_are_untouched_and_every_adapter_weight_learns(jobs: Jobs, 
     assert weights and all(w.dtype == torch.float32 and bool(w.any()) for w in weights.values())
 
 
+@pytest.mark.ci
 def test_full_training_moves_every_weight_and_leaves_a_diffusers_folder(jobs: Jobs, tmp_path: Path) -> None:
     job = jobs(tmp_path, adapter={"kind": "full"}, ema=None, learning_rate=1e-4)
     assert run(job)

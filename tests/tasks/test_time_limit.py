@@ -54,6 +54,7 @@ def test_what_ends_in_time_is_left_alone() -> None:
     time.sleep(0.3)
 
 
+@pytest.mark.ci
 def test_a_trainer_saves_and_is_gone(job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pid, saved = tmp_path / "pid", tmp_path / "saved"
     line = [sys.executable, "-c", LISTENING, str(pid), str(saved)]

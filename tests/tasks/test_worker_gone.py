@@ -28,6 +28,7 @@ time.sleep(3)
 WORKER = "import subprocess, sys, time; subprocess.Popen(sys.argv[1:], start_new_session=True); time.sleep(600)"
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("by_worker", [True, False])
 def test_a_flow_ends_with_its_worker(by_worker: bool, tmp_path: Path) -> None:
     environment = {**os.environ, **({"PREFECT__FLOW_RUN_ID": "1"} if by_worker else {})}

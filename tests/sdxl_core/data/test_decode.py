@@ -236,6 +236,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
 }
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", BOMBS)
 def test_bombs_are_refused_without_decoding_them(tmp_path: Path, name: str) -> None:
     make, reason = BOMBS[name]

@@ -135,6 +135,7 @@ def test_the_limit_of_time_ends_the_job(
     assert service.last.over.wait(60) and service.last.kept.training_job_status == "Failed"
 
 
+@pytest.mark.ci
 def test_somebody_stops_the_job(
     lesson: Lesson, machine: Machine, service: SageMaker, train_on: SageMakerConfig
 ) -> None:
@@ -152,6 +153,7 @@ def test_somebody_stops_the_job(
         materialise_elsewhere(call, store, train_on, Conditions())
 
 
+@pytest.mark.ci
 def test_a_job_that_ends_without_a_word(
     lesson: Lesson,
     machine: Machine,
