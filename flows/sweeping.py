@@ -90,17 +90,16 @@ class Sweeping:
         calls = self.ready(prepared)
         first = {_identity(call): slug for slug, call in reversed(calls.items())}
         different = {slug: calls[slug] for slug in calls if slug in first.values()}
-        store = self.checked.store
-        done = run_together(
-            different,
-            self.run,
-            self.checked.at_once,
-            lambda call: store.is_being_built(call.recipe().kind, call.recipe().key),
-        )
+        done = run_together(different, self.run, self.checked.at_once, self._is_taken)
         outcomes = {slug: done[first[_identity(call)]] for slug, call in calls.items()}
         for one in prepared:
             self.note(one.variant, outcomes[one.variant.slug])
         return outcomes
+
+    def _is_taken(self, call: Call) -> bool:
+        """What is there already is nobody's to build, and costs no look at who is at it."""
+        store, recipe = self.checked.store, call.recipe()
+        return store.find_whole(recipe.kind, recipe.key) is None and store.is_being_built(recipe.kind, recipe.key)
 
     def note(self, variant: Variant, outcome: Ref | Failure) -> None:
         if isinstance(outcome, Failure):

@@ -18,17 +18,17 @@ os.environ |= {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
 }
 LONGEST = (
-    "flows/test_pipeline.py",
+    "flows/test_fan_out.py",
     "flows/test_retraining.py",
+    "flows/test_sd15.py",
+    "flows/test_pipeline.py",
+    "flows/test_shards.py",
+    "sdxl_core/test_sd15.py",
     "sdxl_core/test_resume.py",
-    "flows/test_cli.py",
-    "flows/test_prefect.py",
-    "sdxl_core/test_adapters.py",
-    "sdxl_core/test_text_training.py",
     "sdxl_core/test_golden.py",
-    "sdxl_core/test_optimizer_runs.py",
-    "sdxl_core/test_identity_loss.py",
-    "sdxl_core/test_validation_loss.py",
+    "sdxl_core/test_adapters.py",
+    "flows/test_several.py",
+    "flows/test_cli.py",
 )
 """Files that take longest, which come first: one that began last would keep a worker busy alone."""
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from pydantic import ValidationError
@@ -43,12 +43,7 @@ class Copies:
 
     def manifests(self, wanted: list[tuple[str, str]]) -> Iterator[Manifest]:
         """Those of these kinds and keys that are there, and read."""
-        names = {manifest_name(kind, key): (kind, key) for kind, key in wanted}
-        for name, data in self._objects.read_all(names).items():
-            try:
-                yield parsed(data, *names[name])
-            except Torn as error:
-                _LOG.warning("%s: %s", name, error)
+        return readable(self._objects.read_all, wanted)
 
     def keys(self, kind: str = "*") -> list[tuple[str, str]]:
         """Kinds and keys of all that is there, whole or not."""
@@ -103,6 +98,21 @@ class Copies:
             self._objects.write(aside, data)
             self._objects.remove([name])
         return f"{self._objects.url}/{aside}"
+
+
+def readable(
+    read_all: Callable[[Iterable[str]], Mapping[str, bytes]], places: Iterable[tuple[str, str]]
+) -> Iterator[Manifest]:
+    """Of these kinds and keys, the manifests that are there and read; of others that are there it is told why not.
+
+    `read_all`: of names, what is there, by name.
+    """
+    names = {manifest_name(*place): place for place in places}
+    for name, data in read_all(names).items():
+        try:
+            yield parsed(data, *names[name])
+        except Torn as error:
+            _LOG.warning("%s: %s", name, error)
 
 
 def parsed(data: bytes, kind: str, key: str) -> Manifest:

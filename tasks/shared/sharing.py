@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tasks.locks import held, open_lock
 from tasks.manifest import Manifest, Ref
-from tasks.shared.copies import Copies, manifest_name, parsed
+from tasks.shared.copies import Copies, manifest_name, parsed, readable
 from tasks.shared.files import Torn
 from tasks.shared.leases import building, is_leased, leased
 from tasks.shared.memo import Memo
@@ -68,12 +68,7 @@ class Sharing:
 
     def manifests(self, kind: str) -> Iterator[Manifest]:
         """Of all that is there and reads."""
-        places = {manifest_name(*place): place for place in self.copies.keys(kind)}
-        for name, data in self._manifests.read_all(places).items():
-            try:
-                yield parsed(data, *places[name])
-            except Torn as error:
-                _LOG.warning("%s: %s", name, error)
+        return readable(self._manifests.read_all, self.copies.keys(kind))
 
     def is_known_whole(self, ref: Ref) -> bool:
         """Whether this machine has sent an artifact, or has brought it here; after a day, whether it is still there."""

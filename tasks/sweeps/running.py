@@ -52,9 +52,8 @@ class _Waiting:
         with self._lock:
             if not self._calls:
                 return None
-            first = next(iter(self._calls))
             free = (name for name, call in self._calls.items() if not self._is_taken(call))
-            name = next(free, first) if len(self._calls) > 1 else first
+            name = next(free, None) or next(iter(self._calls))
             return name, self._calls.pop(name)
 
 
@@ -93,11 +92,10 @@ def run_together(
 def _work(waiting: _Waiting, done: queue.SimpleQueue[tuple[str, Ref | Failure | BaseException]], run: Runner) -> None:
     """One thread's: until nothing waits, or something is wrong that concerns all."""
     while (item := waiting.next()) is not None:
-        name, call = item
         try:
-            done.put((name, _outcome(name, call, run)))
+            done.put((item[0], _outcome(*item, run)))
         except BaseException as error:
-            done.put((name, error))
+            done.put((item[0], error))
             return
 
 

@@ -22,7 +22,7 @@ from sdxl_core.picture_settings import PictureSettings
 from sdxl_core.prompts import Prompt, prompt_seed
 from sdxl_core.sampling import Request, sample
 from sdxl_core.tensor_files import cell_key
-from tests.sdxl_core.test_drawing import CPU, SAMPLING, other, pixels, rows_of
+from tests.sdxl_core.drawing import CPU, SAMPLING, other, pixels, rows_of
 from tests.tiers import first_of
 
 OWN: dict[str, dict[str, Any]] = {
