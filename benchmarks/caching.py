@@ -1,8 +1,14 @@
-"""What caching costs: `python -m benchmarks.caching [--write]`.
+"""What caching costs: `python -m benchmarks.caching [--size miniature mid] ...`
 
-Latents and text against the bare encoder on the same batches, interleaved in one process; decoding by one thread,
-several and processes; scanning a folder of many small files; one picture more in a cached dataset. `--write` puts the
-tables into docs/benchmarks.md.
+Latents and text, from JPEGs and captions to artifacts, against loading the networks and running them alone on batches
+that are ready; in turn, in one process. Then decoding by one thread, several and processes, and one picture more in a
+cached dataset. `benchmarks.scan` measures the scan of a folder.
+
+    --size miniature mid     one row each; sdxl: of full size, random weights
+    --pictures 24            instead of as many as take some seconds on a CPU, for sdxl on a GPU
+    --rounds 5
+    --clock wall | cpu       cpu: time of the process, for a machine that is not idle
+    --write                  put the tables into docs/benchmarks.md
 """
 
 from __future__ import annotations
@@ -10,10 +16,11 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import random
-import statistics
+import shlex
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -22,7 +29,8 @@ import torch
 from PIL import Image
 
 from benchmarks.common import provenance, table, write_section
-from benchmarks.scan import Timed, measure_scan, timed
+from benchmarks.floor import CLOCKS, in_turn
+from benchmarks.sizes import MINIATURE, SIZES, checkpoint
 from sdxl_core.ahead import WORKERS, in_order
 from sdxl_core.config import DatasetConfig, TransformConfig
 from sdxl_core.data.buckets import Size
@@ -31,22 +39,16 @@ from sdxl_core.data.prepare import prepare_dataset
 from sdxl_core.data.records import read_records
 from sdxl_core.data.transform import View, variants
 from sdxl_core.encoding import in_batches
-from sdxl_core.latents import LatentEncoder, encode_latents, rows_at_once
+from sdxl_core.latents import encode_latents, rows_at_once
 from sdxl_core.model import load_vae
 from sdxl_core.runtime import choose_device
 from sdxl_core.text import Encoder, encode_text
 from tasks.cells import DiskCells
 
-ROUNDS = 3
-
-
-def interleaved(works: Sequence[Callable[[], object]], device: torch.device) -> list[Timed]:
-    """Medians over rounds in which every work has its turn, after one that does not count."""
-    rounds = [[timed(work, device) for work in works] for _ in range(ROUNDS + 1)][1:]
-    return [
-        (statistics.median(r[i][0] for r in rounds), statistics.median(r[i][1] for r in rounds))
-        for i in range(len(works))
-    ]
+PICTURES = {"miniature": 150, "mid": 24, "sdxl": 96}
+HEADER = ["encoded", "stage, each", "floor, each", "stage / floor"]
+STAGE, FLOOR = "stage", "floor"
+Works = Mapping[str, Callable[[], object]]
 
 
 def write_photos(folder: Path, count: int, side: int) -> Path:
@@ -66,51 +68,75 @@ def views_of(path: Path, sha256: str, transform: TransformConfig) -> list[View]:
     return variants(open_rgb(path), size, sha256, transform)
 
 
-def measure_latents(dataset: Path, model: Path, transform: TransformConfig, device: torch.device) -> list[Timed]:
-    """[the stage, the bare encoder on the same batches, loading the VAE (which is in the stage)]."""
-    encoder = LatentEncoder(load_vae(model / "vae", device))
-    rows = rows_at_once(device, Size(transform.resolution_px, transform.resolution_px))
+def works_on_latents(dataset: Path, model: Path, side_px: int, device: torch.device) -> Works:
+    transform = TransformConfig(resolution_px=side_px)
     views = [views_of(dataset / r.image, r.sha256, transform)[0].pixels_CHW for r in read_records(dataset)]
-    batches = [torch.from_numpy(np.stack(batch)).to(device) for batch in in_batches(views, rows)]
+    rows = rows_at_once(device, Size(side_px, side_px))
+    batches = [torch.from_numpy(np.stack(batch)) for batch in in_batches(views, rows)]
 
     @torch.no_grad()
-    def bare() -> None:
+    def floor() -> None:
+        vae = load_vae(model / "vae", device)
         for batch in batches:
-            encoder.vae.encode(batch)
+            vae.encode(batch.to(device))
 
     def stage() -> None:
         with tempfile.TemporaryDirectory() as place:
-            out, cells = Path(place) / "out", DiskCells(Path(place) / "cells")
-            encode_latents(
-                transform=transform,
-                dataset=dataset,
-                vae=model / "vae",
-                vae_digest="v",
-                out=out,
-                cells=cells,
-                device=device.type,
-            )
+            _encode_latents(dataset, model, transform, Path(place) / "out", Path(place) / "cells", device)
 
-    return interleaved([stage, bare, lambda: load_vae(model / "vae", device)], device)
+    return {STAGE: stage, FLOOR: floor}
 
 
-def measure_text(dataset: Path, model: Path, device: torch.device) -> list[Timed]:
-    """[the stage, the bare encoders on the same batches, loading (which is in the stage)]."""
-    encoder = Encoder(model, device)
-    texts = [encoder.tokens(text).ids_NKT for text in {record.text for record in read_records(dataset)}]
-    batches = [torch.stack(batch).to(device) for batch in in_batches(texts, encoder.rows)]
+def works_on_text(dataset: Path, model: Path, device: torch.device) -> Works:
+    ready = Encoder(model, device)
+    texts = [ready.tokens(text).ids_NKT for text in {record.text for record in read_records(dataset)}]
+    batches = [torch.stack(batch) for batch in in_batches(texts, ready.rows)]
 
     @torch.no_grad()
-    def bare() -> None:
+    def floor() -> None:
+        encoders = Encoder(model, device).encoders
         for ids_BNKT in batches:
-            encoder.encoders(ids_BNKT)
+            encoders(ids_BNKT.to(device))
 
     def stage() -> None:
         with tempfile.TemporaryDirectory() as place:
             out, cells = Path(place) / "out", DiskCells(Path(place) / "cells")
             encode_text(datasets=[dataset], model=model, model_digest="m", out=out, cells=cells, device=device.type)
 
-    return interleaved([stage, bare, lambda: Encoder(model, device)], device)
+    return {STAGE: stage, FLOOR: floor}
+
+
+def _encode_latents(
+    dataset: Path, model: Path, transform: TransformConfig, out: Path, cells: Path, device: torch.device
+) -> dict[str, int]:
+    return encode_latents(
+        transform=transform,
+        dataset=dataset,
+        vae=model / "vae",
+        vae_digest="v",
+        out=out,
+        cells=DiskCells(cells),
+        device=device.type,
+    )
+
+
+def lines_of(size: str, args: argparse.Namespace, device: torch.device) -> list[list[str]]:
+    """Of a size's latents and text."""
+    count, side_px = args.pictures or PICTURES[size], SIZES[size].resolution_px
+    lines = []
+    with tempfile.TemporaryDirectory(prefix="sdxl-flows-bench-") as place:
+        model = checkpoint(SIZES[size], Path(place) / "model", device)
+        dataset = write_photos(Path(place) / "photos", count, side_px)
+        measured = {
+            f"latents, {size}, {side_px} px": works_on_latents(dataset, model, side_px, device),
+            f"text, {size}": works_on_text(dataset, model, device),
+        }
+        for name, works in measured.items():
+            figures = in_turn(works, args.rounds, device, CLOCKS[args.clock])
+            each = [f"{1e3 * figures.median_s(work) / count:.2f} ms" for work in (STAGE, FLOOR)]
+            lines.append([name, *each, figures.ratio(STAGE, FLOOR)])
+            print(" | ".join(lines[-1]), file=sys.stderr, flush=True)
+    return lines
 
 
 def decode_one(path: Path) -> int:
@@ -119,85 +145,61 @@ def decode_one(path: Path) -> int:
 
 def decoding_rates(side: int = 1024, count: int = 24) -> list[tuple[str, str]]:
     """Pictures a second, decoded and resized to 512 px."""
+    one, several, others = "one thread", f"{WORKERS} threads", f"{WORKERS} processes"
     with tempfile.TemporaryDirectory() as place:
         source = write_photos(Path(place), count, side) / "images"
         paths = sorted(source.iterdir())
 
-        def by_processes() -> None:
-            list(processes.map(decode_one, paths))
-
         with ProcessPoolExecutor(WORKERS, mp_context=multiprocessing.get_context("spawn")) as processes:
-            works = [
-                lambda: list(map(decode_one, paths)),
-                lambda: list(in_order(decode_one, paths)),
-                by_processes,
-            ]
-            seconds = [wall for wall, _ in interleaved(works, torch.device("cpu"))]
-    names = ("one thread", f"{WORKERS} threads", f"{WORKERS} processes")
+            works = {
+                one: lambda: list(map(decode_one, paths)),
+                several: lambda: list(in_order(decode_one, paths)),
+                others: lambda: list(processes.map(decode_one, paths)),
+            }
+            list(processes.map(decode_one, paths))  # they import first
+            figures = in_turn(works, 3, torch.device("cpu"), time.perf_counter)
     return [
-        (f"decode {2 * side} px JPEG, {name}", f"{count / s:.1f} pictures/s")
-        for name, s in zip(names, seconds, strict=True)
+        (f"decode {2 * side} px JPEG, {name}", f"{count / figures.median_s(name):.1f} pictures/s")
+        for name in (one, several, others)
     ]
 
 
-def measure_incremental(model: Path, count: int, device: torch.device) -> list[tuple[str, str]]:
+def measure_incremental(count: int, device: torch.device) -> list[tuple[str, str]]:
     """A dataset of `count`, cached; then one more."""
     rows = []
     with tempfile.TemporaryDirectory() as place:
         for label, pictures in (("all new", count), ("nothing new", count), ("one more", count + 1)):
             dataset = write_photos(Path(place) / label, pictures, 64)
             began = time.perf_counter()
-            told = encode_latents(
-                transform=TransformConfig(resolution_px=64),
-                dataset=dataset,
-                vae=model / "vae",
-                vae_digest="v",
-                out=Path(place) / label / "out",
-                cells=DiskCells(Path(place) / "cells"),
-                device=device.type,
-            )
+            out, cells = Path(place) / label / "out", Path(place) / "cells"
+            told = _encode_latents(dataset, MINIATURE, TransformConfig(resolution_px=64), out, cells, device)
             spent = time.perf_counter() - began
             rows.append((f"{label}: encoded {told['encoded']}, reused {told['reused']}", f"{spent:.1f} s"))
     return rows
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=Path("sdxl_core/miniature/weights/sdxl"))
+    parser.add_argument("--size", choices=SIZES, nargs="+", default=["miniature", "mid"])
+    parser.add_argument("--pictures", type=int)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
-    parser.add_argument("--side", type=int, default=64, help="picture side, pixels")
-    parser.add_argument("--pictures", type=int, default=96)
-    parser.add_argument("--scan", type=int, default=100_000, help="small files to scan; 0: none")
-    parser.add_argument("--write", action="store_true", help="into docs/benchmarks.md")
-    args = parser.parse_args()
+    parser.add_argument("--write", action="store_true")
+    args = parser.parse_args(arguments)
     device = choose_device(args.device)
-    transform = TransformConfig(resolution_px=args.side)
-    with tempfile.TemporaryDirectory() as place:
-        dataset = write_photos(Path(place), args.pictures, args.side)
-        shares = []
-        measured = {
-            f"latents, {args.side} px": measure_latents(dataset, args.model, transform, device),
-            "text": measure_text(dataset, args.model, device),
-        }
-    for name, (stage, bare, load) in measured.items():
-        cells = [f"{1e3 * (s - o) / args.pictures:.2f} ms" for s, o in ((stage[0], load[0]), (bare[0], 0.0))]
-        ratios = [f"{(stage[k] - load[k]) / bare[k]:.2f}" for k in (0, 1)]
-        shares.append((name, *cells, *ratios))
-    header = ("encoded", "stage, each", "bare encoder, each", "ratio of wall time", "of processor time")
+    command = shlex.join(["python", "-m", "benchmarks.caching", *(a for a in arguments if a != "--write")])
     parts = [
-        "## Caching",
-        provenance("python -m benchmarks.caching", device),
-        f"The stage without loading its networks, {args.pictures} pictures, caches empty, interleaved with the floor:",
-        table(header, shares),
+        provenance(command, device),
+        table(HEADER, [line for size in args.size for line in lines_of(size, args, device)]),
         table(("work", "rate"), decoding_rates()),
-        table(("latents of 500 pictures, 64 px", "wall time"), measure_incremental(args.model, 500, device)),
+        table(("latents of 500 pictures, 64 px", "wall time"), measure_incremental(500, device)),
     ]
-    if args.scan:
-        parts += [table((f"{args.scan:,} small files", "wall", "processor", "memory, each"), measure_scan(args.scan))]
-    print("\n\n".join(parts))
+    text = "\n\n".join(parts)
+    print(text)
     if args.write:
-        write_section("caching", "\n\n".join(parts))
+        write_section("caching", text)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -1,19 +1,26 @@
-"""Scanning a folder of many small files: time, and memory in a process of its own."""
+"""Scanning a folder of many small files: `python -m benchmarks.scan [--files 100000] [--write]`.
+
+Time, and memory in a process of its own. `--write` puts the table into docs/benchmarks.md.
+"""
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import multiprocessing
 import resource
+import shlex
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from PIL import Image
 
+from benchmarks.common import provenance, table, write_section
 from sdxl_core.config import DatasetConfig
 from sdxl_core.data.fingerprint import dataset_fingerprint
 from tasks.dataset import prepare
@@ -48,12 +55,10 @@ def scanned(what: str, folder: str, store: str, answer: Callable[[str], None]) -
 
     config, kept = DatasetConfig(source="prompt", path=folder, prompt="a photo"), ArtifactStore(Path(store))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    fingerprint = "0" * 64
 
     def work() -> None:
-        if what == "key":
-            dataset_fingerprint(config, kept.digest_file.many)
-        else:
+        fingerprint = dataset_fingerprint(config, kept.digest_file.many)
+        if what == "prepare":
             materialise(prepare(config, fingerprint), kept, "cpu")
 
     wall, cpu = timed(work, torch.device("cpu"))
@@ -66,8 +71,10 @@ def in_process(what: str, folder: Path, store: Path) -> tuple[float, float, floa
     answers = context.SimpleQueue()
     process = context.Process(target=scanned, args=(what, str(folder), str(store), answers.put))
     process.start()
-    wall, cpu, grown = json.loads(answers.get())
     process.join()
+    if process.exitcode:
+        raise SystemExit(f"error: the scan that was measured ended with {process.exitcode}")
+    wall, cpu, grown = json.loads(answers.get())
     return wall, cpu, grown
 
 
@@ -75,7 +82,7 @@ def measure_scan(count: int) -> list[tuple[str, str, str, str]]:
     works = [
         ("key the folder, cold", "key"),
         ("key it again", "key"),
-        ("stage `dataset`: decode and keep all", "prepare"),
+        ("and the stage `dataset`: decode and keep all", "prepare"),
         ("the same, reused", "prepare"),
     ]
     rows = []
@@ -88,3 +95,21 @@ def measure_scan(count: int) -> list[tuple[str, str, str, str]]:
             rows.append((name, f"{wall:.1f} s", f"{cpu:.1f} s", f"{grown / count:.0f} B"))
             print(rows[-1], flush=True)
     return rows
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--files", type=int, default=100_000)
+    parser.add_argument("--write", action="store_true")
+    args = parser.parse_args(arguments)
+    rows = measure_scan(args.files)
+    command = shlex.join(["python", "-m", "benchmarks.scan", *(a for a in arguments if a != "--write")])
+    header = (f"{args.files:,} small files", "wall", "processor", "memory, each")
+    text = f"{provenance(command, torch.device('cpu'))}\n\n{table(header, rows)}"
+    print(text)
+    if args.write:
+        write_section("scan", text)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -192,7 +192,7 @@ class _Missing:
             return variants(opened, picture.size, picture.record.sha256, self.transform, picture.face)
 
     def _store(self, key: str, latents: dict[str, Tensor]) -> None:
-        if not all(bool(torch.isfinite(value).all()) for value in latents.values()):
+        if not all(np.isfinite(value.numpy()).all() for value in latents.values()):
             raise UserError(
                 f"{self._first(key).record.source}: the VAE gives latents that are not finite; expected finite "
                 "numbers. A float16 VAE that overflows is the usual cause: set model.vae to a fixed one"
@@ -214,9 +214,10 @@ class LatentEncoder:
     def __init__(self, vae: AutoencoderKL, rows: int | None = None) -> None:
         self.vae = vae
         self._rows = rows
+        self._device, self._dtype = vae.device, vae.dtype  # asked for once: both walk through all of its modules
 
     def rows(self, size: Size) -> int:
-        return self._rows or rows_at_once(self.vae.device, size)
+        return self._rows or rows_at_once(self._device, size)
 
     @torch.no_grad()
     def __call__(self, pictures: Sequence[Sequence[View]]) -> list[dict[str, Tensor]]:
@@ -233,7 +234,7 @@ class LatentEncoder:
         return [{"mean": m, "std": s, "time_ids": i} for m, s, i in zip(means, stds, ids, strict=True)]
 
     def _posterior(self, pixels_BCHW: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-        full = filled_up(pixels_BCHW, rows).to(self.vae.device, self.vae.dtype, non_blocking=True)
+        full = filled_up(pixels_BCHW, rows).to(self._device, self._dtype, non_blocking=True)
         parameters = self.vae.encode(full).latent_dist.parameters.float()
         posterior = DiagonalGaussianDistribution(parameters)
         return posterior.mean[: len(pixels_BCHW)], posterior.std[: len(pixels_BCHW)]

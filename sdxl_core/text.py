@@ -8,9 +8,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from sdxl_core.ahead import in_order
 from sdxl_core.captions import encoded_captions
@@ -158,7 +158,7 @@ class TextFile:
         text_SE = encoded["text"]
         length = len(text_SE)
         longest = length // self._chunks[i] * self._longest
-        padded = functional.pad(text_SE, (0, 0, 0, longest - length))
+        padded = torch.from_numpy(np.pad(text_SE.numpy(), ((0, longest - length), (0, 0))))  # not torch.nn's: see Stages
         row = {"text_USE": padded, "pooled_UP": encoded["pooled"], "lengths_U": torch.tensor(length)}
         self._file.put(i, row)
 

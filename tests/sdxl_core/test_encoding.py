@@ -6,12 +6,15 @@ import json
 import threading
 import tracemalloc
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sdxl_core.ahead import Behind, in_order
 from sdxl_core.config import CaptionsConfig, TransformConfig
@@ -141,6 +144,50 @@ def test_each_different_picture_goes_through_the_vae_once(
     assert sum(seen) == 9
     summary = run(ten)
     assert (summary["pictures"], summary["encoded"], summary["reused"], sum(seen)) == (11, 1, 10, 10)
+
+
+class Operations(TorchDispatchMode):
+    """Names of the operations of whoever enters it; it sees one thread's alone."""
+
+    def __init__(self, names: set[str]) -> None:
+        super().__init__()
+        self.names = names
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+def test_threads_beside_the_encoders_compute_nothing_by_torch(
+    random_sdxl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the encoders' threads would wait for theirs: see `Stages`."""
+    inside: set[str] = set()
+    real = ThreadPoolExecutor.submit
+
+    def watched(self: ThreadPoolExecutor, work: Any, *args: Any, **kwargs: Any) -> Any:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            with Operations(inside):
+                return work(*args, **kwargs)
+
+        ours = work.__module__.startswith("sdxl_core")  # transformers loads weights by threads, too
+        return real(self, run if ours else work, *args, **kwargs)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", watched)
+    dataset = write_portraits(tmp_path / "data", 3, seed=14)
+    encode(dataset, random_sdxl, tmp_path / "latents")
+    encode_text(
+        datasets=[dataset],
+        model=random_sdxl,
+        model_digest="m",
+        out=tmp_path / "text",
+        cells={},
+        captions=CaptionsConfig(max_chunks=2),
+        extra=["a dog", ", ".join(f"detail {i}" for i in range(40))],
+        device="cpu",
+    )
+    views = {"detach", "alias", "view", "select", "slice", "unsqueeze", "as_strided", "lift_fresh"}
+    assert inside and {name.removeprefix("aten::").split(".")[0] for name in inside} <= views
 
 
 def test_rows_make_the_librarys_own_file(tmp_path: Path) -> None:
