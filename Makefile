@@ -30,10 +30,14 @@ test-ci: lint  ## what CI runs: the same with whole runs, kills and every case o
 test-all: lint  ## all, with slow tests (hours), and GPU tests where there is a GPU
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'slow or not slow'
 
-bench: $(READY)  ## what a training step costs beside the bare UNet, on a CPU: writes docs/benchmarks.md (some ten minutes)
-	$(BIN)/python -m benchmarks.train --size miniature --rounds 20 --reference --write
-	$(BIN)/python -m benchmarks.train --size mid --rounds 12 --reference --write
-	$(BIN)/python -m benchmarks.train --size mid --method dpo-lora --rounds 6 --write
+bench: $(READY)  ## what steps, pictures, caches, scores and reruns cost beside their floors, on a CPU: writes docs/benchmarks.md (ten minutes)
+	$(BIN)/python -m benchmarks.train --size miniature --rounds 12 --reference --write
+	$(BIN)/python -m benchmarks.train --size mid --rounds 4 --reference --write
+	$(BIN)/python -m benchmarks.train --size mid --method dpo-lora --rounds 3 --write
+	$(BIN)/python -m benchmarks.generate --size miniature --batch 1 4 --write
+	$(BIN)/python -m benchmarks.caching --rounds 3 --write
+	$(BIN)/python -m benchmarks.evaluate --write
+	$(BIN)/python -m benchmarks.orchestration --rounds 1 --write
 
 miniature: $(READY)  ## train the miniature from nothing (hours on two cores; resumes)
 	$(BIN)/python -m sdxl_core.miniature.recipe

@@ -28,8 +28,9 @@ from pathlib import Path
 import torch
 
 from benchmarks.common import provenance, table, write_section
-from flows.cli_runs import _command
+from flows.reproduction import made_by
 from tasks.store import ArtifactStore
+from tasks.yaml_config import read_config
 from tests.tasks.toy import fill_store
 
 ROOT = Path(__file__).parents[1]
@@ -39,9 +40,9 @@ SERVER_START_S = 240
 FLOW = """
 import json, sys, time
 from pathlib import Path
-from flows.cli_runs import _prepare
+from flows.cli_runs import prepare
 from tasks.prefect_home import local_prefect
-prepared = _prepare(Path(sys.argv[1]), sys.argv[3:])
+prepared = prepare(Path(sys.argv[1]), sys.argv[3:], trains=True)
 assert prepared.planner.complete, "the store lacks something"
 with local_prefect(prepared.store.root):
     from flows.finetune import finetune
@@ -53,10 +54,10 @@ with local_prefect(prepared.store.root):
 PLAN = """
 import json, sys, time
 from pathlib import Path
-from flows.cli_runs import _prepare
+from flows.cli_runs import prepare
 for _ in range(int(sys.argv[2])):
     started = time.perf_counter()
-    prepared = _prepare(Path(sys.argv[1]), sys.argv[3:])
+    prepared = prepare(Path(sys.argv[1]), sys.argv[3:], trains=True)
     print(json.dumps({"plan_s": time.perf_counter() - started, "stages": len(prepared.planner.stages)}))
 """
 
@@ -186,7 +187,8 @@ def report(args: argparse.Namespace, folder: Path) -> str:
     store, rerun = args.store or folder / "store", [str(args.config), *args.changes]
     if args.store is None:
         changes = dict(change.split("=", 1) for change in args.changes)
-        fill_store(args.config, ArtifactStore(store), _command(args.config, args.changes, None, ()), changes)
+        command = made_by(args.config, args.changes, read_config(args.config, args.changes), (), ())
+        fill_store(args.config, ArtifactStore(store), command, changes)
         time.sleep(2.5)  # younger files' digests are not remembered
     environment = {
         **{key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "PYTHONDONT"))},

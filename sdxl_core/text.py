@@ -158,7 +158,7 @@ class TextFile:
         text_SE = encoded["text"]
         length = len(text_SE)
         longest = length // self._chunks[i] * self._longest
-        padded = torch.from_numpy(np.pad(text_SE.numpy(), ((0, longest - length), (0, 0))))  # not torch.nn's: see Stages
+        padded = torch.from_numpy(np.pad(text_SE.numpy(), ((0, longest - length), (0, 0))))  # as Stages says
         row = {"text_USE": padded, "pooled_UP": encoded["pooled"], "lengths_U": torch.tensor(length)}
         self._file.put(i, row)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,13 @@ def test_a_section_is_written_again_in_its_place(tmp_path: Path) -> None:
 def test_a_table_has_as_many_columns_in_every_line() -> None:
     lines = table(["a", "b", "c"], [["x", 1, 2], ["y", 3, 4]]).splitlines()
     assert len(lines) == 4 and {line.count("|") for line in lines} == {4}
+
+
+@pytest.mark.parametrize(
+    "file", sorted((Path(__file__).parents[1] / "benchmarks").glob("[!_]*.py")), ids=lambda file: file.stem
+)
+def test_every_benchmark_still_finds_what_it_measures(file: Path) -> None:
+    import_module(f"benchmarks.{file.stem}")
 
 
 @pytest.mark.ci
