@@ -4,8 +4,9 @@ Latents and text, from JPEGs and captions to artifacts, against loading the netw
 that are ready; in turn, in one process. Then decoding by one thread, several and processes, and one picture more in a
 cached dataset. `benchmarks.scan` measures the scan of a folder.
 
-    --size miniature mid     one row each; sdxl: of full size, random weights
-    --pictures 24            instead of as many as take some seconds on a CPU, for sdxl on a GPU
+    --size miniature mid     one row each; encoders: of full size, random weights
+    --of latents text        or one of them
+    --pictures 24            instead of as many as take some seconds on a CPU, for encoders on a GPU
     --rounds 5
     --clock wall | cpu       cpu: time of the process, for a machine that is not idle
     --write                  put the tables into docs/benchmarks.md
@@ -45,7 +46,7 @@ from sdxl_core.runtime import choose_device
 from sdxl_core.text import Encoder, encode_text
 from tasks.cells import DiskCells
 
-PICTURES = {"miniature": 150, "mid": 24, "sdxl": 96}
+PICTURES = {"miniature": 150, "mid": 24, "encoders": 96}
 HEADER = ["encoded", "stage, each", "floor, each", "stage / floor"]
 STAGE, FLOOR = "stage", "floor"
 Works = Mapping[str, Callable[[], object]]
@@ -87,9 +88,10 @@ def works_on_latents(dataset: Path, model: Path, side_px: int, device: torch.dev
     return {STAGE: stage, FLOOR: floor}
 
 
-def works_on_text(dataset: Path, model: Path, device: torch.device) -> Works:
+def works_on_text(dataset: Path, model: Path, side_px: int, device: torch.device) -> Works:
     ready = Encoder(model, device)
-    texts = [ready.tokens(text).ids_NKT for text in {record.text for record in read_records(dataset)}]
+    captions = {record.text for record in read_records(dataset)} | {""}  # every artifact has that of no caption
+    texts = [ready.tokens(text).ids_NKT for text in sorted(captions)]
     batches = [torch.stack(batch) for batch in in_batches(texts, ready.rows)]
 
     @torch.no_grad()
@@ -104,6 +106,9 @@ def works_on_text(dataset: Path, model: Path, device: torch.device) -> Works:
             encode_text(datasets=[dataset], model=model, model_digest="m", out=out, cells=cells, device=device.type)
 
     return {STAGE: stage, FLOOR: floor}
+
+
+WORKS = {"latents": works_on_latents, "text": works_on_text}
 
 
 def _encode_latents(
@@ -127,12 +132,9 @@ def lines_of(size: str, args: argparse.Namespace, device: torch.device) -> list[
     with tempfile.TemporaryDirectory(prefix="sdxl-flows-bench-") as place:
         model = checkpoint(SIZES[size], Path(place) / "model", device)
         dataset = write_photos(Path(place) / "photos", count, side_px)
-        measured = {
-            f"latents, {size}, {side_px} px": works_on_latents(dataset, model, side_px, device),
-            f"text, {size}": works_on_text(dataset, model, device),
-        }
-        for name, works in measured.items():
-            figures = in_turn(works, args.rounds, device, CLOCKS[args.clock])
+        for what in args.of:
+            name = f"{what}, {size}"
+            figures = in_turn(WORKS[what](dataset, model, side_px, device), args.rounds, device, CLOCKS[args.clock])
             each = [f"{1e3 * figures.median_s(work) / count:.2f} ms" for work in (STAGE, FLOOR)]
             lines.append([name, *each, figures.ratio(STAGE, FLOOR)])
             print(" | ".join(lines[-1]), file=sys.stderr, flush=True)
@@ -180,7 +182,8 @@ def measure_incremental(count: int, device: torch.device) -> list[tuple[str, str
 
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=SIZES, nargs="+", default=["miniature", "mid"])
+    parser.add_argument("--size", choices=PICTURES, nargs="+", default=["miniature", "mid"])
+    parser.add_argument("--of", choices=WORKS, nargs="+", default=list(WORKS))
     parser.add_argument("--pictures", type=int)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
@@ -192,13 +195,14 @@ def main(arguments: Sequence[str]) -> None:
     parts = [
         provenance(command, device),
         table(HEADER, [line for size in args.size for line in lines_of(size, args, device)]),
-        table(("work", "rate"), decoding_rates()),
-        table(("latents of 500 pictures, 64 px", "wall time"), measure_incremental(500, device)),
     ]
+    if args.size != ["encoders"]:
+        parts.append(table(("work", "rate"), decoding_rates()))
+        parts.append(table(("latents of 500 pictures, 64 px", "wall time"), measure_incremental(500, device)))
     text = "\n\n".join(parts)
     print(text)
     if args.write:
-        write_section("caching", text)
+        write_section("caching encoders" if args.size == ["encoders"] else "caching", text)
 
 
 if __name__ == "__main__":
